@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The host plugin: registers the ops with TFLM's Python interpreter, and a C interface to their
+// state and to the schedule for tflm_zo/plugin.py.
+#include <new>
+
+#include "loss_op.h"
+#include "parameter_op.h"
+#include "schedule.h"
+#include "tflm_abi.h"
+
+#define TFLM_ZO_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+using tflm_zo::abi::PythonOpsResolver;
+
+// The resolver's own AddCustom is inlined in the wheel, so the plugin appends to its table as
+// AddCustom does.
+bool Append(PythonOpsResolver* resolver, tflm_zo::Registration registration, const char* name) {
+  if (resolver == nullptr || resolver->count >= PythonOpsResolver::kCapacity) return false;
+  registration.builtin_code = tflm_zo::abi::kBuiltinCustom;
+  registration.custom_name = name;
+  resolver->registrations[resolver->count] = registration;
+  resolver->count += 1;
+  return true;
+}
+
+const tflm_zo::ParameterState& State(const void* state) {
+  return *static_cast<const tflm_zo::ParameterState*>(state);
+}
+
+}  // namespace
+
+TFLM_ZO_EXPORT bool TflmZoRegister(PythonOpsResolver* resolver) {
+  return Append(resolver, tflm_zo::ParameterOp(), tflm_zo::kParameterOpName) &&
+         Append(resolver, tflm_zo::LossOp(), tflm_zo::kLossOpName);
+}
+
+// Address and element count of a parameter; returns its kind, or -1 if there is none.
+TFLM_ZO_EXPORT int tflm_zo_parameter(const void* state, int index, void** data, int* count) {
+  tflm_zo::ParameterView view;
+  if (!tflm_zo::GetParameter(State(state), index, &view)) return -1;
+  *data = view.data;
+  *count = view.count;
+  return view.entry->kind;
+}
+
+TFLM_ZO_EXPORT void tflm_zo_restore_clean(const void* state) {
+  tflm_zo::RestoreClean(State(state));
+}
+
+TFLM_ZO_EXPORT int tflm_zo_configure(const void* state, int index, int sigma, float rate) {
+  return tflm_zo::Configure(State(state), index, sigma, rate) ? 1 : 0;
+}
+
+TFLM_ZO_EXPORT int tflm_zo_write_parameter(const void* state, int index, const void* data,
+                                           int count) {
+  return tflm_zo::WriteParameter(State(state), index, data, count) ? 1 : 0;
+}
+
+TFLM_ZO_EXPORT void* tflm_zo_schedule_new(const tflm_zo::ScheduleSettings* settings) {
+  return new (std::nothrow) tflm_zo::Schedule(*settings);
+}
+
+TFLM_ZO_EXPORT void tflm_zo_schedule_free(void* schedule) {
+  delete static_cast<tflm_zo::Schedule*>(schedule);
+}
+
+TFLM_ZO_EXPORT void tflm_zo_schedule_begin(void* schedule, uint32_t step, int batch,
+                                           float rate_scale) {
+  static_cast<tflm_zo::Schedule*>(schedule)->BeginStep(step, batch, rate_scale);
+}
+
+TFLM_ZO_EXPORT int tflm_zo_schedule_next(void* schedule, tflm_zo::Command* command, int* sample) {
+  return static_cast<tflm_zo::Schedule*>(schedule)->Next(command, sample) ? 1 : 0;
+}
+
+TFLM_ZO_EXPORT int tflm_zo_schedule_flush(void* schedule, tflm_zo::Command* command) {
+  return static_cast<tflm_zo::Schedule*>(schedule)->Flush(command) ? 1 : 0;
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Custom options of the ops: what the patcher knows about the model and the ops need at run time.
+// They are read in place from the flatbuffer, so they cost flash and no RAM. Little-endian, 4-byte
+// aligned; written by tflm_zo/op_options.py.
+#ifndef TFLM_ZO_KERNELS_OP_OPTIONS_H_
+#define TFLM_ZO_KERNELS_OP_OPTIONS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tflm_zo {
+
+constexpr uint32_t kOptionsVersion = 1;
+constexpr uint32_t kParameterOptionsMagic = 0x5A4F5031u;
+constexpr uint32_t kLossOptionsMagic = 0x5A4F4C31u;
+
+enum ParameterKind : int32_t {
+  kWeights = 0,   // int8, codes -127..127
+  kBias = 1,      // int32
+  kResidual = 2,  // int8: 1/256 codes below the weights of the exact head
+};
+
+struct ParameterEntry {
+  int32_t kind;
+  int32_t layer;           // ordinal among the model's trainable layers
+  int32_t variable_input;  // index among the op's inputs
+  int32_t initial_input;   // likewise; -1 for a residual
+  int32_t channels;        // number of scales: output channels, or 1
+  int32_t channel_stride;  // channel of element i: (i / channel_stride) % channels
+  int32_t headroom;        // largest sigma for which perturbing stays reversible
+  int32_t factor_offset;   // first of `channels` floats in the factor table: 1 / scale^2
+};
+
+struct ParameterOptions {
+  uint32_t magic;
+  uint32_t version;
+  int32_t parameter_count;
+  int32_t factor_count;
+  // ParameterEntry entries[parameter_count]; float factors[factor_count];
+};
+
+inline const ParameterEntry* Entries(const ParameterOptions* options) {
+  return reinterpret_cast<const ParameterEntry*>(options + 1);
+}
+
+inline const float* Factors(const ParameterOptions* options) {
+  return reinterpret_cast<const float*>(Entries(options) + options->parameter_count);
+}
+
+inline size_t OptionsBytes(const ParameterOptions* options) {
+  return sizeof(ParameterOptions) +
+         static_cast<size_t>(options->parameter_count) * sizeof(ParameterEntry) +
+         static_cast<size_t>(options->factor_count) * sizeof(float);
+}
+
+enum LossKind : int32_t { kCrossEntropy = 0, kMeanSquaredError = 1 };
+
+struct LossOptions {
+  uint32_t magic;
+  uint32_t version;
+  int32_t kind;
+  int32_t outputs;  // number of logits; 1 with cross-entropy: one sigmoid unit
+  float scale;      // of the int8 logits
+  int32_t zero_point;
+  int32_t high_resolution;  // 1: logits from the head's int32 accumulators, not their int8 codes
+  int32_t features;         // inputs of the head; 0: no exact head
+  int32_t feature_zero_point;
+  int32_t headroom;  // the head's weights stay within +-(127 - headroom)
+  // If features > 0: float accumulator_scale[outputs] (s_x * s_w), float weight_factor[outputs]
+  // (s_x / s_w).
+};
+
+inline const float* AccumulatorScales(const LossOptions* options) {
+  return reinterpret_cast<const float*>(options + 1);
+}
+
+inline const float* WeightFactors(const LossOptions* options) {
+  return AccumulatorScales(options) + options->outputs;
+}
+
+inline size_t OptionsBytes(const LossOptions* options) {
+  return sizeof(LossOptions) +
+         (options->features > 0 ? 2 * static_cast<size_t>(options->outputs) * sizeof(float) : 0);
+}
+
+}  // namespace tflm_zo
+
+#endif  // TFLM_ZO_KERNELS_OP_OPTIONS_H_

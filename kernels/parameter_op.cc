@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "parameter_op.h"
+
+#include <cstring>
+
+#include "perturbation.h"
+#include "random.h"
+
+namespace tflm_zo {
+namespace {
+
+constexpr int kCommandInput = 0;
+constexpr int kSessionInput = 1;
+
+size_t ElementBytes(const ParameterEntry& entry) { return entry.kind == kBias ? 4 : 1; }
+
+// Fills the state from the custom options, or leaves options null if they are not ours.
+void* Init(Context* context, const char* buffer, size_t length) {
+  auto* state = static_cast<ParameterState*>(AllocatePersistent(context, sizeof(ParameterState)));
+  if (state == nullptr) return nullptr;
+  const auto* options = reinterpret_cast<const ParameterOptions*>(buffer);
+  const bool valid = buffer != nullptr && length >= sizeof(ParameterOptions) &&
+                     options->magic == kParameterOptionsMagic &&
+                     options->version == kOptionsVersion && options->parameter_count >= 0 &&
+                     options->factor_count >= 0 && length >= OptionsBytes(options);
+  state->options = valid ? options : nullptr;
+  state->context = context;
+  state->node = nullptr;
+  return state;
+}
+
+bool EntryMatchesTensors(Context* context, const Node* node, const ParameterEntry& entry) {
+  const EvalTensor* variable = InputTensor(context, node, entry.variable_input);
+  if (variable == nullptr) return false;
+  if (entry.kind == kBias ? !IsInt32(variable) : !IsInt8(variable)) return false;
+  if (entry.kind == kResidual) return true;
+  const EvalTensor* initial = InputTensor(context, node, entry.initial_input);
+  return initial != nullptr && ElementCount(initial) == ElementCount(variable) &&
+         entry.channels > 0 && entry.channel_stride > 0 && entry.headroom >= 0;
+}
+
+Status Prepare(Context* context, Node* node) {
+  auto* state = static_cast<ParameterState*>(node->user_data);
+  if (state == nullptr || state->options == nullptr) {
+    TFLM_ZO_REPORT(context,
+                   "%s: options of another version; patch the model again with this tflm-zo",
+                   kParameterOpName);
+    return kError;
+  }
+  state->node = node;
+  const ParameterOptions& options = *state->options;
+  const EvalTensor* command = InputTensor(context, node, kCommandInput);
+  const EvalTensor* session = InputTensor(context, node, kSessionInput);
+  if (command == nullptr || ElementCount(command) != kCommandWords || session == nullptr ||
+      ElementCount(session) != kSessionWords + 2 * options.parameter_count) {
+    TFLM_ZO_REPORT(context,
+                   "%s: command or session tensor of the wrong size; patch the model again",
+                   kParameterOpName);
+    return kError;
+  }
+  for (int32_t p = 0; p < options.parameter_count; ++p) {
+    if (!EntryMatchesTensors(context, node, Entries(&options)[p])) {
+      TFLM_ZO_REPORT(context, "%s: parameter %d does not match its tensors; patch the model again",
+                     kParameterOpName, static_cast<int>(p));
+      return kError;
+    }
+  }
+  return kOk;
+}
+
+uint32_t DirectionKey(uint32_t seed, int32_t query, int32_t parameter) {
+  return StreamKey(seed, Stream::kWeightDirection, static_cast<uint32_t>(query),
+                   static_cast<uint32_t>(parameter));
+}
+
+// Adds sign * sigma * u to the parameters that the session's perturbation names.
+void AddPerturbation(const ParameterState& state, const Session& session, int32_t sign) {
+  const Setting* settings = Settings(GetSession(state));
+  for (int32_t p = session.first; p < session.last; ++p) {
+    ParameterView view;
+    if (settings[p].sigma == 0 || !GetParameter(state, p, &view)) continue;
+    const int32_t amount = sign * settings[p].sigma;
+    const uint32_t key = DirectionKey(session.seed, session.query, p);
+    if (view.entry->kind == kBias) {
+      Perturb(static_cast<int32_t*>(view.data), static_cast<const int32_t*>(view.initial),
+              view.count, view.entry->headroom, amount, key);
+    } else {
+      Perturb(static_cast<int8_t*>(view.data), static_cast<const int8_t*>(view.initial), view.count,
+              view.entry->headroom, amount, key);
+    }
+  }
+}
+
+void CopyInitialWeights(const ParameterState& state) {
+  ParameterView view;
+  for (int32_t p = 0; GetParameter(state, p, &view); ++p) {
+    const size_t bytes = static_cast<size_t>(view.count) * ElementBytes(*view.entry);
+    if (view.initial != nullptr) {
+      std::memcpy(view.data, view.initial, bytes);
+    } else {
+      std::memset(view.data, 0, bytes);
+    }
+  }
+  GetSession(state)->sign = 0;
+}
+
+// TFLM zeroes variable tensors in AllocateTensors and Reset; the first pass after that ends up
+// here.
+void StartSession(const ParameterState& state) {
+  Session* session = GetSession(state);
+  std::memset(
+      session, 0,
+      sizeof(Session) + static_cast<size_t>(state.options->parameter_count) * sizeof(Setting));
+  session->magic = kSessionMagic;
+  const auto address = static_cast<uint64_t>(reinterpret_cast<uintptr_t>(&state));
+  session->state_address[0] = static_cast<uint32_t>(address);
+  session->state_address[1] = static_cast<uint32_t>(address >> 32);
+  CopyInitialWeights(state);
+}
+
+void ApplyWeightUpdate(const ParameterState& state, const Command& command) {
+  Session* session = GetSession(state);
+  const Setting* settings = Settings(session);
+  const bool forward = (command.actions & kForwardDifference) != 0;
+  // The slopes take the place of the losses they are made from: the table is cleared for the next
+  // queries anyway.
+  float* slopes = session->losses;
+  for (int32_t q = 0; q < command.update_queries; ++q) {
+    const float difference = forward ? slopes[q] - session->base_loss : slopes[q];
+    slopes[q] = difference * command.update_scale;
+  }
+  uint32_t keys[kMaxQueries];
+  for (int32_t p = command.update_first; p < command.update_last; ++p) {
+    ParameterView view;
+    if (settings[p].sigma == 0 || settings[p].rate == 0.0f || !GetParameter(state, p, &view))
+      continue;
+    for (int32_t q = 0; q < command.update_queries; ++q) {
+      keys[q] = DirectionKey(command.update_seed, q, p);
+    }
+    Update update;
+    update.count = view.count;
+    update.headroom = view.entry->headroom;
+    update.channels = view.entry->channels;
+    update.channel_stride = view.entry->channel_stride;
+    update.factors = Factors(state.options) + view.entry->factor_offset;
+    update.step = settings[p].rate / static_cast<float>(settings[p].sigma);
+    update.keys = keys;
+    update.slopes = slopes;
+    update.queries = command.update_queries;
+    update.rounding_key =
+        StreamKey(command.update_seed, Stream::kUpdateRounding, static_cast<uint32_t>(p), 0);
+    if (view.entry->kind == kBias) {
+      ApplyUpdate(static_cast<int32_t*>(view.data), static_cast<const int32_t*>(view.initial),
+                  update);
+    } else {
+      ApplyUpdate(static_cast<int8_t*>(view.data), static_cast<const int8_t*>(view.initial),
+                  update);
+    }
+  }
+}
+
+// Whether these values can be perturbed and restored exactly.
+template <typename T>
+bool Reversible(const T* values, const ParameterView& view, int32_t limit) {
+  const auto* initial = static_cast<const T*>(view.initial);
+  const int32_t headroom = view.entry->headroom;
+  for (int32_t i = 0; i < view.count; ++i) {
+    if (HasHeadroom(initial[i], limit, headroom) && !HasHeadroom(values[i], limit, headroom)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool ValidRange(int32_t first, int32_t last, int32_t count) {
+  return first >= 0 && first <= last && last <= count;
+}
+
+const char* FaultOf(const Command& command, int32_t parameter_count) {
+  if (command.sign < -1 || command.sign > 1) return "sign is not -1, 0 or +1";
+  if (command.query < 0 || command.query >= kMaxQueries) return "query is not in 0..127";
+  if (command.update_queries < 0 || command.update_queries > kMaxQueries) {
+    return "update_queries is not in 0..128";
+  }
+  if (!ValidRange(command.first, command.last, parameter_count) ||
+      !ValidRange(command.update_first, command.update_last, parameter_count)) {
+    return "the parameter range is not within the model's parameters";
+  }
+  if ((command.actions & kHeadUpdate) != 0 && command.sign != 0) {
+    return "the head is updated on clean weights only";
+  }
+  return nullptr;
+}
+
+void BringToState(const ParameterState& state, const Command& command) {
+  Session* session = GetSession(state);
+  const bool same = session->sign == command.sign && session->seed == command.seed &&
+                    session->query == command.query && session->first == command.first &&
+                    session->last == command.last;
+  if (!same) RestoreClean(state);
+  const bool perturb = session->sign == 0 && command.sign != 0;
+  session->seed = command.seed;
+  session->query = command.query;
+  session->first = command.first;
+  session->last = command.last;
+  if (perturb) AddPerturbation(state, *session, command.sign);
+  session->sign = command.sign;
+}
+
+Status Invoke(Context* context, Node* node) {
+  const auto& state = *static_cast<const ParameterState*>(node->user_data);
+  Session* session = GetSession(state);
+  if (session->magic != kSessionMagic) StartSession(state);
+
+  Command command;
+  void* command_data = TensorData(InputTensor(context, node, kCommandInput));
+  std::memcpy(&command, command_data, sizeof(command));
+  if (command.magic != kCommandMagic) {
+    command = Command{};
+  } else {
+    std::memset(command_data, 0, sizeof(uint32_t));
+  }
+  session->actions = 0;
+  const char* fault = FaultOf(command, state.options->parameter_count);
+  if (fault != nullptr) {
+    TFLM_ZO_REPORT(context, "%s: bad command: %s", kParameterOpName, fault);
+    return kError;
+  }
+
+  if (command.actions & kInitialise) CopyInitialWeights(state);
+  if (command.actions & kUpdate) {
+    RestoreClean(state);
+    ApplyWeightUpdate(state, command);
+  }
+  if (command.actions & kClearLosses) {
+    session->base_loss = 0.0f;
+    std::memset(session->losses, 0, sizeof(session->losses));
+  }
+  BringToState(state, command);
+  session->actions = command.actions;
+  session->head_rate = command.head_rate;
+  session->head_seed = command.head_seed;
+  return kOk;
+}
+
+}  // namespace
+
+Session* GetSession(const ParameterState& state) {
+  return static_cast<Session*>(TensorData(InputTensor(state.context, state.node, kSessionInput)));
+}
+
+bool GetParameter(const ParameterState& state, int32_t index, ParameterView* view) {
+  if (index < 0 || index >= state.options->parameter_count) return false;
+  view->entry = Entries(state.options) + index;
+  const EvalTensor* variable = InputTensor(state.context, state.node, view->entry->variable_input);
+  const EvalTensor* initial = InputTensor(state.context, state.node, view->entry->initial_input);
+  view->data = TensorData(variable);
+  view->initial = initial == nullptr ? nullptr : TensorData(initial);
+  view->count = ElementCount(variable);
+  return true;
+}
+
+void RestoreClean(const ParameterState& state) {
+  Session* session = GetSession(state);
+  if (session->sign != 0) AddPerturbation(state, *session, -session->sign);
+  session->sign = 0;
+}
+
+bool Configure(const ParameterState& state, int32_t index, int32_t sigma, float rate) {
+  ParameterView view;
+  if (!GetParameter(state, index, &view) || view.entry->kind == kResidual) return false;
+  // The negated comparison also refuses a NaN.
+  if (sigma < 0 || sigma > view.entry->headroom || !(rate >= 0.0f && rate < 1e30f)) return false;
+  RestoreClean(state);  // a perturbation is taken back with the sigma it was made with
+  Setting& setting = Settings(GetSession(state))[index];
+  setting.sigma = sigma;
+  setting.rate = rate;
+  return true;
+}
+
+bool WriteParameter(const ParameterState& state, int32_t index, const void* data, int32_t count) {
+  ParameterView view;
+  if (!GetParameter(state, index, &view) || count != view.count) return false;
+  if (view.entry->kind == kWeights &&
+      !Reversible(static_cast<const int8_t*>(data), view, kMaxWeight)) {
+    return false;
+  }
+  if (view.entry->kind == kBias && !Reversible(static_cast<const int32_t*>(data), view, kMaxBias)) {
+    return false;
+  }
+  RestoreClean(state);
+  std::memcpy(view.data, data, static_cast<size_t>(count) * ElementBytes(*view.entry));
+  return true;
+}
+
+Registration ParameterOp() { return MakeRegistration(Init, Prepare, Invoke); }
+
+}  // namespace tflm_zo

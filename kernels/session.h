@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What drives training: the command that a caller sets before an Invoke(), the session that the ops
+// share, and the report that a pass leaves behind. All three are ordinary tensors of the patched
+// model.
+#ifndef TFLM_ZO_KERNELS_SESSION_H_
+#define TFLM_ZO_KERNELS_SESSION_H_
+
+#include <cstdint>
+
+namespace tflm_zo {
+
+// First word of a command. Without it the pass is plain inference with clean weights, so a caller
+// that knows nothing of training, or leaves the command tensor uninitialised, gets the model as it
+// stands.
+constexpr uint32_t kCommandMagic = 0x5A4F434Du;
+constexpr uint32_t kSessionMagic = 0x5A4F5345u;
+constexpr uint32_t kReportMagic = 0x5A4F5245u;
+
+constexpr int kMaxQueries = 128;
+
+// Bits of Command::actions. The parameter op carries them out in this order; loss and head follow
+// in the same pass.
+enum Action : uint32_t {
+  kInitialise = 1u << 0,  // weights back to the values in flash
+  kUpdate = 1u << 1,      // apply the weight-perturbation update of the queries evaluated so far
+  kForwardDifference = 1u << 2,  // ... measured against the clean loss instead of antithetically
+  kClearLosses = 1u << 3,        // start a new set of queries
+  kLoss = 1u << 4,               // compute the loss of this pass
+  kAccumulate = 1u << 5,         // ... and add it to the table, with the sign of the perturbation
+  kHeadUpdate = 1u << 6,         // exact-gradient update of the head from this (clean) pass
+};
+
+// Content of the input tensor "zo/command" (int32[16]). The parameter op clears `magic` once it has
+// read the command, so that a command is carried out once even if the caller sets the other inputs
+// only.
+struct Command {
+  uint32_t magic;
+  uint32_t actions;
+  // State the weights are to be in during this pass: w + sign * sigma * u(seed, query), parameters
+  // [first, last).
+  int32_t sign;  // -1, 0 (clean) or +1
+  uint32_t seed;
+  int32_t query;  // 0 .. kMaxQueries - 1; also the slot of the loss table
+  int32_t first;
+  int32_t last;
+  // The update that kUpdate applies (before the perturbation above).
+  uint32_t update_seed;
+  int32_t update_queries;
+  int32_t update_first;
+  int32_t update_last;
+  float update_scale;  // 1 / (queries * batch), antithetic: 1 / (2 * queries * batch)
+  float head_rate;     // learning rate of the exact head, in the float model's units
+  uint32_t head_seed;  // seed of its stochastic rounding
+  uint32_t reserved[2];
+};
+constexpr int kCommandWords = sizeof(Command) / sizeof(int32_t);
+static_assert(kCommandWords == 16, "the patcher declares int32[16]");
+
+// Per-parameter hyperparameters.
+struct Setting {
+  int32_t sigma;  // perturbation in codes; 0: not perturbed, not updated
+  float rate;     // learning rate in the float model's units
+};
+
+// Content of the variable tensor "zo/session", zeroed by AllocateTensors and Reset: head, then one
+// Setting for each parameter.
+struct Session {
+  uint32_t magic;
+  // Perturbation that the weights are in now.
+  int32_t sign;
+  uint32_t seed;
+  int32_t query;
+  int32_t first;
+  int32_t last;
+  // The present pass, for the ops downstream.
+  uint32_t actions;
+  float head_rate;
+  uint32_t head_seed;
+  float base_loss;            // sum of losses at the clean weights
+  uint32_t state_address[2];  // of the parameter op's state, low word first
+  float losses[kMaxQueries];  // per query: sum of sign * loss
+};
+constexpr int kSessionWords = sizeof(Session) / sizeof(int32_t);
+static_assert(kSessionWords == 140, "the patcher declares this many words");
+
+inline Setting* Settings(Session* session) { return reinterpret_cast<Setting*>(session + 1); }
+
+// Content of the output tensor "zo/report" (int32[8]).
+struct Report {
+  uint32_t magic;
+  float loss;          // of this pass, if kLoss was asked for
+  int32_t prediction;  // index of the largest logit
+  int32_t reserved;
+  uint32_t state_address[2];
+  uint32_t reserved2[2];
+};
+constexpr int kReportWords = sizeof(Report) / sizeof(int32_t);
+static_assert(kReportWords == 8, "the patcher declares int32[8]");
+
+}  // namespace tflm_zo
+
+#endif  // TFLM_ZO_KERNELS_SESSION_H_

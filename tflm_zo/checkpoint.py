@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of a training run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflm_zo.errors import ZoError
+from tflm_zo.files import read_bytes, write_atomic
+from tflm_zo.op_options import KIND_BIAS
+from tflm_zo.patched import PatchedModel
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Seed, progress counters and trained tensors by name (shaped)."""
+
+    seed: int
+    progress: dict[str, int]
+    tensors: dict[str, np.ndarray]
+
+
+def save(
+    path: str | os.PathLike[str],
+    model: bytes,
+    seed: int,
+    progress: Mapping[str, int],
+    tensors: Mapping[str, np.ndarray],
+) -> None:
+    """Write a checkpoint (an ``.npz`` archive, whatever the name), atomically."""
+    head = {
+        "format": _FORMAT,
+        "model": hashlib.sha256(model).hexdigest(),
+        "seed": seed,
+        "progress": dict(progress),
+    }
+    stream = io.BytesIO()
+    arrays = {f"tensors/{name}": value for name, value in tensors.items()}
+    np.savez_compressed(stream, head=np.array(json.dumps(head)), **arrays)
+    write_atomic(path, stream.getvalue())
+
+
+def load(path: str | os.PathLike[str], model: PatchedModel) -> Checkpoint:
+    """Read a checkpoint of ``model``.
+
+    Raises :class:`ZoError` if the file is damaged, of another format, or of another model.
+    """
+    data = read_bytes(path)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            head = json.loads(str(archive["head"]))
+            arrays = {
+                p.name: archive[f"tensors/{p.name}"]
+                for p in model.parameters
+                if f"tensors/{p.name}" in archive.files
+            }
+        known = head["format"] == _FORMAT
+        digest, seed, progress = head["model"], int(head["seed"]), dict(head["progress"])
+    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ZoError(f"{path} is not a checkpoint, or is damaged") from error
+    if not known:
+        raise ZoError(f"{path} is a checkpoint of another version of tflm-zo")
+    if digest != hashlib.sha256(model.data).hexdigest():
+        raise ZoError(f"{path} is a checkpoint of another model: give the patched model it was made with")
+    for parameter in model.parameters:
+        array = arrays.get(parameter.name)
+        dtype = np.int32 if parameter.kind == KIND_BIAS else np.int8
+        if array is None or array.dtype != dtype or array.shape != parameter.shape:
+            raise ZoError(f"{path}: {parameter.name} is missing or has another shape: the file is damaged")
+    return Checkpoint(seed, progress, arrays)

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``tflm-zo`` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from tflm_zo import __version__
+from tflm_zo.errors import ZoError
+from tflm_zo.files import read_bytes, write_atomic
+
+_IN = click.Path(dir_okay=False)
+_OUT = click.Path(dir_okay=False, writable=True)
+
+
+class _Command(click.Group):
+    """Turns the package's errors into one line and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ZoError as error:
+            click.echo(f"tflm-zo: error: {error}", err=True)
+            ctx.exit(1)
+
+
+def _json_option(command: Callable) -> Callable:
+    return click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")(command)
+
+
+def _finish(as_json: bool, result: dict[str, Any]) -> None:
+    if as_json:
+        click.echo(json.dumps(result))
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+@click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tflm-zo")
+def main() -> None:
+    """On-device training for TFLite Micro, with forward passes only."""
+
+
+@main.command()
+@click.argument("model", type=_IN)
+@click.option("--data", required=True, type=_IN, help=".npz with representative x, and y for accuracies.")
+@click.option("-o", "--output", required=True, type=_OUT, help="The int8 .tflite to write.")
+@_json_option
+def convert(model: str, data: str, output: str, as_json: bool) -> None:
+    """Convert a Keras model (.keras, .h5) to a full int8 .tflite."""
+    from tflm_zo.convert import accuracy_report
+    from tflm_zo.convert import convert as to_int8
+    from tflm_zo.samples import load_npz
+
+    x, y = load_npz(data, labels=False)
+    tflite = to_int8(model, x)
+    result: dict[str, Any] = {"model_bytes": len(tflite)}
+    click.echo(f"{output}: {len(tflite)} bytes, int8")
+    if y is not None:
+        report = accuracy_report(model, tflite, x, y)
+        result |= report
+        click.echo(", ".join(f"{name}: {value:.4f}" for name, value in report.items()))
+    write_atomic(output, tflite)
+    _finish(as_json, result)
+
+
+@main.command()
+@click.argument("model", type=_IN)
+@click.option("-o", "--output", required=True, type=_OUT, help="The patched .tflite to write.")
+@click.option(
+    "--trainable",
+    default="all",
+    show_default=True,
+    help="all, head, last:K, bias, or layer names and globs, separated by commas.",
+)
+@click.option(
+    "--loss",
+    type=click.Choice(["auto", "cross-entropy", "mse"]),
+    default="auto",
+    show_default=True,
+    help="auto: cross-entropy if the model ends in softmax or sigmoid, else mse.",
+)
+@_json_option
+def patch(model: str, output: str, trainable: str, loss: str, as_json: bool) -> None:
+    """Add training ops to an int8 .tflite and put its trainable weights in the arena."""
+    from tflm_zo.inspect import inspect as look
+    from tflm_zo.patch import patch as add_training
+
+    patched = add_training(read_bytes(model), trainable, loss)
+    found = look(patched)
+    write_atomic(output, patched)
+    trained = [row for row in found.layers if row.ram_bytes]
+    click.echo(
+        f"{output}: {len(trained)} of {len(found.layers)} layers trainable, loss {found.loss}, "
+        f"{found.ram_bytes} bytes of weights in RAM, arena {found.arena_bytes} bytes"
+    )
+    _finish(
+        as_json,
+        {
+            "trainable": [row.name for row in trained],
+            "loss": found.loss,
+            "ram_bytes": found.ram_bytes,
+            "arena_bytes": found.arena_bytes,
+            "model_bytes": found.model_bytes,
+        },
+    )
+
+
+@main.command()
+@click.argument("model", type=_IN)
+@_json_option
+def inspect(model: str, as_json: bool) -> None:
+    """Show a model's layers, what is trainable, and the memory it takes."""
+    from tflm_zo.inspect import inspect as look
+
+    found = look(read_bytes(model))
+    width = max((len(row.name) for row in found.layers), default=5)
+    click.echo(f"{'layer':{width}}  {'type':17}  {'weights':>8}  {'bias':>6}  {'in RAM':>8}  trained by")
+    for row in found.layers:
+        click.echo(
+            f"{row.name:{width}}  {row.kind:17}  {row.weight_bytes:8}  {row.bias_bytes:6}  "
+            f"{row.ram_bytes:8}  {row.method}"
+        )
+    if found.patched:
+        click.echo(f"loss: {found.loss}")
+    click.echo(
+        f"model {found.model_bytes} bytes; trainable in RAM {found.ram_bytes} bytes; "
+        f"arena {found.arena_bytes} bytes (64-bit host)"
+    )
+    _finish(
+        as_json,
+        {
+            "patched": found.patched,
+            "loss": found.loss,
+            "ram_bytes": found.ram_bytes,
+            "arena_bytes": found.arena_bytes,
+            "model_bytes": found.model_bytes,
+            "layers": [vars(row) for row in found.layers],
+        },
+    )
+
+
+@main.command()
+@click.argument("model", type=_IN)
+@click.option("--data", required=True, type=_IN, help=".npz with x and y to learn from.")
+@click.option("-o", "--output", required=True, type=_OUT, help="The checkpoint to write.")
+@click.option("--test", type=_IN, help=".npz with x and y to measure before and after.")
+@click.option("--epochs", default=20, show_default=True, help="Times the samples are gone through.")
+@click.option("--passes", type=int, help="At most this many forward passes.")
+@click.option("--batch-size", default=16, show_default=True)
+@click.option("--queries", default=4, show_default=True, help="Directions a batch and layer.")
+@click.option("--lr", default=1e-5, show_default=True, help="Rate of weight perturbation.")
+@click.option("--head-lr", default=0.05, show_default=True, help="Rate of the exact head.")
+@click.option("--lr-end", default=0.1, show_default=True, help="Part of the rates left at the end.")
+@click.option("--sigma", default=1, show_default=True, help="Perturbation of weights, in codes.")
+@click.option("--bias-sigma", default=100, show_default=True, help="Perturbation of biases, in codes.")
+@click.option("--antithetic/--forward-difference", default=True, help="Two-sided or one-sided losses.")
+@click.option("--layerwise/--all-at-once", default=True, help="Perturb layer by layer, or all layers.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--arena-size", type=int, help="Bytes; default: as much as the model needs.")
+@click.option("--resume", type=_IN, help="A checkpoint of an interrupted training to go on from.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@_json_option
+def train(
+    model: str,
+    data: str,
+    output: str,
+    test: str | None,
+    seed: int,
+    arena_size: int | None,
+    resume: str | None,
+    quiet: bool,
+    as_json: bool,
+    **hyperparameters: Any,
+) -> None:
+    """Train a patched model on labelled samples inside TFLM; writes a checkpoint."""
+    from tflm_zo.samples import load_npz
+    from tflm_zo.trainer import Trainer
+
+    x, y = load_npz(data)
+    held_out = load_npz(test) if test else None
+    trainer = Trainer(read_bytes(model), seed=seed, arena_size=arena_size)
+    if resume:
+        trainer.load(resume)
+    before = trainer.evaluate(*held_out) if held_out else {}
+    history = trainer.fit(x, y, resume=bool(resume), verbose=not quiet, **hyperparameters)
+    trainer.save(output)
+    last = history.epochs[-1]
+    result: dict[str, Any] = {"forward_passes": trainer.progress.passes, "interrupted": history.interrupted}
+    click.echo(f"{output}: {trainer.progress.passes} forward passes, training loss {last['loss']:.4f}")
+    if history.interrupted:
+        click.echo(f"interrupted; go on with --resume {output} and the same options")
+    result |= {f"train_{name}": last[name] for name in ("loss", "accuracy") if name in last}
+    if held_out:
+        after = trainer.evaluate(*held_out)
+        for name, value in after.items():
+            shown = (_percent(before[name]), _percent(value)) if name == "accuracy" else (
+                f"{before[name]:.4f}",
+                f"{value:.4f}",
+            )
+            click.echo(f"test {name}: {shown[0]} before, {shown[1]} after")
+        result |= {f"before_{k}": v for k, v in before.items()} | {f"after_{k}": v for k, v in after.items()}
+    _finish(as_json, result)
+
+
+@main.command(name="eval")
+@click.argument("model", type=_IN)
+@click.option("--data", required=True, type=_IN, help=".npz with x and y.")
+@click.option("--checkpoint", type=_IN, help="Trained weights for a patched model.")
+@_json_option
+def evaluate(model: str, data: str, checkpoint: str | None, as_json: bool) -> None:
+    """Measure a model, patched or plain, on labelled samples."""
+    from tflm_zo.evaluate import evaluate_plain
+    from tflm_zo.model_file import load_model
+    from tflm_zo.patch import is_patched
+    from tflm_zo.samples import load_npz
+    from tflm_zo.trainer import Trainer
+
+    x, y = load_npz(data)
+    model_bytes = read_bytes(model)
+    if is_patched(load_model(model_bytes)):
+        trainer = Trainer(model_bytes)
+        if checkpoint:
+            trainer.load(checkpoint)
+        scores = trainer.evaluate(x, y)
+    elif checkpoint:
+        raise ZoError(f"{model} is not patched: give the patched model that {checkpoint} was made with")
+    else:
+        scores = evaluate_plain(model_bytes, x, np.asarray(y))
+    click.echo(", ".join(f"{name}: {value:.4f}" for name, value in scores.items()))
+    _finish(as_json, scores)
+
+
+@main.command()
+@click.argument("model", type=_IN)
+@click.option("--checkpoint", type=_IN, required=True, help="Trained weights, from train.")
+@click.option("-o", "--output", required=True, type=_OUT, help="The plain int8 .tflite to write.")
+@_json_option
+def bake(model: str, checkpoint: str, output: str, as_json: bool) -> None:
+    """Write trained weights back into a plain int8 .tflite."""
+    from tflm_zo.trainer import Trainer
+
+    trainer = Trainer(read_bytes(model))
+    trainer.load(checkpoint)
+    baked = trainer.bake()
+    write_atomic(output, baked)
+    click.echo(f"{output}: {len(baked)} bytes, runs on any TFLite or TFLM")
+    _finish(as_json, {"model_bytes": len(baked)})
+
+
+@main.command()
+@click.option("-o", "--output", default="demo_out", show_default=True, help="Folder for picture and models.")
+@click.option("--seed", default=0, show_default=True)
+@_json_option
+def demo(output: str, seed: int, as_json: bool) -> None:
+    """Digits that drift: convert, patch, train in TFLM, bake, compare with back-propagation."""
+    from tflm_zo.demo import run_demo
+
+    result = run_demo(Path(output), seed, show=lambda line: click.echo(line))
+    _finish(as_json, result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and atomic replacing of files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from tflm_zo.errors import ZoError
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of ``path``; raises :class:`ZoError` if it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ZoError(f"cannot read {path}: {error.strerror}") from error
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replace ``path`` by ``data``: afterwards it holds all of the old or all of the new content.
+
+    Raises :class:`ZoError` if the folder is missing or not writable.
+    """
+    target = Path(path)
+    temporary = None
+    try:
+        # The temporary file is made beside the target: a rename is atomic on one file system only.
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes private files; a result should have the permissions of any other new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, target)
+    except OSError as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise ZoError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model's layers are, what is trainable, and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tflm_zo.bake import bake
+from tflm_zo.interpreter import Interpreter
+from tflm_zo.layers import trainable_layers
+from tflm_zo.model_file import load_model
+from tflm_zo.op_options import KIND_BIAS, KIND_WEIGHTS, LOSS_CROSS_ENTROPY
+from tflm_zo.patch import is_patched
+from tflm_zo.patched import read_patched
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """A layer that can be trained: bytes in flash, and of these the bytes moved to RAM (0: frozen)."""
+
+    name: str
+    kind: str
+    weight_bytes: int
+    bias_bytes: int
+    ram_bytes: int
+    method: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """``arena_bytes`` by TFLM's accounting on this host; ``ram_bytes`` are trainable weights within it."""
+
+    layers: list[LayerRow]
+    patched: bool
+    loss: str
+    ram_bytes: int
+    arena_bytes: int
+    model_bytes: int
+
+
+def inspect(model: bytes) -> Inspection:
+    """Return what ``model``, patched or not, can train and what that costs in memory.
+
+    Raises :class:`~tflm_zo.errors.ZoError` if it is no int8 model or TFLM cannot run it.
+    """
+    tree = load_model(model)
+    rows: list[LayerRow]
+    loss = ""
+    if not is_patched(tree):
+        rows = [
+            LayerRow(layer.name, layer.kind, layer.weight_count, 4 * layer.bias_count, 0, "frozen")
+            for layer in trainable_layers(tree)
+        ]
+    else:
+        patched = read_patched(model)
+        loss = "cross-entropy" if patched.loss.kind == LOSS_CROSS_ENTROPY else "mean squared error"
+        moved: dict[str, dict[int, int]] = {}
+        for parameter in patched.parameters:
+            moved.setdefault(parameter.layer, {})[parameter.kind] = parameter.arena_bytes
+        head = next((p.layer for p in patched.parameters if p.entry.layer == patched.head_layer), "")
+        rows = []
+        for layer in trainable_layers(load_model(bake(model, {}))):
+            kinds = moved.get(layer.name, {})
+            method = "frozen"
+            if layer.name == head:
+                method = "exact head"
+            elif KIND_WEIGHTS in kinds:
+                method = "weights"
+            elif KIND_BIAS in kinds:
+                method = "bias"
+            rows.append(
+                LayerRow(
+                    layer.name,
+                    layer.kind,
+                    layer.weight_count,
+                    4 * layer.bias_count,
+                    sum(kinds.values()),
+                    method,
+                )
+            )
+    return Inspection(
+        layers=rows,
+        patched=is_patched(tree),
+        loss=loss,
+        ram_bytes=sum(row.ram_bytes for row in rows),
+        arena_bytes=Interpreter(model).arena_bytes,
+        model_bytes=len(model),
+    )

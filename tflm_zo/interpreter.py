@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TFLM's Python interpreter: patched and plain models, its messages, its memory accounting."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+from tflite_micro.python.tflite_micro import runtime
+
+from tflm_zo import plugin
+from tflm_zo.errors import ZoError
+
+_TOTAL = re.compile(r"Arena allocation total (\d+) bytes")
+
+
+@contextlib.contextmanager
+def _captured_stderr(lines: list[str]) -> Iterator[None]:
+    """Collect what TFLM prints: it writes to the file descriptor, past ``sys.stderr``."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            sink.seek(0)
+            lines += sink.read().decode("utf-8", "replace").splitlines()
+
+
+class Interpreter:
+    """One model in one arena.
+
+    ``arena_size`` in bytes; by default as much as the model needs. Raises :class:`ZoError` if the model needs an
+    op that TFLM lacks, or more memory than ``arena_size``.
+    """
+
+    def __init__(self, model: bytes, arena_size: int | None = None) -> None:
+        plugin.library()
+        self._model = bytes(model)
+        if arena_size is not None and arena_size < 1:
+            raise ZoError(f"arena_size is {arena_size} bytes: it must be positive")
+        size = self._generous_size() if arena_size is None else arena_size
+        messages: list[str] = []
+        self._interpreter = self._create(size, messages)
+        if self._interpreter is None:
+            raise ZoError(self._why(arena_size, messages))
+        self.set_input = self._interpreter.set_input
+        self.get_output = self._interpreter.get_output
+
+    def _generous_size(self) -> int:
+        return 10 * len(self._model) + (4 << 20)
+
+    def _create(self, size: int, messages: list[str]) -> runtime.Interpreter | None:
+        with _captured_stderr(messages):
+            try:
+                return runtime.Interpreter.from_bytes(
+                    self._model, custom_op_registerers=[plugin.REGISTERER], arena_size=size
+                )
+            except (RuntimeError, ValueError):
+                return None
+
+    def _why(self, arena_size: int | None, messages: list[str]) -> str:
+        if arena_size is not None:
+            with contextlib.suppress(ZoError):
+                needed = Interpreter(self._model).arena_bytes
+                if needed > arena_size:
+                    return (
+                        f"the arena is too small: {arena_size} bytes, the model needs {needed}; "
+                        "raise arena_size or train fewer layers"
+                    )
+        return "TFLM cannot run this model: " + "; ".join(m for m in messages if m.strip())
+
+    def invoke(self) -> None:
+        """Run the graph. Raises :class:`ZoError` with TFLM's message if an op fails."""
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise ZoError(f"TFLM stopped the pass: {error}") from error
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """Return output 0 for one input tensor ``x`` of the model's own shape and dtype."""
+        self.set_input(x, 0)
+        self.invoke()
+        return self.get_output(0)
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of the arena in use, by TFLM's own accounting (of this 64-bit build)."""
+        lines: list[str] = []
+        with _captured_stderr(lines):
+            self._interpreter.print_allocations()
+        match = _TOTAL.search("\n".join(lines))
+        if match is None:
+            raise ZoError("TFLM printed no arena total: is this the pinned tflite-micro wheel?")
+        return int(match.group(1))
+
+    def output_details(self, index: int = 0) -> dict:
+        """Return TFLM's description of an output: shape, dtype, quantization_parameters."""
+        return self._interpreter.get_output_details(index)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a patched model: its parameters, its loss, its inputs and output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tflm_zo.errors import ZoError
+from tflm_zo.layers import Quantization, quantization_of
+from tflm_zo.model_file import constant, load_model, shape_of, tensor_name
+from tflm_zo.op_options import (
+    KIND_BIAS,
+    KIND_RESIDUAL,
+    KIND_WEIGHTS,
+    LossOptions,
+    ParameterEntry,
+    unpack_loss,
+    unpack_parameters,
+)
+from tflm_zo.patch import PREFIX, is_patched
+
+_INITIAL = PREFIX + "initial/"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One trainable tensor of a patched model.
+
+    ``name`` is ``layer/weights``, ``layer/bias`` or ``layer/residual``; ``initial`` holds the values in flash, flat
+    (int8 or int32; empty for a residual); ``factors`` is 1 / scale^2 per channel (float32).
+    """
+
+    index: int
+    name: str
+    layer: str
+    entry: ParameterEntry
+    tensor: int
+    initial_tensor: int
+    shape: tuple[int, ...]
+    initial: np.ndarray
+    factors: np.ndarray
+
+    @property
+    def kind(self) -> int:
+        return self.entry.kind
+
+    @property
+    def count(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def arena_bytes(self) -> int:
+        return self.count * (4 if self.kind == KIND_BIAS else 1)
+
+
+@dataclass(frozen=True)
+class PatchedModel:
+    """What the host needs to know of a patched model."""
+
+    data: bytes
+    parameters: tuple[Parameter, ...]
+    loss: LossOptions
+    input_shape: tuple[int, ...]
+    input_quantization: Quantization | None
+    output_shape: tuple[int, ...]
+    output_quantization: Quantization | None
+    target_shape: tuple[int, ...]
+
+    @property
+    def exact_head(self) -> bool:
+        """Whether the last fully connected layer can be trained with its exact gradient."""
+        return any(p.kind == KIND_RESIDUAL for p in self.parameters)
+
+    @property
+    def head_layer(self) -> int:
+        """Ordinal of the exact head's layer, -1 without one."""
+        return next((p.entry.layer for p in self.parameters if p.kind == KIND_RESIDUAL), -1)
+
+
+def read_patched(data: bytes) -> PatchedModel:
+    """Return the description of a patched model.
+
+    Raises :class:`ZoError` if ``data`` is no model, is not patched, or has more than one input.
+    """
+    tree = load_model(data)
+    if not is_patched(tree):
+        raise ZoError("the model has no training ops: patch it first with `tflm-zo patch`")
+    graph = tree.subgraphs[0]
+    if len(graph.inputs) != 3:
+        raise ZoError(f"the model has {len(graph.inputs) - 2} inputs; training needs exactly one")
+    x, y = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
+    return PatchedModel(
+        data=bytes(data),
+        parameters=tuple(parameter_table(tree)),
+        loss=unpack_loss(bytes(bytearray(graph.operators[-1].customOptions))),
+        input_shape=shape_of(x),
+        input_quantization=quantization_of(x),
+        output_shape=shape_of(y),
+        output_quantization=quantization_of(y),
+        target_shape=shape_of(graph.tensors[graph.inputs[2]]),
+    )
+
+
+def parameter_table(tree: Any) -> list[Parameter]:
+    """Return the parameters of a patched model's tree, in the order of the parameter op's table."""
+    graph = tree.subgraphs[0]
+    operator = graph.operators[0]
+    entries, factors = unpack_parameters(bytes(bytearray(operator.customOptions)))
+    table: list[Parameter] = []
+    layer_names: dict[int, str] = {}
+    for index, entry in enumerate(entries):
+        tensor = int(operator.inputs[entry.variable_input])
+        if entry.kind == KIND_RESIDUAL:
+            initial_tensor, name = -1, f"{layer_names[entry.layer]}/residual"
+            initial = np.zeros(0, dtype=np.int8)
+        else:
+            initial_tensor = int(operator.inputs[entry.initial_input])
+            name = tensor_name(graph.tensors[initial_tensor]).removeprefix(_INITIAL)
+            layer_names[entry.layer] = name.rsplit("/", 1)[0]
+            dtype = np.int8 if entry.kind == KIND_WEIGHTS else np.int32
+            values = constant(tree, graph.tensors[initial_tensor], dtype)
+            if values is None:
+                raise ZoError(f"{name}: the patched model holds no initial values: patch the original again")
+            initial = values
+        table.append(
+            Parameter(
+                index=index,
+                name=name,
+                layer=layer_names[entry.layer],
+                entry=entry,
+                tensor=tensor,
+                initial_tensor=initial_tensor,
+                shape=shape_of(graph.tensors[tensor]),
+                initial=initial,
+                factors=factors[entry.factor_offset : entry.factor_offset + entry.channels],
+            )
+        )
+    return table

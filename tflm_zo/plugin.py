@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled plugin: op registration, access to the ops' state, and the schedule of passes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tflm_zo.errors import ZoError
+from tflm_zo.op_options import KIND_BIAS
+from tflm_zo.patch import COMMAND_WORDS
+
+REGISTERER = "TflmZoRegister"
+COMMAND_MAGIC = 0x5A4F434D
+REPORT_MAGIC = 0x5A4F5245
+
+MAX_QUERIES = 128
+MAX_GROUPS = 64
+
+# Bits of a command's actions, as in kernels/session.h.
+INITIALISE = 1 << 0
+LOSS = 1 << 4
+
+COMMAND_DTYPE = np.dtype(
+    [
+        ("magic", "<u4"),
+        ("actions", "<u4"),
+        ("sign", "<i4"),
+        ("seed", "<u4"),
+        ("query", "<i4"),
+        ("first", "<i4"),
+        ("last", "<i4"),
+        ("update_seed", "<u4"),
+        ("update_queries", "<i4"),
+        ("update_first", "<i4"),
+        ("update_last", "<i4"),
+        ("update_scale", "<f4"),
+        ("head_rate", "<f4"),
+        ("head_seed", "<u4"),
+        ("reserved", "<u4", (2,)),
+    ]
+)
+
+
+class _Settings(ctypes.Structure):
+    _fields_ = [
+        ("seed", ctypes.c_uint32),
+        ("queries", ctypes.c_int32),
+        ("antithetic", ctypes.c_int32),
+        ("head", ctypes.c_int32),
+        ("head_rate", ctypes.c_float),
+        ("group_count", ctypes.c_int32),
+        ("groups", ctypes.c_int32 * (2 * MAX_GROUPS)),
+    ]
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """Load the plugin once, with its symbols visible: TFLM looks the registerer up by name.
+
+    Raises :class:`ZoError` if the package was installed without it.
+    """
+    folders = [Path(__file__).parent]
+    try:  # an editable install keeps compiled files elsewhere
+        import importlib.resources
+
+        folders.append(Path(str(importlib.resources.files("tflm_zo"))))
+    except (ImportError, TypeError):  # pragma: no cover
+        pass
+    path = next((f / "_plugin.so" for f in folders if (f / "_plugin.so").exists()), None)
+    if path is None:
+        raise ZoError("the op plugin (_plugin.so) is missing: install the package with `pip install .`")
+    lib = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    pointer, integer = ctypes.c_void_p, ctypes.c_int
+    lib.tflm_zo_parameter.argtypes = [
+        pointer, integer, ctypes.POINTER(pointer), ctypes.POINTER(integer),
+    ]
+    lib.tflm_zo_restore_clean.argtypes = [pointer]
+    lib.tflm_zo_restore_clean.restype = None
+    lib.tflm_zo_configure.argtypes = [pointer, integer, integer, ctypes.c_float]
+    lib.tflm_zo_write_parameter.argtypes = [pointer, integer, pointer, integer]
+    lib.tflm_zo_schedule_new.argtypes = [ctypes.POINTER(_Settings)]
+    lib.tflm_zo_schedule_new.restype = pointer
+    lib.tflm_zo_schedule_free.argtypes = [pointer]
+    lib.tflm_zo_schedule_free.restype = None
+    lib.tflm_zo_schedule_begin.argtypes = [pointer, ctypes.c_uint32, integer, ctypes.c_float]
+    lib.tflm_zo_schedule_begin.restype = None
+    lib.tflm_zo_schedule_next.argtypes = [pointer, pointer, ctypes.POINTER(integer)]
+    lib.tflm_zo_schedule_flush.argtypes = [pointer, pointer]
+    return lib
+
+
+class OpState:
+    """The parameter op's state inside an interpreter's arena.
+
+    Valid only while that interpreter lives; whoever makes one keeps both.
+    """
+
+    def __init__(self, address: int) -> None:
+        self._address = ctypes.c_void_p(address)
+
+    def view(self, index: int) -> np.ndarray:
+        """Return parameter ``index`` as it is in the arena, flat (int8 or int32), not a copy."""
+        data, count = ctypes.c_void_p(), ctypes.c_int()
+        kind = library().tflm_zo_parameter(
+            self._address, index, ctypes.byref(data), ctypes.byref(count)
+        )
+        if kind < 0 or data.value is None:
+            raise IndexError(index)
+        c_type = ctypes.c_int32 if kind == KIND_BIAS else ctypes.c_int8
+        return np.ctypeslib.as_array((c_type * count.value).from_address(data.value))
+
+    def restore_clean(self) -> None:
+        """Take back the perturbation that the weights are in, exactly."""
+        library().tflm_zo_restore_clean(self._address)
+
+    def configure(self, index: int, sigma: int, rate: float) -> bool:
+        """Set sigma (codes) and learning rate of a parameter; False if out of range."""
+        return bool(library().tflm_zo_configure(self._address, index, sigma, rate))
+
+    def write(self, index: int, values: np.ndarray) -> bool:
+        """Write a parameter's clean values; False, with nothing written, if they do not fit."""
+        view = self.view(index)
+        values = np.ascontiguousarray(values, dtype=view.dtype).reshape(-1)
+        return bool(
+            library().tflm_zo_write_parameter(self._address, index, values.ctypes.data, values.size)
+        )
+
+
+class Schedule:
+    """The order of passes of a training step; see ``kernels/schedule.h``."""
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        queries: int,
+        antithetic: bool,
+        head: bool,
+        head_rate: float,
+        groups: Sequence[tuple[int, int]],
+    ) -> None:
+        settings = _Settings(seed & 0xFFFFFFFF, queries, antithetic, head, head_rate, len(groups))
+        for i, (first, last) in enumerate(groups):
+            settings.groups[2 * i], settings.groups[2 * i + 1] = first, last
+        self._handle = ctypes.c_void_p(library().tflm_zo_schedule_new(ctypes.byref(settings)))
+        self.command = np.zeros(COMMAND_WORDS, dtype=np.int32)
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            library().tflm_zo_schedule_free(self._handle)
+
+    def step(self, step: int, batch: int, rate_scale: float) -> Iterator[int]:
+        """Yield the sample (0 .. batch - 1) of each pass; ``command`` then holds its command."""
+        lib, handle, sample = library(), self._handle, ctypes.c_int()
+        lib.tflm_zo_schedule_begin(handle, step, batch, rate_scale)
+        address = self.command.ctypes.data
+        while lib.tflm_zo_schedule_next(handle, address, ctypes.byref(sample)):
+            yield sample.value
+
+    def flush(self) -> bool:
+        """If an update is pending, put the command that applies it into ``command``."""
+        return bool(library().tflm_zo_schedule_flush(self._handle, self.command.ctypes.data))
+
+
+def make_command(actions: int = 0) -> np.ndarray:
+    """Return a command (int32[16]) for a pass on clean weights."""
+    command = np.zeros((), dtype=COMMAND_DTYPE)
+    command["magic"], command["actions"] = COMMAND_MAGIC, actions
+    return np.frombuffer(command.tobytes(), dtype=np.int32).copy()

@@ -1,0 +1,421 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training a patched model inside TFLM."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tflm_zo import checkpoint, plugin
+from tflm_zo.bake import bake
+from tflm_zo.counter_random import permutation
+from tflm_zo.errors import ZoError
+from tflm_zo.files import read_bytes
+from tflm_zo.interpreter import Interpreter
+from tflm_zo.op_options import KIND_BIAS, KIND_RESIDUAL, LOSS_CROSS_ENTROPY
+from tflm_zo.patched import Parameter, read_patched
+from tflm_zo.progress import ProgressBar
+from tflm_zo.samples import dequantize, input_codes, target_codes
+
+_INPUT, _COMMAND, _TARGET = 0, 1, 2
+_OUTPUT, _REPORT = 0, 1
+
+Callback = Callable[["Trainer", dict[str, float]], Any]
+
+
+@dataclass
+class History:
+    """What a fit did, one entry an epoch: ``loss``, ``accuracy`` (classes only), with validation data also
+    ``val_loss`` and ``val_accuracy``, and ``passes``, the training passes so far. ``interrupted`` tells whether
+    Ctrl-C or a callback ended it early."""
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    interrupted: bool = False
+
+
+@dataclass
+class Progress:
+    """Where a fit stands: epochs finished, batches finished in the present one, steps of all fits, passes."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    passes: int = 0
+
+
+class Trainer:
+    """A patched model that learns from labelled samples, with forward passes only.
+
+    ``model`` is a patched model's bytes or path; ``seed`` fixes every random choice; ``arena_size`` in bytes
+    (default: as much as needed). Raises :class:`ZoError` if the model cannot be trained or does not fit.
+
+    Same model, samples, seed and hyperparameters give the same weights, to the bit.
+    """
+
+    def __init__(
+        self, model: bytes | str | os.PathLike[str], seed: int = 0, arena_size: int | None = None
+    ) -> None:
+        data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_bytes(model)
+        self.model = read_patched(data)
+        self.seed = seed
+        self.progress = Progress()
+        self._interpreter = Interpreter(data, arena_size)
+        self._classes = self.model.loss.kind == LOSS_CROSS_ENTROPY
+        self._idle = plugin.make_command()
+        self._evaluate = plugin.make_command(plugin.LOSS)
+        self._no_target = np.zeros(
+            self.model.target_shape, dtype=np.int32 if self._classes else np.int8
+        )
+        report = self._pass(self._no_input(), self._no_target, self._idle)
+        low, high = (int(v) & 0xFFFFFFFF for v in report[4:6])
+        self._state = plugin.OpState(low | high << 32)
+
+    # -- learning ------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        *,
+        epochs: int = 20,
+        batch_size: int = 16,
+        queries: int = 4,
+        lr: float | Mapping[str, float] = 1e-5,
+        head_lr: float = 0.05,
+        sigma: int | Mapping[str, int] = 1,
+        bias_sigma: int | Mapping[str, int] = 100,
+        antithetic: bool = True,
+        layerwise: bool = True,
+        lr_end: float = 0.1,
+        passes: int | None = None,
+        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        callbacks: Sequence[Callback] = (),
+        verbose: bool = True,
+        resume: bool = False,
+    ) -> History:
+        """Train on samples ``x`` (n, ...) with labels ``y`` (class indices, or vectors for mse).
+
+        epochs, batch_size: as in Keras. passes: an upper bound of training passes; training ends, and the
+        learning rates end their decay, where the first of the two bounds is reached.
+        queries: weight-perturbation directions a batch and layer; 0 trains the exact head alone.
+        lr: learning rate of weight perturbation, head_lr of the exact head, in the units of the float model;
+        both fall linearly to ``lr_end`` times their value. sigma, bias_sigma: perturbation in codes. lr, sigma
+        and bias_sigma may be dicts by layer name (layers not named are not trained).
+        antithetic: losses at w + sigma u and w - sigma u (two passes a sample) rather than w + sigma u and w.
+        layerwise: perturb one layer at a time rather than all at once.
+        callbacks: called after each epoch with the trainer and its logs; a true result ends the training.
+        resume: go on with a fit that Ctrl-C ended, or that a checkpoint was saved in; give the same arguments.
+
+        Ctrl-C ends the training after the batch in work. Raises :class:`ZoError` for unusable arguments.
+        """
+        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
+        targets = target_codes(y, self.model, len(codes))
+        self._check(epochs, batch_size, queries, head_lr, lr_end, passes)
+        self._configure(lr, sigma, bias_sigma)
+        groups = self._groups(layerwise) if queries > 0 else []
+        if not groups and not self.model.exact_head:
+            raise ZoError("queries is 0 and the model has no exact head: nothing would be trained")
+        schedule = plugin.Schedule(
+            seed=self.seed,
+            queries=queries,
+            antithetic=antithetic,
+            head=self.model.exact_head,
+            head_rate=head_lr,
+            groups=groups,
+        )
+        evaluations = (queries * (2 if antithetic else 1) + (not antithetic)) * len(groups)
+        passes_a_sample = evaluations + self.model.exact_head
+        if not resume:
+            self.progress = Progress(step=self.progress.step)
+        plan = _Plan(len(codes), batch_size, epochs, passes, passes_a_sample, lr_end)
+        if plan.steps == 0:
+            raise ZoError(
+                f"passes is {passes}, but one batch takes {plan.passes_a_batch}: raise passes, or lower "
+                "batch_size or queries"
+            )
+        history = History()
+        with _interruptible() as interrupt, ProgressBar(plan.total_passes, verbose) as bar:
+            try:
+                while self.progress.epoch < plan.epochs and not history.interrupted:
+                    logs = self._epoch(codes, targets, plan, schedule, bar, interrupt)
+                    history.interrupted = interrupt.is_set()
+                    if validation_data is not None and not history.interrupted:
+                        scores = self.evaluate(*validation_data)
+                        logs |= {f"val_{k}": v for k, v in scores.items()}
+                    history.epochs.append(logs)
+                    bar.show(logs)
+                    for callback in callbacks:
+                        history.interrupted |= bool(callback(self, logs))
+            finally:
+                # Also when an exception breaks off in the middle of a query.
+                self._state.restore_clean()
+        return history
+
+    def _epoch(
+        self,
+        codes: np.ndarray,
+        targets: np.ndarray,
+        plan: _Plan,
+        schedule: plugin.Schedule,
+        bar: ProgressBar,
+        interrupt: threading.Event,
+    ) -> dict[str, float]:
+        """Train on the batches that are left of the present epoch."""
+        progress = self.progress
+        order = permutation(self.seed, progress.epoch, len(codes))
+        loss, hits, count = 0.0, 0, 0
+        while progress.batch < plan.batches_in(progress.epoch) and not interrupt.is_set():
+            batch = order[progress.batch * plan.batch_size :][: plan.batch_size]
+            done = progress.epoch * plan.batches + progress.batch
+            for sample in schedule.step(progress.step, len(batch), plan.rate_scale(done)):
+                index = batch[sample]
+                report = self._pass(codes[index], targets[index], schedule.command)
+                loss += float(report[1:2].view(np.float32)[0])
+                hits += self._classes and int(report[2]) == int(targets[index][0])
+                count += 1
+                progress.passes += 1
+                bar.advance(1)
+            progress.batch += 1
+            progress.step += 1
+            bar.show({"loss": loss / count} | ({"accuracy": hits / count} if self._classes else {}))
+        if schedule.flush():
+            self._pass(codes[0], targets[0], schedule.command)
+            progress.passes += 1
+        if progress.batch == plan.batches_in(progress.epoch):
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        logs = {"loss": loss / max(count, 1), "passes": progress.passes}
+        if self._classes:
+            logs["accuracy"] = hits / max(count, 1)
+        return logs
+
+    def _check(
+        self,
+        epochs: int,
+        batch_size: int,
+        queries: int,
+        head_lr: float,
+        lr_end: float,
+        passes: int | None,
+    ) -> None:
+        for name, value, low, high in (
+            ("epochs", epochs, 1, 1 << 24),
+            ("batch_size", batch_size, 1, 1 << 16),
+            ("queries", queries, 0, plugin.MAX_QUERIES),
+            ("passes", 1 if passes is None else passes, 1, 1 << 40),
+        ):
+            if int(value) != value or not low <= value <= high:
+                raise ZoError(f"{name} is {value}: it must be a whole number from {low} to {high}")
+        if not (math.isfinite(head_lr) and head_lr >= 0):
+            raise ZoError(f"head_lr is {head_lr}: it must be 0 or more")
+        if not 0 <= lr_end <= 1:
+            raise ZoError(f"lr_end is {lr_end}: it must be from 0 to 1")
+
+    def _configure(
+        self,
+        lr: float | Mapping[str, float],
+        sigma: int | Mapping[str, int],
+        bias_sigma: int | Mapping[str, int],
+    ) -> None:
+        names = {p.layer for p in self.model.parameters}
+        for option, value in (("lr", lr), ("sigma", sigma), ("bias_sigma", bias_sigma)):
+            unknown = set(value) - names if isinstance(value, Mapping) else set()
+            if unknown:
+                raise ZoError(
+                    f"{option} names {sorted(unknown)[0]!r}, which is not trained; the trained layers are: "
+                    f"{', '.join(sorted(names))}"
+                )
+        for parameter in self.model.parameters:
+            if parameter.kind == KIND_RESIDUAL:
+                continue
+            width = _of_layer(bias_sigma if parameter.kind == KIND_BIAS else sigma, parameter.layer)
+            rate = _of_layer(lr, parameter.layer)
+            if parameter.entry.layer == self.model.head_layer:
+                width, rate = 0, 0.0  # the exact head is never perturbed
+            if int(width) != width or not self._state.configure(parameter.index, int(width), rate):
+                raise ZoError(
+                    f"{parameter.name}: sigma {width} (0 to {parameter.entry.headroom}, whole codes) or "
+                    f"lr {rate} (0 or more) is out of range"
+                )
+
+    def _groups(self, layerwise: bool) -> list[tuple[int, int]]:
+        """Ranges of the parameter table that are perturbed together."""
+        perturbed = [
+            p
+            for p in self.model.parameters
+            if p.kind != KIND_RESIDUAL and p.entry.layer != self.model.head_layer
+        ]
+        if not perturbed:
+            return []
+        if not layerwise:
+            return [(perturbed[0].index, perturbed[-1].index + 1)]
+        layers: dict[int, list[Parameter]] = {}
+        for parameter in perturbed:
+            layers.setdefault(parameter.entry.layer, []).append(parameter)
+        if len(layers) > plugin.MAX_GROUPS:
+            raise ZoError(
+                f"{len(layers)} layers cannot be perturbed one by one (at most {plugin.MAX_GROUPS}): "
+                "train fewer, or set layerwise=False"
+            )
+        return [(ps[0].index, ps[-1].index + 1) for ps in layers.values()]
+
+    # -- using the model -----------------------------------------------------------------------------------
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Return the model's outputs for ``x`` (n, ...) as float32 (n, ...)."""
+        outputs = self.predict_codes(x)
+        quantization = self.model.output_quantization
+        return outputs if outputs.dtype != np.int8 or quantization is None else dequantize(outputs, quantization)
+
+    def predict_codes(self, x: np.ndarray) -> np.ndarray:
+        """Return the model's outputs for ``x`` as it stores them (int8 codes), shape (n, ...)."""
+        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
+        outputs = []
+        for sample in codes:
+            self._pass(sample, self._no_target, self._idle)
+            outputs.append(self._interpreter.get_output(_OUTPUT))
+        return np.concatenate(outputs)
+
+    def evaluate(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+        """Return ``loss`` and, for classes, ``accuracy`` (of the model's int8 output) on samples and labels."""
+        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
+        targets = target_codes(y, self.model, len(codes))
+        loss, hits = 0.0, 0
+        for sample, target in zip(codes, targets, strict=True):
+            report = self._pass(sample, target, self._evaluate)
+            loss += float(report[1:2].view(np.float32)[0])
+            if self._classes:
+                hits += self._predicted_class(int(report[2])) == int(target[0])
+        scores = {"loss": loss / len(codes)}
+        if self._classes:
+            scores["accuracy"] = hits / len(codes)
+        return scores
+
+    def _predicted_class(self, reported: int) -> int:
+        if self.model.loss.outputs == 1:
+            return reported  # one sigmoid unit: the output holds no argmax
+        return int(np.argmax(self._interpreter.get_output(_OUTPUT)))
+
+    # -- weights -------------------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """Copies of the trained tensors by name (``layer/weights`` int8, ``layer/bias`` int32)."""
+        return {p.name: self._tensor(p) for p in self.model.parameters if p.kind != KIND_RESIDUAL}
+
+    def _tensor(self, parameter: Parameter) -> np.ndarray:
+        self._state.restore_clean()
+        return self._state.view(parameter.index).reshape(parameter.shape).copy()
+
+    def bake(self) -> bytes:
+        """Return a plain int8 ``.tflite`` with the trained weights."""
+        return bake(self.model.data, {p.index: self._tensor(p) for p in self.model.parameters})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint to ``path``, atomically; training can go on from it to the same bits."""
+        tensors = {p.name: self._tensor(p) for p in self.model.parameters}
+        checkpoint.save(path, self.model.data, self.seed, vars(self.progress), tensors)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Continue from the checkpoint ``path``: its weights, seed and progress.
+
+        Raises :class:`ZoError`, with nothing changed, if it is damaged or of another model.
+        """
+        saved = checkpoint.load(path, self.model)
+        for parameter in self.model.parameters:
+            if not self._state.write(parameter.index, saved.tensors[parameter.name]):
+                raise ZoError(f"{path}: values of {parameter.name} are out of range: the file is damaged")
+        self.seed = saved.seed
+        self.progress = Progress(**saved.progress)
+
+    def reset(self) -> None:
+        """Bring back the weights that the model was patched with, and start the steps anew."""
+        self._pass(self._no_input(), self._no_target, plugin.make_command(plugin.INITIALISE))
+        self.progress = Progress()
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of the arena in use, by TFLM's own accounting (of this 64-bit build)."""
+        return self._interpreter.arena_bytes
+
+    def _no_input(self) -> np.ndarray:
+        dtype = np.int8 if self.model.input_quantization is not None else np.float32
+        return np.zeros(self.model.input_shape, dtype=dtype)
+
+    def _pass(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.ndarray:
+        """One forward pass; returns the report (int32[8])."""
+        interpreter = self._interpreter
+        # Later layers may overwrite input tensors, so all are set before each pass.
+        interpreter.set_input(x, _INPUT)
+        interpreter.set_input(command, _COMMAND)
+        interpreter.set_input(target, _TARGET)
+        interpreter.invoke()
+        return interpreter.get_output(_REPORT)
+
+
+class _Plan:
+    """How many batches a fit has, and the decay of its learning rates over them."""
+
+    def __init__(
+        self,
+        samples: int,
+        batch_size: int,
+        epochs: int,
+        passes: int | None,
+        passes_a_sample: int,
+        lr_end: float,
+    ) -> None:
+        self.batch_size = batch_size
+        self.batches = -(-samples // batch_size)
+        self.passes_a_batch = passes_a_sample * min(batch_size, samples)
+        self.lr_end = lr_end
+        self.steps = epochs * self.batches
+        if passes is not None:
+            # One pass more an epoch may apply the last update.
+            a_epoch = passes_a_sample * samples + 1
+            whole, rest = divmod(passes, a_epoch)
+            budget = whole * self.batches + max(rest - 1, 0) // self.passes_a_batch
+            self.steps = min(self.steps, budget)
+        self.epochs = -(-self.steps // self.batches)
+        last = self.steps - (self.epochs - 1) * self.batches
+        self.total_passes = passes_a_sample * (
+            (self.epochs - 1) * samples + min(last * batch_size, samples)
+        )
+
+    def batches_in(self, epoch: int) -> int:
+        return min(self.batches, self.steps - epoch * self.batches)
+
+    def rate_scale(self, step: int) -> float:
+        """Linear, so that every platform computes the same value."""
+        return 1.0 - (1.0 - self.lr_end) * step / self.steps
+
+
+def _of_layer(value: Any, layer: str) -> Any:
+    return value.get(layer, 0) if isinstance(value, Mapping) else value
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; a second one interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def on_interrupt(number: int, frame: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous if previous is not None else signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous if previous is not None else signal.SIG_DFL)
