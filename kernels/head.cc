@@ -50,6 +50,15 @@ void HighResolutionLogits(const Head& head, float* logits) {
   }
 }
 
+float FeatureEnergy(const Head& head, float scale) {
+  int32_t sum = 0;
+  for (int32_t k = 0; k < head.features; ++k) {
+    const int32_t x = head.input[k] - head.input_zero_point;
+    sum += x * x;
+  }
+  return static_cast<float>(sum) * scale * scale;
+}
+
 void HeadUpdate(const Head& head, const float* gradient, float rate, uint32_t rounding_key) {
   // No single sample may move a weight by more than its whole range; this also keeps MoveWeight
   // within int32.

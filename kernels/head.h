@@ -28,6 +28,9 @@ struct Head {
 // int8 codes.
 void HighResolutionLogits(const Head& head, float* logits);
 
+// Sum of the squared real-valued inputs; `scale` is s_x.
+float FeatureEnergy(const Head& head, float scale);
+
 // One step of gradient descent from this sample: dL/dW is the outer product of `gradient`
 // (dL/dlogits, [outputs]) and the real-valued input, so in codes
 //   W[j][k] -= rate * gradient[j] * (x[k] - zero_point) * s_x / s_w[j],   b[j] -= rate *

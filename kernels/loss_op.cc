@@ -133,6 +133,10 @@ Status Invoke(Context* context, Node* node) {
                       ? CrossEntropy(logits, options.outputs, target_class)
                       : MeanSquaredError(logits, target_codes, options.outputs, options.scale,
                                          options.zero_point);
+    if (options.features > 0) {
+      report.feature_energy =
+          FeatureEnergy(MakeHead(context, node, options), options.feature_scale);
+    }
     if (session->actions & kAccumulate) {
       if (session->sign == 0) {
         session->base_loss += report.loss;

@@ -66,6 +66,7 @@ struct LossOptions {
   int32_t high_resolution;  // 1: logits from the head's int32 accumulators, not their int8 codes
   int32_t features;         // inputs of the head; 0: no exact head
   int32_t feature_zero_point;
+  float feature_scale;
   int32_t headroom;  // the head's weights stay within +-(127 - headroom)
   // If features > 0: float accumulator_scale[outputs] (s_x * s_w), float weight_factor[outputs]
   // (s_x / s_w).

@@ -91,7 +91,9 @@ struct Report {
   uint32_t magic;
   float loss;          // of this pass, if kLoss was asked for
   int32_t prediction;  // index of the largest logit
-  int32_t reserved;
+  // Squared length of the head's real-valued input: the curvature of the head's loss is at most
+  // half of it, which tells what learning rate the head bears.
+  float feature_energy;
   uint32_t state_address[2];
   uint32_t reserved2[2];
 };

@@ -78,9 +78,9 @@ def convert(model: str, data: str, output: str, as_json: bool) -> None:
 @click.option("-o", "--output", required=True, type=_OUT, help="The patched .tflite to write.")
 @click.option(
     "--trainable",
-    default="all",
+    default="head",
     show_default=True,
-    help="all, head, last:K, bias, or layer names and globs, separated by commas.",
+    help="head, all, last:K, bias, or layer names and globs, separated by commas.",
 )
 @click.option(
     "--loss",
@@ -159,8 +159,8 @@ def inspect(model: str, as_json: bool) -> None:
 @click.option("--batch-size", default=16, show_default=True)
 @click.option("--queries", default=4, show_default=True, help="Directions a batch and layer.")
 @click.option("--lr", default=1e-5, show_default=True, help="Rate of weight perturbation.")
-@click.option("--head-lr", default=0.05, show_default=True, help="Rate of the exact head.")
-@click.option("--lr-end", default=0.1, show_default=True, help="Part of the rates left at the end.")
+@click.option("--head-lr", type=float, help="Rate of the exact head; default: found from the samples.")
+@click.option("--lr-end", default=0.05, show_default=True, help="Part of the rates left at the end.")
 @click.option("--sigma", default=1, show_default=True, help="Perturbation of weights, in codes.")
 @click.option("--bias-sigma", default=100, show_default=True, help="Perturbation of biases, in codes.")
 @click.option("--antithetic/--forward-difference", default=True, help="Two-sided or one-sided losses.")

@@ -20,7 +20,7 @@ LOSS_CROSS_ENTROPY, LOSS_MEAN_SQUARED_ERROR = 0, 1
 
 _ENTRY = struct.Struct("<8i")
 _PARAMETER_HEAD = struct.Struct("<IIii")
-_LOSS = struct.Struct("<IIiifiiiii")
+_LOSS = struct.Struct("<IIiifiiiifi")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class LossOptions:
     high_resolution: bool
     features: int
     feature_zero_point: int
+    feature_scale: float
     headroom: int
     accumulator_scales: np.ndarray
     weight_factors: np.ndarray
@@ -81,6 +82,7 @@ def pack_loss(options: LossOptions) -> bytes:
         int(options.high_resolution),
         options.features,
         options.feature_zero_point,
+        options.feature_scale,
         options.headroom,
     )
     arrays = (options.accumulator_scales, options.weight_factors)
@@ -89,14 +91,14 @@ def pack_loss(options: LossOptions) -> bytes:
 
 def unpack_loss(data: bytes) -> LossOptions:
     """Inverse of :func:`pack_loss`; raises :class:`ZoError` for another version."""
-    magic, version, kind, outputs, scale, zero, high, features, feature_zero, headroom = (
+    magic, version, kind, outputs, scale, zero, high, features, feature_zero, feature_scale, headroom = (
         _LOSS.unpack_from(data)
     )
     _check(magic, LOSS_MAGIC, version)
     count = outputs if features else 0
     arrays = np.frombuffer(data, "<f4", 2 * count, _LOSS.size).astype(np.float32)
     return LossOptions(
-        kind, outputs, scale, zero, bool(high), features, feature_zero, headroom,
+        kind, outputs, scale, zero, bool(high), features, feature_zero, feature_scale, headroom,
         arrays[:count], arrays[count:],
     )
 

@@ -58,10 +58,10 @@ class _LossEnd:
     head: Layer | None
 
 
-def patch(model: bytes, trainable: str = "all", loss: str = "auto") -> bytes:
+def patch(model: bytes, trainable: str = "head", loss: str = "auto") -> bytes:
     """Return ``model`` with training ops and its trainable weights in the arena.
 
-    ``model`` is any full int8 ``.tflite``; ``trainable`` is ``all``, ``head``, ``last:K``, ``bias`` or
+    ``model`` is any full int8 ``.tflite``; ``trainable`` is ``head`` (the last fully connected layer), ``all``, ``last:K``, ``bias`` or
     comma-separated layer names and globs; ``loss`` is ``cross-entropy`` (target: class index), ``mse`` (target:
     a vector like the output) or ``auto``: cross-entropy if the model ends in SOFTMAX or LOGISTIC, else mse.
 
@@ -278,6 +278,7 @@ class _Patcher:
             high_resolution=head is not None and end.kind == LOSS_CROSS_ENTROPY,
             features=0 if head is None else head.weight_count // head.outputs,
             feature_zero_point=0 if head is None else head.input_quantization.zero_point,
+            feature_scale=0.0 if head is None else head.input_quantization.scale,
             headroom=0,
             accumulator_scales=empty if head is None else accumulator_scales,
             weight_factors=empty if head is None else weight_factors,
