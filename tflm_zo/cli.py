@@ -67,8 +67,8 @@ def convert(model: str, data: str, output: str, as_json: bool) -> None:
     click.echo(f"{output}: {len(tflite)} bytes, int8")
     if y is not None:
         report = accuracy_report(model, tflite, x, y)
-        result |= report
-        click.echo(", ".join(f"{name}: {value:.4f}" for name, value in report.items()))
+        result |= {"metric": report.metric, "float": report.float_value, "int8": report.int8_value}
+        click.echo(str(report))
     write_atomic(output, tflite)
     _finish(as_json, result)
 

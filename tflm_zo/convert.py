@@ -422,11 +422,11 @@ def _phrase(name: str, operation: Any) -> str:
     return f"layer '{name}' ({type(operation).__name__})"
 
 
-def _isolate(tf: Any, keras: Any, model: Any, samples: NDArray[np.float32]) -> str | None:
+def _isolate(tf: Any, keras: Any, model: Any, samples: NDArray[np.float32], outer: str = "") -> str | None:
     """Convert each operation of a functional or sequential model alone; name the first that fails.
 
     Needed where the failure tells no place, as a crash does. None if no operation fails alone, or
-    if the model is subclassed and so has no graph to take apart.
+    if the model is subclassed and so has no graph to take apart. ``outer`` is the path of ``model``.
     """
     graph_model = getattr(model, "_functional", None) or model
     by_depth = getattr(graph_model, "_nodes_by_depth", {})
@@ -457,9 +457,10 @@ def _isolate(tf: Any, keras: Any, model: Any, samples: NDArray[np.float32]) -> s
     for operation, (_, arrays), (content, failure) in zip(tried, jobs, results, strict=False):
         if failure is not None or _find_unquantized(content) is not None:
             inner = None
+            name = outer + operation.name
             if isinstance(operation, keras.Model):
-                inner = _isolate(tf, keras, operation, arrays[0])
-            return inner or _phrase(operation.name, operation)
+                inner = _isolate(tf, keras, operation, arrays[0], name + "/")
+            return inner or _phrase(name, operation)
     return None
 
 

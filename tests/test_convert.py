@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversion of real Keras models, and the errors that must name a layer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tflm_zo.convert import accuracy_report, convert
+from tflm_zo.errors import ZoError
+from tflm_zo.keras_support import predict_float
+
+pytest.importorskip("tensorflow", reason="converting needs TensorFlow (extra: convert)")
+keras = pytest.importorskip("keras", reason="converting needs Keras (extra: convert)")
+schema = pytest.importorskip("tensorflow.lite.python.schema_py_generated")
+runtime = pytest.importorskip("tflite_micro").runtime
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+RESNET = DATA / "mlperf_tiny" / "pretrainedResnet.h5"
+CIFAR = DATA / "cifar10_jpeg_dev.npz"
+RNG = np.random.default_rng(0)
+
+
+@keras.saving.register_keras_serializable(package="test_convert")
+class ErrorFunction(keras.layers.Layer):  # type: ignore[misc]
+    """An op that TFLite does not have."""
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.erf(x)
+
+
+class Subclassed(keras.Model):  # type: ignore[misc]
+    """A model without a graph of layers."""
+
+    def __init__(self, bad: bool) -> None:
+        super().__init__(name="subclassed")
+        self.first = keras.layers.Dense(8, name="first")
+        self.middle = ErrorFunction(name="middle") if bad else keras.layers.ReLU(name="middle")
+        self.last = keras.layers.Dense(3, name="last")
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return self.last(self.middle(self.first(x)))
+
+
+def small_cnn(name: str = "small") -> Any:
+    """Convolution, depthwise, batch normalization, a residual sum, pooling, dense, softmax."""
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    source = keras.Input((8, 8, 2))
+    x = layers.Conv2D(6, 3, padding="same", activation="relu")(source)
+    y = layers.DepthwiseConv2D(3, padding="same")(x)
+    y = layers.BatchNormalization()(y)
+    x = layers.Add()([x, y])
+    x = layers.AveragePooling2D(2)(layers.ReLU()(x))
+    x = layers.Dense(5, activation="softmax")(layers.Flatten()(x))
+    return keras.Model(source, x, name=name)
+
+
+def images(count: int) -> np.ndarray:
+    return RNG.normal(size=(count, 8, 8, 2)).astype(np.float32)
+
+
+def tensors_and_ops(content: bytes) -> tuple[Any, list[str]]:
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+    codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
+    assert len(model.subgraphs) == 1
+    graph = model.subgraphs[0]
+    return graph, [names[codes[operator.opcodeIndex]] for operator in graph.operators]
+
+
+def run_tflm(content: bytes, x: np.ndarray) -> np.ndarray:
+    """Real outputs of the int8 model, quantizing by the definition q = round(x / s) + z."""
+    interpreter = runtime.Interpreter.from_bytes(content)
+    source, sink = interpreter.get_input_details(0), interpreter.get_output_details(0)
+    (s_in,), (z_in,) = (source["quantization_parameters"][k] for k in ("scales", "zero_points"))
+    (s_out,), (z_out,) = (sink["quantization_parameters"][k] for k in ("scales", "zero_points"))
+    rows = []
+    for sample in x:
+        code = np.clip(np.round(sample / s_in) + z_in, -128, 127).astype(np.int8)
+        interpreter.set_input(code[None], 0)
+        interpreter.invoke()
+        rows.append((interpreter.get_output(0).astype(np.float64).ravel() - z_out) * s_out)
+    return np.stack(rows)
+
+
+@pytest.fixture(scope="module")
+def cnn() -> tuple[Any, bytes, np.ndarray]:
+    model = small_cnn()
+    x = images(64)
+    return model, convert(model, x), x
+
+
+def test_result_is_int8_with_batch_one(cnn: tuple[Any, bytes, np.ndarray]) -> None:
+    graph, ops = tensors_and_ops(cnn[1])
+    types = {tensor.type for tensor in graph.tensors}
+    assert types <= {schema.TensorType.INT8, schema.TensorType.INT32}
+    for index in (*graph.inputs, *graph.outputs):
+        assert graph.tensors[index].type == schema.TensorType.INT8
+        assert graph.tensors[index].shape[0] == 1
+    assert all(
+        tensor.shapeSignature is None or min(tensor.shapeSignature, default=0) >= 0
+        for tensor in graph.tensors
+    )
+    assert "SHAPE" not in ops and "SOFTMAX" in ops
+
+
+def test_scales_are_per_channel_for_convolutions_per_tensor_for_dense(
+    cnn: tuple[Any, bytes, np.ndarray],
+) -> None:
+    graph, ops = tensors_and_ops(cnn[1])
+    scales = {
+        name: len(graph.tensors[operator.inputs[1]].quantization.scale)
+        for name, operator in zip(ops, graph.operators, strict=True)
+        if name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+    }
+    assert scales == {"CONV_2D": 6, "DEPTHWISE_CONV_2D": 6, "FULLY_CONNECTED": 1}
+
+
+def test_int8_outputs_follow_the_float_model(cnn: tuple[Any, bytes, np.ndarray]) -> None:
+    model, content, x = cnn
+    difference = np.abs(run_tflm(content, x) - predict_float(model, x))
+    assert difference.max() < 0.05 and difference.mean() < 0.01
+
+
+def test_file_and_iterable_give_the_same_model(cnn: tuple[Any, bytes, np.ndarray], tmp_path: Path) -> None:
+    model, content, x = cnn
+    path = tmp_path / "small.keras"
+    model.save(path)
+    assert convert(path, (sample for sample in x)) == content
+
+
+def test_missing_channel_axis_of_length_one_is_added() -> None:
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((6, 6, 1)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(2)])
+    x = RNG.normal(size=(5, 6, 6)).astype(np.float32)
+    report = accuracy_report(model, convert(model, x), x, np.zeros(5, np.int32))
+    assert report.float_value == np.mean(predict_float(model, x[..., None]).argmax(axis=1) == 0)
+
+
+def test_nothing_is_printed_and_nothing_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="tiny").save(path)
+    script = (
+        "import numpy as np; from tflm_zo.convert import convert, accuracy_report;"
+        "x = np.linspace(-1, 1, 40, dtype=np.float32).reshape(10, 4);"
+        f"content = convert({str(path)!r}, x);"
+        f"accuracy_report({str(path)!r}, content, x, np.zeros((10, 2)))"
+    )
+    environment = {
+        **os.environ,
+        "TMPDIR": str(scratch),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.skipif(not RESNET.exists(), reason="the shared real models are not here")
+def test_old_h5_resnet_keeps_its_accuracy() -> None:
+    with np.load(CIFAR) as archive:
+        x, y = archive["x"].astype(np.float32), archive["y"]
+    content = convert(RESNET, x[:100])
+    report = accuracy_report(RESNET, content, x[1000:1200], y[1000:1200].astype(np.int64))
+    assert report.metric == "accuracy" and report.samples == 200
+    assert report.float_value > 0.7
+    assert abs(report.int8_value - report.float_value) < 0.04
+    # The reported int8 accuracy is the one TFLM gives when run independently of the report.
+    again = run_tflm(content, x[1000:1200]).argmax(axis=1) == y[1000:1200]
+    assert report.int8_value == pytest.approx(again.mean())
+
+
+def test_report_of_a_regression_is_mean_squared_error() -> None:
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)], name="linear")
+    x = RNG.normal(size=(50, 6)).astype(np.float32)
+    y = predict_float(model, x) + 2.0
+    report = accuracy_report(model, convert(model, x), x, y)
+    assert report.metric == "mean squared error"
+    assert report.float_value == pytest.approx(4.0, rel=1e-4)
+    assert report.int8_value == pytest.approx(4.0, rel=0.05)
+
+
+def test_report_of_a_sigmoid_is_accuracy() -> None:
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, activation="sigmoid")])
+    x = RNG.normal(size=(60, 6)).astype(np.float32)
+    y = (predict_float(model, x)[:, 0] > 0.5).astype(np.int32)
+    y[:15] = 1 - y[:15]
+    report = accuracy_report(model, convert(model, x), x, y)
+    assert report.metric == "accuracy"
+    assert report.float_value == pytest.approx(0.75)
+    assert report.int8_value == pytest.approx(0.75, abs=0.05)
+
+
+def sequential(layer: Any, shape: tuple[int, ...] = (6,)) -> Any:
+    dense = keras.layers.Dense
+    return keras.Sequential([keras.Input(shape), dense(8, name="before"), layer, dense(2)])
+
+
+def functional_operation() -> Any:
+    source = keras.Input((6,))
+    x = keras.ops.sin(keras.layers.Dense(8)(source))
+    return keras.Model(source, keras.layers.Dense(2)(x))
+
+
+def nested() -> Any:
+    block = keras.Sequential([keras.Input((8,)), ErrorFunction(name="deep")], name="block")
+    return sequential(block)
+
+
+def crashing_inside() -> Any:
+    recurrent = keras.layers.LSTM(4, name="memory")
+    block = keras.Sequential([keras.Input((5, 8)), recurrent], name="block")
+    return sequential(block, (5, 6))
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: sequential(ErrorFunction(name="curve")), r"'curve' \(ErrorFunction\).*Erf"),
+        (
+            lambda: sequential(keras.layers.Activation("gelu", name="smooth")),
+            r"'smooth' \(Activation\).*TFLM has no op GELU",
+        ),
+        (
+            lambda: sequential(keras.layers.Activation("softplus", name="plus")),
+            r"'plus' \(Activation\).*TFLM cannot run its op EXP",
+        ),
+        (functional_operation, r"'sin\w*' \(Sin\).*no int8 version of op SIN"),
+        (nested, r"'block/deep' \(ErrorFunction\)"),
+        (crashing_inside, r"'block/memory' \(LSTM\)"),
+    ],
+    ids=["no-op", "not-in-tflm", "not-int8-in-tflm", "operation", "nested", "crash"],
+)
+def test_what_cannot_become_int8_names_the_layer(
+    build: Any, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    model = build()
+    x = RNG.normal(size=(4, *model.input_shape[1:])).astype(np.float32)
+    with pytest.raises(ZoError, match=named) as caught:
+        convert(model, x)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_subclassed_model() -> None:
+    x = RNG.normal(size=(8, 6)).astype(np.float32)
+    good = Subclassed(bad=False)
+    good(x)
+    assert np.abs(run_tflm(convert(good, x), x) - predict_float(good, x)).max() < 0.1
+    bad = Subclassed(bad=True)
+    bad(x)
+    with pytest.raises(ZoError, match=r"layer 'middle' \(ErrorFunction\)"):
+        convert(bad, x)
+    with pytest.raises(ZoError, match="'subclassed' has no weights yet"):
+        convert(Subclassed(bad=False), x)
+
+
+def test_unsuitable_models(tmp_path: Path) -> None:
+    a, b = keras.Input((4,), name="left"), keras.Input((4,), name="right")
+    two_in = keras.Model([a, b], keras.layers.Add()([a, b]), name="pair")
+    with pytest.raises(ZoError, match=r"'pair' has 2 inputs \('left', 'right'\)"):
+        convert(two_in, np.ones((2, 4), np.float32))
+    dense = keras.layers.Dense
+    two_out = keras.Model(a, [dense(2)(a), dense(3)(a)], name="fork")
+    with pytest.raises(ZoError, match="'fork' has 2 outputs"):
+        convert(two_out, np.ones((2, 4), np.float32))
+    words = keras.Input((4,), dtype="int32", name="words")
+    embedding = keras.Model(words, keras.layers.Embedding(9, 2)(words), name="text")
+    with pytest.raises(ZoError, match="'words' of model 'text' has dtype int32"):
+        convert(embedding, np.ones((2, 4), np.float32))
+    with pytest.raises(ZoError, match="expected a Keras 3 model"):
+        convert(3, np.ones((2, 4), np.float32))
+    with pytest.raises(ZoError, match="no such file"):
+        convert(tmp_path / "missing.keras", np.ones((2, 4), np.float32))
+    with pytest.raises(ZoError, match=r"save the model as \.keras or \.h5"):
+        convert(tmp_path / "model.pb", np.ones((2, 4), np.float32))
+    for name in ("broken.keras", "broken.h5"):
+        (tmp_path / name).write_bytes(b"not a model")
+        with pytest.raises(ZoError, match=f"cannot load .*{name}"):
+            convert(tmp_path / name, np.ones((2, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.ones((3, 9, 8, 2)), r"samples of shape \(9, 8, 2\), model 'small' takes \(8, 8, 2\)"),
+        (np.ones((0, 8, 8, 2)), "at least one sample"),
+        (np.full((3, 8, 8, 2), np.nan), "NaN or infinite"),
+        ([np.ones((8, 8, 2)), np.ones((8, 7, 2))], "samples of one shape"),
+        (5.0, "got float"),
+        ("rep.npz", "got str"),
+    ],
+)
+def test_unsuitable_data(data: Any, message: str) -> None:
+    with pytest.raises(ZoError, match=message):
+        convert(small_cnn(), data)
+
+
+def test_unsuitable_labels(cnn: tuple[Any, bytes, np.ndarray]) -> None:
+    model, content, x = cnn
+    with pytest.raises(ZoError, match="labels 0 to 5, the model has classes 0 to 4"):
+        accuracy_report(model, content, x[:2], np.array([0, 5]))
+    with pytest.raises(ZoError, match="class labels must be integers"):
+        accuracy_report(model, content, x[:2], np.array([0.0, 1.5]))
+    with pytest.raises(ZoError, match="give one y each"):
+        accuracy_report(model, content, x[:2], np.array([0]))
+    with pytest.raises(ZoError, match="y has 3 values a sample, the model gives 5"):
+        accuracy_report(model, content, x[:2], np.zeros((2, 3)))
+
+
+def test_missing_tensorflow_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ZoError, match=r"pip install tflm-zo\[convert\]"):
+        convert("model.keras", np.ones((1, 4)))
