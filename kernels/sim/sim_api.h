@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// C interface of the simulator's forward engine: int8 inference on batches, one thread, the same
+// results to the bit as TFLite Micro's reference kernels. Host only.
+//
+// Use: create; add the layers in the order in which they run; finish; then run as often as needed;
+// destroy. A tensor is named by its index in `tensor_bytes`, a layer by the order of its addition,
+// from 0. Functions that return int32_t return 0, or 1 after an error that tflm_zo_sim_error
+// explains. An engine may be used by one thread at a time; engines are independent of each other.
+#ifndef TFLM_ZO_SIM_API_H_
+#define TFLM_ZO_SIM_API_H_
+
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define TFLM_ZO_SIM_EXPORT __attribute__((visibility("default")))
+#else
+#define TFLM_ZO_SIM_EXPORT
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct TflmZoSim TflmZoSim;
+
+// A window that slides over an image in NHWC layout. Padding is at the top and left; at the bottom
+// and right the image is extended as far as the last window reaches.
+typedef struct TflmZoSimWindow {
+  int32_t input_height;
+  int32_t input_width;
+  int32_t channels;
+  int32_t kernel_height;
+  int32_t kernel_width;
+  int32_t stride_height;
+  int32_t stride_width;
+  int32_t dilation_height;
+  int32_t dilation_width;
+  int32_t pad_top;
+  int32_t pad_left;
+  int32_t output_height;
+  int32_t output_width;
+} TflmZoSimWindow;
+
+// Quantization of a layer with weights. The arrays have one element per output channel (see
+// Requantization in requantize.h) and are copied.
+typedef struct TflmZoSimQuantization {
+  const int32_t* multiplier;
+  const int32_t* left_shift;
+  const int32_t* right_shift;
+  int32_t input_zero_point;
+  int32_t output_zero_point;
+  int32_t activation_min;
+  int32_t activation_max;
+} TflmZoSimQuantization;
+
+// Rescaling of ADD: each input to twice the larger of their scales, the sum to the output's. So one
+// of the inputs has multiplier 2^30 and no shift.
+typedef struct TflmZoSimAddParams {
+  int32_t first_zero_point;
+  int32_t first_multiplier;
+  int32_t first_right_shift;
+  int32_t second_zero_point;
+  int32_t second_multiplier;
+  int32_t second_right_shift;
+  int32_t output_multiplier;
+  int32_t output_right_shift;
+  int32_t output_zero_point;
+  int32_t activation_min;
+  int32_t activation_max;
+} TflmZoSimAddParams;
+
+// `tensor_bytes`: size of each tensor for one sample, 0 for those that no layer computes with.
+// `instruction_set`: 0 the fastest here, 1 portable, 2 AVX2, 3 AVX-512 VNNI. Null if this processor
+// lacks it, or without memory.
+TFLM_ZO_SIM_EXPORT TflmZoSim* tflm_zo_sim_create(const int64_t* tensor_bytes, int32_t tensor_count,
+                                                 int32_t instruction_set);
+TFLM_ZO_SIM_EXPORT void tflm_zo_sim_destroy(TflmZoSim* sim);
+
+// The message of the last error, "" if there was none; valid until the next call.
+TFLM_ZO_SIM_EXPORT const char* tflm_zo_sim_error(const TflmZoSim* sim);
+
+// The instruction set in use, as in tflm_zo_sim_create.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_instruction_set(const TflmZoSim* sim);
+
+// CONV_2D, and FULLY_CONNECTED as a 1x1 convolution over an image of rows x 1. `weights`
+// [output_channels][kernel_height][kernel_width][channels / groups] and `bias` [output_channels]
+// (null for none) are not copied: they must outlive the engine and may be changed between runs; a
+// run finds out whether they were.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_conv(TflmZoSim* sim, int32_t input, int32_t output,
+                                                const TflmZoSimWindow* window,
+                                                int32_t output_channels, int32_t groups,
+                                                const int8_t* weights, const int32_t* bias,
+                                                const TflmZoSimQuantization* quantization);
+
+// DEPTHWISE_CONV_2D. `weights` [kernel_height][kernel_width][channels * multiplier] and `bias` as
+// for tflm_zo_sim_add_conv.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_depthwise(TflmZoSim* sim, int32_t input, int32_t output,
+                                                     const TflmZoSimWindow* window,
+                                                     int32_t multiplier, const int8_t* weights,
+                                                     const int32_t* bias,
+                                                     const TflmZoSimQuantization* quantization);
+
+// AVERAGE_POOL_2D and MAX_POOL_2D; the dilation of `window` must be 1.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_average_pool(TflmZoSim* sim, int32_t input,
+                                                        int32_t output,
+                                                        const TflmZoSimWindow* window,
+                                                        int32_t activation_min,
+                                                        int32_t activation_max);
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_max_pool(TflmZoSim* sim, int32_t input, int32_t output,
+                                                    const TflmZoSimWindow* window,
+                                                    int32_t activation_min, int32_t activation_max);
+
+// ADD of two tensors of the same shape.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_add(TflmZoSim* sim, int32_t first, int32_t second,
+                                               int32_t output, const TflmZoSimAddParams* params);
+
+// SOFTMAX over rows of `depth`. `multiplier` and `left_shift` bring input differences to Q5.26;
+// elements more than -diff_min below the maximum count as zero.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_softmax(TflmZoSim* sim, int32_t input, int32_t output,
+                                                   int32_t depth, int32_t multiplier,
+                                                   int32_t left_shift, int32_t diff_min);
+
+// RESHAPE: the output has the bytes of the input.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_reshape(TflmZoSim* sim, int32_t input, int32_t output);
+
+// Plans the memory for intermediate tensors; no layer can be added afterwards.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_finish(TflmZoSim* sim);
+
+// Runs layers [first, last) on `samples` samples. bound_tensors[i] is read from or written to
+// bound_data[i], int8 [samples][tensor_bytes]; every tensor that these layers read but do not
+// compute must be bound, and those that shall be kept. If `accumulators` is not null, it receives
+// the int32 accumulators (bias included, before rescaling) of layer `accumulators_layer`, a
+// convolution, depthwise convolution or fully connected layer in the range, with as many elements
+// as its output.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_run(TflmZoSim* sim, int32_t first, int32_t last,
+                                           int64_t samples, const int32_t* bound_tensors,
+                                           int8_t* const* bound_data, int32_t bound_count,
+                                           int32_t accumulators_layer, int32_t* accumulators);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif  // TFLM_ZO_SIM_API_H_

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Runs and trains a patched model on what comes in over the serial port.
+#include "model.h"
+#include "model_ops.h"
+#include "src/tflm_zo/on_device_trainer.h"
+#include "src/tflm_zo/tflm_runtime.h"
+#include "src/tflm_zo/training_stream.h"
+#include "tflm_library.h"
+
+namespace {
+
+alignas(16) uint8_t arena[kArenaBytes];
+uint8_t batch[kBatchBytes];
+
+class SerialSource final : public tflm_zo::StreamSource {
+ public:
+  bool Read(void* data, uint32_t size) override {
+    return Serial.readBytes(static_cast<char*>(data), size) == size;
+  }
+};
+
+class SerialSink final : public tflm_zo::TextSink {
+ public:
+  void Print(const char* text) override { Serial.print(text); }
+};
+
+tflm_zo::OnDeviceTrainer* trainer = nullptr;
+
+// Brings model, TFLM and trainer up. Returns what is wrong, or nullptr.
+const char* Start() {
+  // Built here, not before main(): constructors of global objects must not need each other.
+  static ModelOps ops;
+  if (!ops.Add()) return "an op of the model is missing";
+  static tflm_zo::TflmRuntime runtime(kModel, ops.resolver(), arena, kArenaBytes);
+  if (!runtime.Allocate()) return "the model does not fit its arena, or was made for another TFLM";
+  static tflm_zo::OnDeviceTrainer the_trainer(&runtime);
+  const tflm_zo::TrainerStatus status = the_trainer.Start();
+  if (status != tflm_zo::TrainerStatus::kOk) return tflm_zo::TrainerStatusMessage(status);
+  trainer = &the_trainer;
+  return nullptr;
+}
+
+}  // namespace
+
+void setup() {
+  Serial.begin(115200);
+  Serial.setTimeout(60000);
+  while (!Serial) {
+  }
+  const char* fault = Start();
+  if (fault != nullptr) {
+    Serial.print("error: ");
+    Serial.println(fault);
+  }
+}
+
+// The application: everything above is the model, this is what is done with it.
+void loop() {
+  if (trainer == nullptr || Serial.available() == 0) return;
+  SerialSource source;
+  SerialSink sink;
+  tflm_zo::TrainingStream stream(trainer, &source, &sink, batch, sizeof(batch));
+  stream.Run();
+}

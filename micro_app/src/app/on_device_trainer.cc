@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "on_device_trainer.h"
+
+#include <cstring>
+
+namespace tflm_zo {
+namespace {
+
+Command CleanCommand(uint32_t actions) {
+  Command command{};
+  command.magic = kCommandMagic;
+  command.actions = actions;
+  return command;
+}
+
+bool ValidSettings(const ScheduleSettings& settings, int32_t parameter_count) {
+  if (settings.queries < 0 || settings.queries > kMaxQueries || settings.group_count < 0 ||
+      settings.group_count > kMaxGroups) {
+    return false;
+  }
+  // The negated comparison also refuses a NaN.
+  if (!(settings.head_rate >= 0.0f && settings.head_rate < 1e30f)) return false;
+  for (int32_t g = 0; g < settings.group_count; ++g) {
+    const ScheduleSettings::Group& group = settings.groups[g];
+    if (group.first < 0 || group.first > group.last || group.last > parameter_count) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+const char* TrainerStatusMessage(TrainerStatus status) {
+  switch (status) {
+    case TrainerStatus::kOk:
+      return "ok";
+    case TrainerStatus::kNotPatched:
+      return "the model has no training ops: patch it with tflm-zo patch and export it again";
+    case TrainerStatus::kOtherVersion:
+      return "the model was patched for another version of the ops: patch and export it again";
+    case TrainerStatus::kNotStarted:
+      return "the model is not running: see the message at start-up";
+    case TrainerStatus::kPassFailed:
+      return "an op refused the pass: see the message that it printed";
+    case TrainerStatus::kNoPass:
+      return "no training step is in work: begin a batch first";
+    case TrainerStatus::kBadParameter:
+      return "no such parameter, or sigma, rate or size out of range";
+    case TrainerStatus::kBadSettings:
+      return "training settings out of range";
+  }
+  return "unknown status";
+}
+
+TrainerStatus OnDeviceTrainer::Start() {
+  state_ = nullptr;
+  input_ = runtime_->Input(kSampleInput);
+  target_ = runtime_->Input(kTargetInput);
+  const TensorMemory command = runtime_->Input(kCommandInputTensor);
+  const TensorMemory report = runtime_->Output(kReportOutput);
+  if (input_.data == nullptr || target_.data == nullptr || command.data == nullptr ||
+      command.bytes != sizeof(Command) || report.data == nullptr ||
+      report.bytes != sizeof(Report)) {
+    return TrainerStatus::kNotPatched;
+  }
+  // Any sample will do: the pass makes the parameter op copy the initial weights.
+  std::memset(input_.data, 0, input_.bytes);
+  const TrainerStatus status = Pass(CleanCommand(0), nullptr, nullptr);
+  if (status != TrainerStatus::kOk) return status;
+  if (report_.magic != kReportMagic) return TrainerStatus::kOtherVersion;
+  const uint64_t address =
+      report_.state_address[0] | static_cast<uint64_t>(report_.state_address[1]) << 32;
+  state_ = reinterpret_cast<const ParameterState*>(static_cast<uintptr_t>(address));
+  return TrainerStatus::kOk;
+}
+
+// nullptr leaves a tensor as it is.
+TrainerStatus OnDeviceTrainer::Pass(const Command& command, const void* input,
+                                    const void* target) {
+  // Later layers may overwrite input tensors, so all are set before each pass.
+  if (input != nullptr) std::memcpy(input_.data, input, input_.bytes);
+  if (target != nullptr) std::memcpy(target_.data, target, target_.bytes);
+  std::memcpy(runtime_->Input(kCommandInputTensor).data, &command, sizeof(command));
+  if (!runtime_->Invoke()) return TrainerStatus::kPassFailed;
+  std::memcpy(&report_, runtime_->Output(kReportOutput).data, sizeof(report_));
+  return TrainerStatus::kOk;
+}
+
+TrainerStatus OnDeviceTrainer::Infer(const void* input) {
+  if (state_ == nullptr) return TrainerStatus::kNotStarted;
+  return Pass(CleanCommand(0), input, nullptr);
+}
+
+TrainerStatus OnDeviceTrainer::Evaluate(const void* input, const void* target) {
+  if (state_ == nullptr) return TrainerStatus::kNotStarted;
+  return Pass(CleanCommand(kLoss), input, target);
+}
+
+int32_t OnDeviceTrainer::PredictedClass() const {
+  const TensorMemory result = runtime_->Output(kResultOutput);
+  // One sigmoid unit has no largest output; the loss op compares its logit with zero.
+  if (!result.is_int8 || result.bytes < 2) return report_.prediction;
+  const auto* codes = static_cast<const int8_t*>(result.data);
+  uint32_t best = 0;
+  for (uint32_t j = 1; j < result.bytes; ++j) {
+    if (codes[j] > codes[best]) best = j;
+  }
+  return static_cast<int32_t>(best);
+}
+
+TrainerStatus OnDeviceTrainer::SetParameter(int32_t index, int32_t sigma, float rate) {
+  if (state_ == nullptr) return TrainerStatus::kNotStarted;
+  return Configure(*state_, index, sigma, rate) ? TrainerStatus::kOk
+                                                : TrainerStatus::kBadParameter;
+}
+
+TrainerStatus OnDeviceTrainer::SetSchedule(const ScheduleSettings& settings) {
+  if (state_ == nullptr) return TrainerStatus::kNotStarted;
+  if (!ValidSettings(settings, parameter_count())) return TrainerStatus::kBadSettings;
+  Abort();
+  settings_ = settings;
+  schedule_ = Schedule(settings_);
+  return TrainerStatus::kOk;
+}
+
+TrainerStatus OnDeviceTrainer::BeginStep(uint32_t step, int32_t batch, float rate_scale) {
+  if (state_ == nullptr) return TrainerStatus::kNotStarted;
+  if (batch < 1 || !(rate_scale >= 0.0f && rate_scale < 1e30f)) return TrainerStatus::kBadSettings;
+  schedule_.BeginStep(step, batch, rate_scale);
+  announced_ = false;
+  return TrainerStatus::kOk;
+}
+
+bool OnDeviceTrainer::NextPass(int32_t* sample) {
+  announced_ = state_ != nullptr && schedule_.Next(&next_, sample);
+  return announced_;
+}
+
+TrainerStatus OnDeviceTrainer::RunPass(const void* input, const void* target) {
+  if (!announced_) return TrainerStatus::kNoPass;
+  announced_ = false;
+  const TrainerStatus status = Pass(next_, input, target);
+  if (status != TrainerStatus::kOk) Abort();
+  return status;
+}
+
+TrainerStatus OnDeviceTrainer::Finish(const void* input, const void* target) {
+  if (state_ == nullptr) return TrainerStatus::kNotStarted;
+  announced_ = false;
+  TrainerStatus status = TrainerStatus::kOk;
+  Command command;
+  if (schedule_.Flush(&command)) status = Pass(command, input, target);
+  RestoreClean(*state_);
+  return status;
+}
+
+void OnDeviceTrainer::Abort() {
+  announced_ = false;
+  schedule_ = Schedule(settings_);
+  if (state_ != nullptr) RestoreClean(*state_);
+}
+
+int32_t OnDeviceTrainer::parameter_count() const {
+  return state_ == nullptr ? 0 : state_->options->parameter_count;
+}
+
+bool OnDeviceTrainer::ReadParameter(int32_t index, ParameterView* view) {
+  if (state_ == nullptr) return false;
+  RestoreClean(*state_);
+  return GetParameter(*state_, index, view);
+}
+
+TrainerStatus OnDeviceTrainer::WriteParameter(int32_t index, const void* data, int32_t count) {
+  if (state_ == nullptr) return TrainerStatus::kNotStarted;
+  return tflm_zo::WriteParameter(*state_, index, data, count) ? TrainerStatus::kOk
+                                                              : TrainerStatus::kBadParameter;
+}
+
+}  // namespace tflm_zo

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Training on the device: carries out the passes of the schedule in whatever engine runs the model.
+//
+// One pass at a time, so that the caller can feed a watchdog, answer its host and show progress in
+// between:
+//
+//   trainer.BeginStep(step, batch, rate_scale);
+//   while (trainer.NextPass(&sample)) trainer.RunPass(input[sample], target[sample]);
+//
+// Same model, settings and samples give the same weights, to the bit, as the Python Trainer.
+#ifndef TFLM_ZO_MICRO_APP_ON_DEVICE_TRAINER_H_
+#define TFLM_ZO_MICRO_APP_ON_DEVICE_TRAINER_H_
+
+#include <cstdint>
+
+#include "model_runtime.h"
+#include "parameter_op.h"
+#include "schedule.h"
+#include "session.h"
+
+namespace tflm_zo {
+
+enum class TrainerStatus : uint8_t {
+  kOk,
+  kNotPatched,     // the model's tensors are not those of a patched model
+  kOtherVersion,   // its ops left no report: model and ops are of different versions
+  kNotStarted,     // Start() has not succeeded yet
+  kPassFailed,     // an op refused the pass; TFLM has printed why
+  kNoPass,         // RunPass() without a NextPass() that returned true
+  kBadParameter,   // no such parameter, or a value out of range
+  kBadSettings,    // schedule settings out of range
+};
+
+// One line for a user: what is the case, and what to do about it.
+const char* TrainerStatusMessage(TrainerStatus status);
+
+class OnDeviceTrainer {
+ public:
+  // `runtime` must outlive the trainer, and have its tensors allocated before Start().
+  explicit OnDeviceTrainer(ModelRuntime* runtime) : runtime_(runtime) {}
+
+  // Checks the model and runs a first pass, which brings the initial weights from flash to RAM.
+  TrainerStatus Start();
+
+  // Sizes of a sample and of its label, in bytes: int8 codes; the label is int32 (a class) or int8
+  // codes.
+  uint32_t input_bytes() const { return input_.bytes; }
+  uint32_t target_bytes() const { return target_.bytes; }
+
+  // Runs the model on one sample, with clean weights. Evaluate also computes the loss.
+  TrainerStatus Infer(const void* input);
+  TrainerStatus Evaluate(const void* input, const void* target);
+
+  // Of the last pass.
+  const Report& report() const { return report_; }
+  TensorMemory result() const { return runtime_->Output(kResultOutput); }
+  int32_t PredictedClass() const;
+
+  // Perturbation (codes) and learning rate of parameter `index`; sigma 0: not trained.
+  TrainerStatus SetParameter(int32_t index, int32_t sigma, float rate);
+  TrainerStatus SetSchedule(const ScheduleSettings& settings);
+
+  // Starts a training step on `batch` samples; see Schedule::BeginStep.
+  TrainerStatus BeginStep(uint32_t step, int32_t batch, float rate_scale);
+  // Which sample the next pass of the step is on; false: the step is complete.
+  bool NextPass(int32_t* sample);
+  // Runs the pass that NextPass announced. If it fails, the step is broken off.
+  TrainerStatus RunPass(const void* input, const void* target);
+  // Ends training: applies the update that the last step left pending, if any, on any sample, and
+  // takes back the last perturbation.
+  TrainerStatus Finish(const void* input, const void* target);
+  // Breaks a step off: its losses are dropped, the weights are clean.
+  void Abort();
+
+  int32_t parameter_count() const;
+  // Parameter `index`, clean, where it lies in the arena. False if there is none.
+  bool ReadParameter(int32_t index, ParameterView* view);
+  TrainerStatus WriteParameter(int32_t index, const void* data, int32_t count);
+
+ private:
+  TrainerStatus Pass(const Command& command, const void* input, const void* target);
+
+  ModelRuntime* runtime_;
+  TensorMemory input_{};
+  TensorMemory target_{};
+  const ParameterState* state_ = nullptr;
+  Report report_{};
+  ScheduleSettings settings_{};
+  Schedule schedule_{ScheduleSettings{}};
+  Command next_{};
+  bool announced_ = false;
+};
+
+}  // namespace tflm_zo
+
+#endif  // TFLM_ZO_MICRO_APP_ON_DEVICE_TRAINER_H_

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training_stream.h"
+
+#include "crc32.h"
+#include "sample_batch.h"
+#include "text_line.h"
+
+namespace tflm_zo {
+namespace {
+
+constexpr uint32_t kStreamMagic = 0x54534F5Au;  // "ZOST"
+constexpr uint32_t kStreamVersion = 1;
+
+enum Tag : uint32_t { kEnd = 0, kStep = 1, kFinish = 2, kEvaluate = 3 };
+
+}  // namespace
+
+bool TrainingStream::Fail(const char* message) {
+  sink_->Print(TextLine().Add("error: ").Add(message).Add("\n").text());
+  return false;
+}
+
+bool TrainingStream::Check(TrainerStatus status) {
+  return status == TrainerStatus::kOk || Fail(TrainerStatusMessage(status));
+}
+
+bool TrainingStream::ReadHeader() {
+  uint32_t head[4];
+  if (!Get(&head)) return false;
+  if (head[0] != kStreamMagic || head[1] != kStreamVersion) {
+    return Fail("not a training stream of this version");
+  }
+  if (head[2] != trainer_->input_bytes() || head[3] != trainer_->target_bytes()) {
+    return Fail("the stream was made for another model: its samples have another size");
+  }
+  if (memory_bytes_ < head[2] + head[3]) return Fail("the memory for samples is too small");
+
+  ScheduleSettings settings{};
+  if (!Get(&settings.seed) || !Get(&settings.queries) || !Get(&settings.antithetic) ||
+      !Get(&settings.head) || !Get(&settings.head_rate) || !Get(&settings.group_count)) {
+    return false;
+  }
+  if (settings.group_count < 0 || settings.group_count > kMaxGroups) {
+    return Fail("the stream has more groups than the ops know");
+  }
+  for (int32_t g = 0; g < settings.group_count; ++g) {
+    if (!Get(&settings.groups[g])) return false;
+  }
+  if (!Check(trainer_->SetSchedule(settings))) return false;
+
+  int32_t parameters;
+  if (!Get(&parameters)) return false;
+  if (parameters != trainer_->parameter_count()) {
+    return Fail("the stream was made for another model: it has another number of parameters");
+  }
+  for (int32_t p = 0; p < parameters; ++p) {
+    int32_t sigma;
+    float rate;
+    ParameterView view;
+    if (!Get(&sigma) || !Get(&rate) || !trainer_->ReadParameter(p, &view)) return false;
+    if (view.entry->kind == kResidual) continue;
+    if (!Check(trainer_->SetParameter(p, sigma, rate))) return false;
+  }
+  return true;
+}
+
+bool TrainingStream::Step() {
+  uint32_t step;
+  int32_t samples;
+  float rate_scale;
+  if (!Get(&step) || !Get(&samples) || !Get(&rate_scale)) return false;
+  const uint32_t input_bytes = trainer_->input_bytes();
+  const uint32_t target_bytes = trainer_->target_bytes();
+  SampleBatch batch(memory_, memory_bytes_, input_bytes, target_bytes);
+  if (samples < 1 || samples > batch.capacity()) {
+    return Fail("the step has more samples than the memory holds");
+  }
+  for (int32_t i = 0; i < samples; ++i) {
+    if (!source_->Read(batch.next_input(), input_bytes) ||
+        !source_->Read(batch.next_target(), target_bytes)) {
+      return Fail("the stream ends too early");
+    }
+    batch.Commit();
+  }
+  if (!Check(trainer_->BeginStep(step, samples, rate_scale))) return false;
+  int32_t sample;
+  while (trainer_->NextPass(&sample)) {
+    if (!Check(trainer_->RunPass(batch.input(sample), batch.target(sample)))) return false;
+    passes_ += 1;
+  }
+  steps_ += 1;
+  return true;
+}
+
+bool TrainingStream::Finish() {
+  SampleBatch sample(memory_, memory_bytes_, trainer_->input_bytes(), trainer_->target_bytes());
+  if (!source_->Read(sample.next_input(), trainer_->input_bytes()) ||
+      !source_->Read(sample.next_target(), trainer_->target_bytes())) {
+    return Fail("the stream ends too early");
+  }
+  sample.Commit();
+  return Check(trainer_->Finish(sample.input(0), sample.target(0)));
+}
+
+bool TrainingStream::Evaluate() {
+  uint32_t samples;
+  if (!Get(&samples)) return false;
+  const uint32_t input_bytes = trainer_->input_bytes();
+  const uint32_t target_bytes = trainer_->target_bytes();
+  // A class index is one int32; regression has no accuracy.
+  uint32_t right = 0;
+  float loss = 0.0f;
+  for (uint32_t i = 0; i < samples; ++i) {
+    SampleBatch one(memory_, memory_bytes_, input_bytes, target_bytes);
+    if (!source_->Read(one.next_input(), input_bytes) ||
+        !source_->Read(one.next_target(), target_bytes)) {
+      return Fail("the stream ends too early");
+    }
+    one.Commit();
+    if (!Check(trainer_->Evaluate(one.input(0), one.target(0)))) return false;
+    int32_t label = -1;
+    if (target_bytes == sizeof(label)) std::memcpy(&label, one.target(0), sizeof(label));
+    right += trainer_->PredictedClass() == label ? 1u : 0u;
+    loss += trainer_->report().loss;
+  }
+  TextLine line;
+  line.Add("evaluated ").AddNumber(samples).Add(" samples: ").AddNumber(right).Add(" right, loss ");
+  sink_->Print(line.AddDecimal(loss / static_cast<float>(samples)).Add("\n").text());
+  return true;
+}
+
+uint32_t TrainingStream::WeightsCrc() {
+  uint32_t crc = 0;
+  ParameterView view;
+  for (int32_t p = 0; trainer_->ReadParameter(p, &view); ++p) {
+    const uint32_t width = view.entry->kind == kBias ? 4 : 1;
+    crc = Crc32(view.data, static_cast<uint32_t>(view.count) * width, crc);
+  }
+  return crc;
+}
+
+bool TrainingStream::Run() {
+  if (!ReadHeader()) return false;
+  for (;;) {
+    uint32_t tag;
+    if (!Get(&tag)) return false;
+    bool done = false;
+    switch (tag) {
+      case kEnd: {
+        TextLine line;
+        line.Add("trained ").AddNumber(steps_).Add(" steps, ").AddNumber(passes_);
+        line.Add(" passes; weights crc32 ").AddHex(WeightsCrc()).Add("\n");
+        sink_->Print(line.text());
+        return true;
+      }
+      case kStep:
+        done = Step();
+        break;
+      case kFinish:
+        done = Finish();
+        break;
+      case kEvaluate:
+        done = Evaluate();
+        break;
+      default:
+        return Fail("the stream is damaged: unknown item");
+    }
+    if (!done) return false;
+  }
+}
+
+}  // namespace tflm_zo

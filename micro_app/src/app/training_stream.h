@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A whole training run as one stream of bytes: settings, then steps with their samples, then
+// samples to measure on. It is what a host sends a board, recorded, so that the same run can be
+// repeated on a PC, in an emulator and on a board and must end with the same weights.
+//
+// Little-endian, no padding:
+//   "ZOST" | version u32 = 1 | input bytes u32 | target bytes u32
+//   seed u32 | queries i32 | antithetic i32 | head i32 | head rate f32
+//   group count i32 | per group: first i32, last i32
+//   parameter count i32 | per parameter: sigma i32, rate f32 (rate and sigma of a residual: 0)
+// then items, each starting with its tag u32:
+//   0 end
+//   1 step: step u32 | samples i32 | rate scale f32 | per sample: input, target
+//   2 finish: input, target (for the pass that applies the last update)
+//   3 evaluate: samples u32 | per sample: input, target
+#ifndef TFLM_ZO_MICRO_APP_TRAINING_STREAM_H_
+#define TFLM_ZO_MICRO_APP_TRAINING_STREAM_H_
+
+#include <cstdint>
+
+#include "on_device_trainer.h"
+
+namespace tflm_zo {
+
+class StreamSource {
+ public:
+  // Fills all `size` bytes, waiting for them. False: the stream has ended or broken.
+  virtual bool Read(void* data, uint32_t size) = 0;
+
+ protected:
+  ~StreamSource() = default;
+};
+
+class TextSink {
+ public:
+  virtual void Print(const char* text) = 0;
+
+ protected:
+  ~TextSink() = default;
+};
+
+class TrainingStream {
+ public:
+  // `memory`: room for the samples of the largest step.
+  TrainingStream(OnDeviceTrainer* trainer, StreamSource* source, TextSink* sink, uint8_t* memory,
+                 uint32_t memory_bytes)
+      : trainer_(trainer),
+        source_(source),
+        sink_(sink),
+        memory_(memory),
+        memory_bytes_(memory_bytes) {}
+
+  // Carries the stream out from its first byte to its end, and prints a line for each thing
+  // measured: accuracy and loss for each evaluation, passes, and the CRC-32 of the trained weights.
+  // False after printing what was wrong.
+  bool Run();
+
+  // Training passes so far.
+  uint32_t passes() const { return passes_; }
+
+  // CRC-32 (IEEE) of all parameters, weights, biases and residuals, in the order of the table.
+  uint32_t WeightsCrc();
+
+ private:
+  bool ReadHeader();
+  bool Step();
+  bool Finish();
+  bool Evaluate();
+  bool Fail(const char* message);
+  bool Check(TrainerStatus status);
+
+  template <typename T>
+  bool Get(T* value) {
+    return source_->Read(value, sizeof(T)) || Fail("the stream ends too early");
+  }
+
+  OnDeviceTrainer* trainer_;
+  StreamSource* source_;
+  TextSink* sink_;
+  uint8_t* memory_;
+  uint32_t memory_bytes_;
+  uint32_t passes_ = 0;
+  uint32_t steps_ = 0;
+};
+
+}  // namespace tflm_zo
+
+#endif  // TFLM_ZO_MICRO_APP_TRAINING_STREAM_H_

@@ -1,0 +1,645 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulator's forward engine against TFLite Micro's own interpreter, bit for bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import numpy as np
+import pytest
+from tflite_micro.python.tflite_micro import runtime
+from tflite_micro.tensorflow.lite.python import schema_py_generated as schema
+
+from tflm_zo.errors import ZoError
+from tflm_zo.simulator import SimModel
+from tflm_zo.simulator.library import INSTRUCTION_SETS
+from tflm_zo.simulator.quantization import quantize_multiplier
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+REAL_MODELS = {
+    "kws_ref_model": "kws01_dev.npz",
+    "pretrainedResnet_quant": "cifar10_jpeg_dev.npz",
+    "vww_96_int8": None,
+    "ad01_int8": None,
+    "str_ww_ref_model": None,
+}
+ACTIVATIONS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
+
+
+# ---- A small model builder ------------------------------------------------------------------------
+
+
+@dataclass
+class Builder:
+    """Collects tensors and operators; ``build`` packs them into a .tflite model."""
+
+    model: Any = field(default_factory=schema.ModelT)
+    graph: Any = field(default_factory=schema.SubGraphT)
+
+    def __post_init__(self) -> None:
+        self.model.version = 3
+        self.model.buffers = [schema.BufferT()]
+        self.model.operatorCodes = []
+        self.graph.tensors = []
+        self.graph.operators = []
+        self.graph.name = b"main"
+
+    def tensor(
+        self,
+        shape: tuple[int, ...],
+        scales: float | np.ndarray,
+        zero_point: int = 0,
+        axis: int = 0,
+        data: np.ndarray | None = None,
+        kind: int = schema.TensorType.INT8,
+    ) -> int:
+        tensor = schema.TensorT()
+        tensor.name = f"t{len(self.graph.tensors)}".encode()
+        tensor.shape = list(shape)
+        tensor.type = kind
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.scale = np.atleast_1d(np.asarray(scales, np.float32)).tolist()
+        tensor.quantization.zeroPoint = [zero_point] * len(tensor.quantization.scale)
+        tensor.quantization.quantizedDimension = axis
+        tensor.buffer = 0
+        if data is not None:
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
+            tensor.buffer = len(self.model.buffers)
+            self.model.buffers.append(buffer)
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
+
+    def operator(
+        self, name: str, inputs: list[int], output: int, options: Any = None, kind: str = ""
+    ) -> None:
+        code = schema.OperatorCodeT()
+        code.builtinCode = getattr(schema.BuiltinOperator, name)
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+        code.version = 1
+        operator = schema.OperatorT()
+        operator.opcodeIndex = len(self.model.operatorCodes)
+        operator.inputs = inputs
+        operator.outputs = [output]
+        if options is not None:
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
+            operator.builtinOptions = options
+        self.model.operatorCodes.append(code)
+        self.graph.operators.append(operator)
+
+    def build(self, inputs: list[int], outputs: list[int]) -> bytes:
+        self.graph.inputs = inputs
+        self.graph.outputs = outputs
+        self.model.subgraphs = [self.graph]
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(self.model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+
+def activation_code(name: str) -> int:
+    return getattr(schema.ActivationFunctionType, name)
+
+
+def conv_options(depthwise: bool, padding: str, stride: Any, dilation: Any, activation: str) -> Any:
+    options = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
+    options.padding = getattr(schema.Padding, padding)
+    options.strideH, options.strideW = stride
+    options.dilationHFactor, options.dilationWFactor = dilation
+    options.fusedActivationFunction = activation_code(activation)
+    return options
+
+
+def int8(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(-128, 128, shape, dtype=np.int8)
+
+
+def output_size(padding: str, size: int, kernel: int, stride: int, dilation: int) -> int:
+    effective = (kernel - 1) * dilation + 1
+    return math.ceil(size / stride) if padding == "SAME" else math.ceil((size - effective + 1) / stride)
+
+
+# ---- The yardstick --------------------------------------------------------------------------------
+
+
+class Wheel:
+    """TFLite Micro's interpreter, every tensor readable after an invocation."""
+
+    def __init__(self, model: bytes) -> None:
+        self._interpreter = runtime.Interpreter.from_bytes(
+            model,
+            arena_size=10 * len(model) + (4 << 20),
+            intrepreter_config=runtime.InterpreterConfig.kPreserveAllTensors,
+        )
+
+    def run(self, *inputs: np.ndarray) -> np.ndarray:
+        """Inputs and output: int8 [batch, ...]."""
+        outputs = []
+        for samples in zip(*inputs, strict=True):
+            for position, sample in enumerate(samples):
+                self._interpreter.set_input(sample[None], position)
+            self._interpreter.invoke()
+            outputs.append(self._interpreter.get_output(0))
+        return np.concatenate(outputs)
+
+    def tensor(self, index: int) -> np.ndarray:
+        return self._interpreter.GetTensor(index, 0)["tensor_data"]
+
+
+def available() -> list[str]:
+    names = []
+    tiny = Builder()
+    ends = [tiny.tensor((1, 4), 1.0), tiny.tensor((1, 2, 2), 1.0)]
+    tiny.operator("RESHAPE", ends[:1], ends[1])
+    model = tiny.build(ends[:1], ends[1:])
+    for name in INSTRUCTION_SETS:
+        try:
+            SimModel(model, name)
+        except ZoError as error:
+            if "processor" not in str(error):
+                raise
+        else:
+            names.append(name)
+    return names
+
+
+@pytest.fixture(params=list(INSTRUCTION_SETS), scope="module")
+def instruction_set(request: pytest.FixtureRequest) -> str:
+    if request.param not in available():
+        pytest.skip(f"this processor does not run {request.param}")
+    return request.param
+
+
+def assert_same(model: bytes, instruction_set: str, *inputs: np.ndarray) -> np.ndarray:
+    """Compare outputs on ``inputs``; returns them, for tests that want to know they are not trivial."""
+    simulated = SimModel(model, instruction_set)
+    by_index = dict(zip(simulated.inputs, inputs, strict=True))
+    ours = simulated.run_layers(0, len(simulated.layers), by_index).tensors[simulated.outputs[0]]
+    np.testing.assert_array_equal(ours, Wheel(model).run(*inputs))
+    return ours
+
+
+# ---- Hand-made layers -----------------------------------------------------------------------------
+
+
+def random_scales(rng: np.random.Generator, count: int) -> np.ndarray:
+    return np.exp(rng.uniform(np.log(0.002), np.log(0.02), count)).astype(np.float32)
+
+
+@dataclass
+class ConvCase:
+    model: bytes
+    description: str
+    input_shape: tuple[int, ...]
+
+
+def random_conv(seed: int, depthwise: bool) -> ConvCase:
+    rng = np.random.default_rng(seed)
+    kernel = tuple(int(k) for k in rng.integers(1, 6, 2))
+    stride = tuple(int(s) for s in rng.integers(1, 4, 2))
+    dilation = tuple(int(d) for d in rng.integers(1, 4, 2)) if seed % 2 else (1, 1)
+    padding = str(rng.choice(["SAME", "VALID"]))
+    activation = ACTIVATIONS[seed % 4]
+    effective = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    height, width = (int(e + rng.integers(0, 9)) for e in effective)
+    channels = int(rng.choice([1, 2, 3, 5, 8, 15, 16, 17, 40]))
+    groups = 1
+    if depthwise:
+        multiplier = int(rng.choice([1, 1, 2, 3]))
+        outputs = channels * multiplier
+        weight_shape: tuple[int, ...] = (1, *kernel, outputs)
+    else:
+        groups = int(rng.choice([1, 1, 2, 4])) if channels % 4 == 0 else 1
+        outputs = groups * int(rng.choice([1, 2, 7, 16, 17, 33]))
+        weight_shape = (outputs, *kernel, channels // groups)
+    per_channel = bool(rng.integers(2))
+    scales = random_scales(rng, outputs if per_channel else 1)
+    input_scale = float(random_scales(rng, 1)[0])
+    depth = math.prod(weight_shape) // outputs
+    # Outputs should spread over the int8 range, with some saturation.
+    output_scale = input_scale * float(np.median(scales)) * 74 * 74 * math.sqrt(depth) / 60
+    out = [output_size(padding, *a) for a in zip((height, width), kernel, stride, dilation, strict=True)]
+
+    b = Builder()
+    x = b.tensor((1, height, width, channels), input_scale, int(rng.integers(-128, 128)))
+    w = b.tensor(weight_shape, scales, axis=3 if depthwise else 0, data=int8(rng, *weight_shape))
+    inputs = [x, w]
+    has_bias = depthwise or bool(rng.integers(4))
+    if has_bias:
+        bias = rng.integers(-20000, 20000, outputs).astype(np.int32)
+        inputs.append(b.tensor((outputs,), input_scale * scales, data=bias, kind=schema.TensorType.INT32))
+    y = b.tensor((1, *out, outputs), output_scale, int(rng.integers(-100, 100)))
+    name = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
+    options = conv_options(depthwise, padding, stride, dilation, activation)
+    if depthwise:
+        options.depthMultiplier = outputs // channels
+    b.operator(name, inputs, y, options, "DepthwiseConv2DOptions" if depthwise else "Conv2DOptions")
+    description = (
+        f"{name} {(height, width, channels)} -> {(*out, outputs)} kernel {kernel} stride {stride} dilation "
+        f"{dilation} {padding} {activation} groups {groups} bias {has_bias} per channel {per_channel}"
+    )
+    return ConvCase(b.build([x], [y]), description, (height, width, channels))
+
+
+@pytest.mark.parametrize("depthwise", [False, True], ids=["conv", "depthwise"])
+@pytest.mark.parametrize("seed", range(40))
+def test_random_convolutions(seed: int, depthwise: bool, instruction_set: str) -> None:
+    case = random_conv(seed, depthwise)
+    print(case.description)
+    x = int8(np.random.default_rng(seed + 1000), 5, *case.input_shape)
+    assert_same(case.model, instruction_set, x)
+
+
+def test_the_random_convolutions_cover_what_they_should() -> None:
+    cases = [random_conv(seed, depthwise) for seed in range(40) for depthwise in (False, True)]
+    descriptions = [case.description for case in cases]
+    for part in ("SAME", "VALID", "groups 2", "groups 4", "bias False", "per channel False", *ACTIVATIONS):
+        assert any(part in d for d in descriptions), part
+    assert any("dilation (3, " in d and "stride (2, " in d for d in descriptions)
+    rng = np.random.default_rng(0)
+    values = [np.unique(SimModel(c.model).run(int8(rng, 5, *c.input_shape))).size for c in cases]
+    assert np.median(values) > 50
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_fully_connected(seed: int, instruction_set: str) -> None:
+    rng = np.random.default_rng(seed)
+    rows = int(rng.choice([1, 1, 3]))
+    depth, channels = int(rng.integers(1, 150)), int(rng.integers(1, 70))
+    scales = random_scales(rng, channels if seed % 3 == 0 else 1)
+    input_scale = float(random_scales(rng, 1)[0])
+    b = Builder()
+    x = b.tensor((1, rows, depth) if rows > 1 else (1, depth), input_scale, int(rng.integers(-128, 128)))
+    w = b.tensor((channels, depth), scales, data=int8(rng, channels, depth))
+    bias = rng.integers(-20000, 20000, channels).astype(np.int32)
+    c = b.tensor((channels,), input_scale * scales, data=bias, kind=schema.TensorType.INT32)
+    output_scale = input_scale * float(np.median(scales)) * 74 * 74 * math.sqrt(depth) / 60
+    y = b.tensor(
+        (1, rows, channels) if rows > 1 else (1, channels), output_scale, int(rng.integers(-100, 100))
+    )
+    options = schema.FullyConnectedOptionsT()
+    options.fusedActivationFunction = activation_code(ACTIVATIONS[seed % 4])
+    options.keepNumDims = rows > 1
+    b.operator("FULLY_CONNECTED", [x, w, c], y, options, "FullyConnectedOptions")
+    model = b.build([x], [y])
+    samples = int8(rng, 7, rows, depth) if rows > 1 else int8(rng, 7, depth)
+    assert_same(model, instruction_set, samples)
+
+
+def bias_only_conv(biases: np.ndarray, ratios: np.ndarray) -> bytes:
+    """A 1x1 convolution whose accumulators are ``biases`` and whose scale ratios are ``ratios``."""
+    b = Builder()
+    x = b.tensor((1, 1, 1, 4), 1.0)
+    w = b.tensor((biases.size, 1, 1, 4), ratios, data=np.zeros((biases.size, 4), np.int8))
+    c = b.tensor((biases.size,), ratios, data=biases.astype(np.int32), kind=schema.TensorType.INT32)
+    y = b.tensor((1, 1, 1, biases.size), 1.0)
+    b.operator("CONV_2D", [x, w, c], y, conv_options(False, "VALID", (1, 1), (1, 1), "NONE"), "Conv2DOptions")
+    return b.build([x], [y])
+
+
+def test_rescaling_of_random_accumulators(instruction_set: str) -> None:
+    rng = np.random.default_rng(1)
+    count = 4000
+    exponents = rng.uniform(-33, 4, count)
+    ratios = np.exp2(exponents).astype(np.float32)
+    # Most results within int8, the rest anywhere in int32, so that saturation and wrapping count.
+    accumulators = np.round(rng.uniform(-140, 140, count) / ratios.astype(np.float64))
+    accumulators[::5] = rng.integers(-(2**31), 2**31, len(accumulators[::5]))
+    accumulators = np.clip(accumulators, -(2**31), 2**31 - 1).astype(np.int32)
+    y = assert_same(bias_only_conv(accumulators, ratios), instruction_set, np.zeros((2, 1, 1, 4), np.int8))
+    assert np.unique(y).size == 256
+
+
+def test_rescaling_rounds_twice(instruction_set: str) -> None:
+    # Powers of two put many accumulators on a tie, where one rounding and two differ.
+    accumulators = np.tile(np.arange(-300, 300), 5)
+    shifts = np.repeat([1, 2, 3, 4, 5], 600)
+    y = assert_same(
+        bias_only_conv(accumulators, np.exp2(-shifts.astype(np.float32))),
+        instruction_set,
+        np.zeros((1, 1, 1, 4), np.int8),
+    )
+    once = np.clip((accumulators + (1 << (shifts - 1))) >> shifts, -128, 127)
+    assert np.any(once != y.reshape(-1))
+
+
+@pytest.mark.parametrize("name", ["AVERAGE_POOL_2D", "MAX_POOL_2D"])
+@pytest.mark.parametrize("seed", range(10))
+def test_pooling(name: str, seed: int, instruction_set: str) -> None:
+    rng = np.random.default_rng(seed)
+    kernel = [int(k) for k in rng.integers(1, 6, 2)]
+    stride = [int(s) for s in rng.integers(1, 4, 2)]
+    padding = ["SAME", "VALID"][seed % 2]
+    height, width, channels = (
+        int(k + e) for k, e in zip([*kernel, 0], rng.integers([0, 0, 1], [7, 7, 40]), strict=True)
+    )
+    out = [output_size(padding, *a, 1) for a in zip((height, width), kernel, stride, strict=True)]
+    scale, zero_point = 0.05, int(rng.integers(-128, 128))
+    b = Builder()
+    x = b.tensor((1, height, width, channels), scale, zero_point)
+    y = b.tensor((1, *out, channels), scale, zero_point)
+    options = schema.Pool2DOptionsT()
+    options.padding = getattr(schema.Padding, padding)
+    options.strideH, options.strideW = stride
+    options.filterHeight, options.filterWidth = kernel
+    options.fusedActivationFunction = activation_code(ACTIVATIONS[seed % 4])
+    b.operator(name, [x], y, options, "Pool2DOptions")
+    assert_same(b.build([x], [y]), instruction_set, int8(rng, 5, height, width, channels))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_add(seed: int, instruction_set: str) -> None:
+    rng = np.random.default_rng(seed)
+    first, second, output = (float(s) for s in np.exp(rng.uniform(np.log(0.005), np.log(0.3), 3)))
+    output = max(output, 1e-3 * max(first, second))
+    shape = (256, 256, 1)
+    b = Builder()
+    ends = [b.tensor((1, *shape), s, int(rng.integers(-128, 128))) for s in (first, second, output)]
+    options = schema.AddOptionsT()
+    options.fusedActivationFunction = activation_code(ACTIVATIONS[seed % 4])
+    b.operator("ADD", ends[:2], ends[2], options, "AddOptions")
+    # Every pair of int8 values.
+    values = np.arange(-128, 128, dtype=np.int8)
+    x = np.broadcast_to(values[:, None, None], shape)[None]
+    y = np.broadcast_to(values[None, :, None], shape)[None]
+    assert_same(b.build(ends[:2], ends[2:]), instruction_set, x, y)
+
+
+@pytest.mark.parametrize("size", [1, 7, 15, 33])
+def test_add_of_odd_sizes(size: int, instruction_set: str) -> None:
+    rng = np.random.default_rng(size)
+    b = Builder()
+    ends = [b.tensor((1, size), scale, point) for scale, point in ((0.1, 3), (0.07, -128), (0.15, 20))]
+    b.operator("ADD", ends[:2], ends[2], schema.AddOptionsT(), "AddOptions")
+    assert_same(b.build(ends[:2], ends[2:]), instruction_set, int8(rng, 9, size), int8(rng, 9, size))
+
+
+@pytest.mark.parametrize("scale", [1e-4, 0.004, 0.0371, 0.1447, 0.9, 7.0, 300.0])
+@pytest.mark.parametrize("depth", [1, 2, 12, 100])
+def test_softmax(depth: int, scale: float) -> None:
+    rng = np.random.default_rng(depth)
+    b = Builder()
+    x, y = b.tensor((1, depth), scale, 5), b.tensor((1, depth), 1 / 256, -128)
+    options = schema.SoftmaxOptionsT()
+    options.beta = 1.0 if depth % 2 else 0.7
+    b.operator("SOFTMAX", [x], y, options, "SoftmaxOptions")
+    samples = int8(rng, 60, depth)
+    samples[:20] //= 16  # close contests
+    samples[20:30] = np.int8(-128)
+    assert_same(b.build([x], [y]), "auto", samples)
+
+
+def test_softmax_of_many_rows() -> None:
+    rng = np.random.default_rng(0)
+    rows = 20000
+    b = Builder()
+    x, y = b.tensor((1, rows, 11), 0.0523, 5), b.tensor((1, rows, 11), 1 / 256, -128)
+    options = schema.SoftmaxOptionsT()
+    options.beta = 1.0
+    b.operator("SOFTMAX", [x], y, options, "SoftmaxOptions")
+    samples = np.clip(rng.normal(0, 1, (1, rows, 11)) * rng.uniform(1, 60, (1, rows, 1)), -128, 127)
+    assert_same(b.build([x], [y]), "auto", samples.astype(np.int8))
+
+
+def residual_model(rng: np.random.Generator) -> bytes:
+    """Conv, depthwise conv, addition of both, max pool, reshape, fully connected, softmax."""
+    b = Builder()
+    x = b.tensor((1, 9, 7, 3), 0.02, -5)
+    w1 = b.tensor((12, 3, 3, 3), random_scales(rng, 12), data=int8(rng, 12, 3, 3, 3))
+    b1 = b.tensor(
+        (12,), 0.001, data=rng.integers(-999, 999, 12).astype(np.int32), kind=schema.TensorType.INT32
+    )
+    a1 = b.tensor((1, 9, 7, 12), 0.15, -20)
+    b.operator(
+        "CONV_2D", [x, w1, b1], a1, conv_options(False, "SAME", (1, 1), (1, 1), "RELU"), "Conv2DOptions"
+    )
+    w2 = b.tensor((1, 3, 3, 12), random_scales(rng, 12), axis=3, data=int8(rng, 1, 3, 3, 12))
+    b2 = b.tensor(
+        (12,), 0.001, data=rng.integers(-999, 999, 12).astype(np.int32), kind=schema.TensorType.INT32
+    )
+    a2 = b.tensor((1, 9, 7, 12), 0.7, 3)
+    options = conv_options(True, "SAME", (1, 1), (1, 1), "NONE")
+    options.depthMultiplier = 1
+    b.operator("DEPTHWISE_CONV_2D", [a1, w2, b2], a2, options, "DepthwiseConv2DOptions")
+    a3 = b.tensor((1, 9, 7, 12), 0.4, -2)
+    b.operator("ADD", [a1, a2], a3, schema.AddOptionsT(), "AddOptions")
+    a4 = b.tensor((1, 4, 3, 12), 0.4, -2)
+    pool = schema.Pool2DOptionsT()
+    pool.padding = schema.Padding.VALID
+    pool.strideH = pool.strideW = pool.filterHeight = pool.filterWidth = 2
+    b.operator("MAX_POOL_2D", [a3], a4, pool, "Pool2DOptions")
+    a5 = b.tensor((1, 144), 0.4, -2)
+    b.operator("RESHAPE", [a4], a5)
+    w3 = b.tensor((10, 144), 0.01, data=int8(rng, 10, 144))
+    b3 = b.tensor(
+        (10,), 0.004, data=rng.integers(-999, 999, 10).astype(np.int32), kind=schema.TensorType.INT32
+    )
+    a6 = b.tensor((1, 10), 4.0, 7)
+    b.operator("FULLY_CONNECTED", [a5, w3, b3], a6, schema.FullyConnectedOptionsT(), "FullyConnectedOptions")
+    a7 = b.tensor((1, 10), 1 / 256, -128)
+    soft = schema.SoftmaxOptionsT()
+    soft.beta = 0.01
+    b.operator("SOFTMAX", [a6], a7, soft, "SoftmaxOptions")
+    return b.build([x], [a7])
+
+
+@pytest.fixture(scope="module")
+def residual() -> bytes:
+    return residual_model(np.random.default_rng(0))
+
+
+# ---- What training builds on ----------------------------------------------------------------------
+
+
+def test_whole_model_and_every_intermediate_tensor(residual: bytes, instruction_set: str) -> None:
+    model, wheel = SimModel(residual, instruction_set), Wheel(residual)
+    x = int8(np.random.default_rng(3), 3, 9, 7, 3)
+    tensors = model.activations(x)
+    for i in range(3):
+        wheel.run(x[i : i + 1])
+        for layer in model.layers:
+            np.testing.assert_array_equal(tensors[layer.output][i : i + 1], wheel.tensor(layer.output))
+    assert np.unique(tensors[model.outputs[0]]).size > 3
+
+
+def test_any_batch_size_gives_the_same_samples(residual: bytes) -> None:
+    model = SimModel(residual)
+    x = int8(np.random.default_rng(4), 700, 9, 7, 3)
+    whole = model.run(x)
+    np.testing.assert_array_equal(
+        whole, np.concatenate([model.run(x[:1]), model.run(x[1:300]), model.run(x[300:])])
+    )
+    assert model.run(x[:0]).shape == (0, 10)
+
+
+def test_intermediate_tensors_do_not_overwrite_each_other(instruction_set: str) -> None:
+    rng = np.random.default_rng(10)
+    sizes = [4, 8, 40, 3, 24]
+    b = Builder()
+    ends = [b.tensor((1, 5, 5, n), 0.1) for n in sizes]
+    for source, target, n, m in zip(ends, ends[1:], sizes, sizes[1:], strict=False):
+        w = b.tensor((m, 3, 3, n), 0.003, data=int8(rng, m, 3, 3, n))
+        options = conv_options(False, "SAME", (1, 1), (1, 1), "NONE")
+        b.operator("CONV_2D", [source, w], target, options, "Conv2DOptions")
+    assert_same(b.build(ends[:1], ends[-1:]), instruction_set, int8(rng, 30, 5, 5, 4))
+
+
+def test_a_run_in_two_parts_equals_a_run_in_one(residual: bytes) -> None:
+    model = SimModel(residual)
+    x = int8(np.random.default_rng(5), 20, 9, 7, 3)
+    cached = model.activations(x)
+    whole = model.run(x)
+    for split in range(1, len(model.layers)):
+        needed = model.needed(split)
+        prefix = model.run_layers(0, split, {model.inputs[0]: x}, keep=needed).tensors
+        assert set(prefix) == set(needed)
+        np.testing.assert_array_equal(model.run_from(split, prefix), whole)
+        np.testing.assert_array_equal(model.run_from(split, cached), whole)
+
+
+def test_a_perturbed_tensor_goes_through_the_rest_of_the_model(residual: bytes) -> None:
+    model = SimModel(residual)
+    rng = np.random.default_rng(6)
+    x = int8(rng, 8, 9, 7, 3)
+    cached = model.activations(x)
+    logits = model.layers[5].output
+    cached[logits] = int8(rng, 8, 10)
+    softmax = Builder()
+    ends = [softmax.tensor((1, 10), 4.0, 7), softmax.tensor((1, 10), 1 / 256, -128)]
+    options = schema.SoftmaxOptionsT()
+    options.beta = 0.01
+    softmax.operator("SOFTMAX", ends[:1], ends[1], options, "SoftmaxOptions")
+    expected = Wheel(softmax.build(ends[:1], ends[1:])).run(cached[logits])
+    np.testing.assert_array_equal(model.run_from(6, cached), expected)
+
+
+def replaced_weights(model: bytes, simulated: SimModel) -> bytes:
+    """``model`` with the weights and biases that ``simulated`` holds now."""
+    parsed = schema.ModelT.InitFromPackedBuf(bytearray(model), 0)
+    graph = parsed.subgraphs[0]
+    for layer, op in zip(simulated.layers, graph.operators, strict=True):
+        for array, position in ((layer.weights, 1), (layer.bias, 2)):
+            if array is not None:
+                tensor = graph.tensors[op.inputs[position]]
+                parsed.buffers[tensor.buffer].data = np.frombuffer(array.tobytes(), np.uint8)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(parsed.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def test_weights_may_change_between_runs(residual: bytes, instruction_set: str) -> None:
+    model = SimModel(residual, instruction_set)
+    rng = np.random.default_rng(7)
+    x = int8(rng, 6, 9, 7, 3)
+    before = model.run(x)
+    for layer in model.layers:
+        if layer.weights is None:
+            continue
+        logits = model.layers[5].output
+        old = model.activations(x)[logits]
+        layer.weights[...] = np.clip(
+            layer.weights.astype(int) + rng.choice([-9, 9], layer.weights.shape), -127, 127
+        )
+        changed = model.activations(x)
+        assert np.any(changed[logits] != old)
+        np.testing.assert_array_equal(model.run(x), Wheel(replaced_weights(residual, model)).run(x))
+        assert layer.bias is not None
+        layer.bias[0] += 12345
+        np.testing.assert_array_equal(model.run(x), Wheel(replaced_weights(residual, model)).run(x))
+    assert np.any(model.run(x) != before)
+
+
+def test_accumulators_of_the_head(residual: bytes, instruction_set: str) -> None:
+    model = SimModel(residual, instruction_set)
+    x = int8(np.random.default_rng(8), 500, 9, 7, 3)
+    cached = model.activations(x)
+    head = model.layers[5]
+    result = model.run_layers(5, 7, cached, accumulators=5)
+    source = cached[head.inputs[0]].astype(np.int32) - model.tensors[head.inputs[0]].zero_point
+    assert head.weights is not None and head.bias is not None and result.accumulators is not None
+    np.testing.assert_array_equal(result.accumulators, source @ head.weights.astype(np.int32).T + head.bias)
+    np.testing.assert_array_equal(result.tensors[model.outputs[0]], cached[model.outputs[0]])
+
+
+def test_accumulators_of_convolutions_agree_on_all_instruction_sets(residual: bytes) -> None:
+    x = int8(np.random.default_rng(9), 5, 9, 7, 3)
+    for layer in (0, 1):
+        results = []
+        for name in available():
+            model = SimModel(residual, name)
+            results.append(model.run_layers(0, 2, {model.inputs[0]: x}, accumulators=layer).accumulators)
+        for other in results[1:]:
+            np.testing.assert_array_equal(results[0], other)
+        assert np.unique(results[0]).size > 100
+
+
+# ---- Errors ---------------------------------------------------------------------------------------
+
+
+def test_errors_name_the_cause(residual: bytes) -> None:
+    model = SimModel(residual)
+    x = int8(np.random.default_rng(0), 2, 9, 7, 3)
+    with pytest.raises(ZoError, match="int8"):
+        model.run(x.astype(np.float32))
+    with pytest.raises(ZoError, match=r"9, 7, 3"):
+        model.run(x[:, :8])
+    with pytest.raises(ZoError, match="need tensor"):
+        model.run_layers(3, 5, {model.inputs[0]: x})
+    with pytest.raises(ZoError, match="do not compute"):
+        model.run_layers(0, 2, {model.inputs[0]: x}, keep=[model.outputs[0]])
+    with pytest.raises(ZoError, match="accumulators"):
+        model.run_layers(0, 3, {model.inputs[0]: x}, accumulators=2)
+    with pytest.raises(ZoError, match="not a range"):
+        model.run_layers(5, 9, {})
+    with pytest.raises(ZoError, match="instruction_set"):
+        SimModel(residual, "mmx")
+    with pytest.raises(ZoError, match="TFLite"):
+        SimModel(b"nonsense")
+
+
+def test_an_operator_outside_the_set_is_refused() -> None:
+    b = Builder()
+    ends = [b.tensor((1, 4), 0.1), b.tensor((1, 4), 0.1)]
+    b.operator("TANH", ends[:1], ends[1])
+    with pytest.raises(ZoError, match="TANH"):
+        SimModel(b.build(ends[:1], ends[1:]))
+
+
+@pytest.mark.parametrize("real", [-1.0, float("nan"), float("inf"), 2.0**31])
+def test_senseless_scale_ratios_are_refused(real: float) -> None:
+    with pytest.raises(ZoError, match="scale"):
+        quantize_multiplier(real)
+
+
+# ---- Real models ----------------------------------------------------------------------------------
+
+
+def real_inputs(name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    yield int8(np.random.default_rng(0), 6, *shape)
+    source = REAL_MODELS[name]
+    if source is not None:
+        samples = np.load(DATA / source)["x"][:6]
+        yield samples if samples.dtype == np.int8 else (samples.astype(np.int16) - 128).astype(np.int8)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder with the real models is not here")
+@pytest.mark.parametrize("name", list(REAL_MODELS))
+def test_real_models(name: str, instruction_set: str) -> None:
+    content = (DATA / "mlperf_tiny" / f"{name}.tflite").read_bytes()
+    model, wheel = SimModel(content, instruction_set), Wheel(content)
+    for x in real_inputs(name, model.tensors[model.inputs[0]].sample_shape):
+        tensors = model.activations(x)
+        for i in range(len(x)):
+            wheel.run(x[i : i + 1])
+            for layer in model.layers:
+                np.testing.assert_array_equal(
+                    tensors[layer.output][i : i + 1],
+                    wheel.tensor(layer.output),
+                    err_msg=f"layer {layer.index}",
+                )
+        np.testing.assert_array_equal(model.run(x), tensors[model.outputs[0]])
+        assert np.unique(tensors[model.outputs[0]]).size > 1

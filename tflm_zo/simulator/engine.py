@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native engine behind :class:`~tflm_zo.simulator.model.SimModel`, with errors as exceptions."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tflm_zo.errors import ZoError
+from tflm_zo.simulator import library
+from tflm_zo.simulator.layer import Geometry
+from tflm_zo.simulator.quantization import AddMultipliers, Multiplier, SoftmaxParams
+
+
+def _address(array: np.ndarray | None) -> int | None:
+    return None if array is None else array.ctypes.data
+
+
+class Engine:
+    """Owns one native engine; ``kernels/sim/sim_api.h`` has the contract of each method.
+
+    ``tensor_sizes``: elements of one sample of each tensor, 0 for those without activations. Raises
+    :class:`ZoError` for an instruction set that is unknown or that this processor lacks.
+    """
+
+    def __init__(self, tensor_sizes: Sequence[int], instruction_set: str) -> None:
+        if instruction_set not in library.INSTRUCTION_SETS:
+            known = ", ".join(library.INSTRUCTION_SETS)
+            raise ZoError(f"instruction_set is {instruction_set!r}; it must be one of {known}")
+        self._library = library.load_library()
+        sizes = (ctypes.c_int64 * len(tensor_sizes))(*tensor_sizes)
+        code = library.INSTRUCTION_SETS[instruction_set]
+        self._handle = self._library.tflm_zo_sim_create(sizes, len(tensor_sizes), code)
+        if not self._handle:
+            raise ZoError(f"this processor does not run {instruction_set}; choose 'auto'")
+        self._parameters: list[np.ndarray] = []  # the engine reads them until it is closed
+
+    @property
+    def instruction_set(self) -> str:
+        """The instruction set in use, never "auto"."""
+        code = self._library.tflm_zo_sim_instruction_set(self._handle)
+        return next(name for name, value in library.INSTRUCTION_SETS.items() if value == code)
+
+    def close(self) -> None:
+        """Free the native engine; no other method may be called afterwards."""
+        self._library.tflm_zo_sim_destroy(self._handle)
+        self._handle = None
+
+    def _check(self, status: int) -> None:
+        if status != 0:
+            raise ZoError(self._library.tflm_zo_sim_error(self._handle).decode())
+
+    def _keep(self, weights: np.ndarray, bias: np.ndarray | None) -> None:
+        self._parameters += [weights] if bias is None else [weights, bias]
+
+    def add_conv(
+        self,
+        tensors: tuple[int, int],
+        geometry: Geometry,
+        output_channels: int,
+        groups: int,
+        weights: np.ndarray,
+        bias: np.ndarray | None,
+        quantization: library.Quantization,
+    ) -> None:
+        """Append a convolution or fully connected layer; ``tensors``: input and output."""
+        self._keep(weights, bias)
+        window = library.Window(*geometry)
+        self._check(
+            self._library.tflm_zo_sim_add_conv(
+                self._handle,
+                *tensors,
+                window,
+                output_channels,
+                groups,
+                _address(weights),
+                _address(bias),
+                quantization,
+            )
+        )
+
+    def add_depthwise(
+        self,
+        tensors: tuple[int, int],
+        geometry: Geometry,
+        multiplier: int,
+        weights: np.ndarray,
+        bias: np.ndarray | None,
+        quantization: library.Quantization,
+    ) -> None:
+        """Append a depthwise convolution; ``tensors``: input and output."""
+        self._keep(weights, bias)
+        window = library.Window(*geometry)
+        self._check(
+            self._library.tflm_zo_sim_add_depthwise(
+                self._handle, *tensors, window, multiplier, _address(weights), _address(bias), quantization
+            )
+        )
+
+    def add_pool(
+        self, tensors: tuple[int, int], average: bool, geometry: Geometry, activation: tuple[int, int]
+    ) -> None:
+        """Append an average or maximum pooling; ``activation``: the limits of its output."""
+        add = (
+            self._library.tflm_zo_sim_add_average_pool if average else self._library.tflm_zo_sim_add_max_pool
+        )
+        self._check(add(self._handle, *tensors, library.Window(*geometry), *activation))
+
+    def add_add(
+        self,
+        tensors: tuple[int, int, int],
+        zero_points: tuple[int, int, int],
+        multipliers: AddMultipliers,
+        activation: tuple[int, int],
+    ) -> None:
+        """Append an addition; ``tensors`` and ``zero_points``: both inputs, output."""
+        first, second, output = multipliers
+        params = library.AddParams(
+            zero_points[0],
+            first.significand,
+            first.right_shift,
+            zero_points[1],
+            second.significand,
+            second.right_shift,
+            output.significand,
+            output.right_shift,
+            zero_points[2],
+            *activation,
+        )
+        self._check(self._library.tflm_zo_sim_add_add(self._handle, *tensors, params))
+
+    def add_softmax(self, tensors: tuple[int, int], depth: int, params: SoftmaxParams) -> None:
+        """Append a softmax over rows of ``depth`` elements."""
+        self._check(self._library.tflm_zo_sim_add_softmax(self._handle, *tensors, depth, *params))
+
+    def add_reshape(self, tensors: tuple[int, int]) -> None:
+        """Append a reshape."""
+        self._check(self._library.tflm_zo_sim_add_reshape(self._handle, *tensors))
+
+    def finish(self) -> None:
+        """Plan the memory; no layer can be added afterwards."""
+        self._check(self._library.tflm_zo_sim_finish(self._handle))
+
+    def run(
+        self,
+        first: int,
+        last: int,
+        samples: int,
+        tensors: Mapping[int, np.ndarray],
+        accumulators_layer: int | None,
+        accumulators: np.ndarray | None,
+    ) -> None:
+        """Run layers [first, last); ``tensors`` are read and written in place, C-contiguous int8."""
+        count = len(tensors)
+        indices = (ctypes.c_int32 * count)(*tensors)
+        data = (ctypes.c_void_p * count)(*[array.ctypes.data for array in tensors.values()])
+        self._check(
+            self._library.tflm_zo_sim_run(
+                self._handle,
+                first,
+                last,
+                samples,
+                indices,
+                data,
+                count,
+                -1 if accumulators_layer is None else accumulators_layer,
+                _address(accumulators),
+            )
+        )
+
+
+def weight_quantization(
+    multipliers: Sequence[Multiplier],
+    input_zero_point: int,
+    output_zero_point: int,
+    activation: tuple[int, int],
+) -> library.Quantization:
+    """The engine's form of the rescaling of a layer with weights, one multiplier per output channel."""
+
+    def column(field: int) -> ctypes.Array[ctypes.c_int32]:
+        return (ctypes.c_int32 * len(multipliers))(*[multiplier[field] for multiplier in multipliers])
+
+    return library.Quantization(
+        column(0), column(1), column(2), input_zero_point, output_zero_point, *activation
+    )

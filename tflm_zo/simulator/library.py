@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds and loads the simulator's shared library; the ctypes side of ``kernels/sim/sim_api.h``."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.resources
+import os
+from ctypes import POINTER, c_char_p, c_int32, c_int64, c_void_p
+from functools import lru_cache
+from pathlib import Path
+
+from tflm_zo.errors import ZoError
+
+LIBRARY_NAME = "libtflm_zo_sim.so"
+LIBRARY_VARIABLE = "TFLM_ZO_SIM_LIBRARY"
+
+INSTRUCTION_SETS = {"auto": 0, "portable": 1, "avx2": 2, "avx512vnni": 3}
+
+
+class Window(ctypes.Structure):
+    """``TflmZoSimWindow``."""
+
+    _fields_ = [
+        (name, c_int32)
+        for name in (
+            "input_height",
+            "input_width",
+            "channels",
+            "kernel_height",
+            "kernel_width",
+            "stride_height",
+            "stride_width",
+            "dilation_height",
+            "dilation_width",
+            "pad_top",
+            "pad_left",
+            "output_height",
+            "output_width",
+        )
+    ]
+
+
+class Quantization(ctypes.Structure):
+    """``TflmZoSimQuantization``."""
+
+    _fields_ = [
+        ("multiplier", POINTER(c_int32)),
+        ("left_shift", POINTER(c_int32)),
+        ("right_shift", POINTER(c_int32)),
+        ("input_zero_point", c_int32),
+        ("output_zero_point", c_int32),
+        ("activation_min", c_int32),
+        ("activation_max", c_int32),
+    ]
+
+
+class AddParams(ctypes.Structure):
+    """``TflmZoSimAddParams``."""
+
+    _fields_ = [
+        (name, c_int32)
+        for name in (
+            "first_zero_point",
+            "first_multiplier",
+            "first_right_shift",
+            "second_zero_point",
+            "second_multiplier",
+            "second_right_shift",
+            "output_multiplier",
+            "output_right_shift",
+            "output_zero_point",
+            "activation_min",
+            "activation_max",
+        )
+    ]
+
+
+_PARAMETERS = [c_void_p, c_void_p, POINTER(Quantization)]
+_BINDINGS = [POINTER(c_int32), POINTER(c_void_p), c_int32]
+_PROTOTYPES = {
+    "create": (c_void_p, [POINTER(c_int64), c_int32, c_int32]),
+    "destroy": (None, [c_void_p]),
+    "error": (c_char_p, [c_void_p]),
+    "instruction_set": (c_int32, [c_void_p]),
+    "add_conv": (
+        c_int32,
+        [c_void_p, c_int32, c_int32, POINTER(Window), c_int32, c_int32, *_PARAMETERS],
+    ),
+    "add_depthwise": (
+        c_int32,
+        [c_void_p, c_int32, c_int32, POINTER(Window), c_int32, *_PARAMETERS],
+    ),
+    "add_average_pool": (
+        c_int32,
+        [c_void_p, c_int32, c_int32, POINTER(Window), c_int32, c_int32],
+    ),
+    "add_max_pool": (c_int32, [c_void_p, c_int32, c_int32, POINTER(Window), c_int32, c_int32]),
+    "add_add": (c_int32, [c_void_p, c_int32, c_int32, c_int32, POINTER(AddParams)]),
+    "add_softmax": (c_int32, [c_void_p] + [c_int32] * 6),
+    "add_reshape": (c_int32, [c_void_p, c_int32, c_int32]),
+    "finish": (c_int32, [c_void_p]),
+    "run": (
+        c_int32,
+        [c_void_p, c_int32, c_int32, c_int64, *_BINDINGS, c_int32, c_void_p],
+    ),
+}
+
+
+def _candidates() -> list[Path]:
+    package = Path(__file__).resolve().parents[1]
+    # An editable install keeps compiled files apart from the sources.
+    installed = Path(str(importlib.resources.files("tflm_zo")))
+    builds = package.parent / "build"
+    folders = [package, installed, builds, builds / "sim", builds / "kernels" / "sim"]
+    return [folder / LIBRARY_NAME for folder in folders]
+
+
+def find_library() -> Path:
+    """Return the path of the shared library.
+
+    ``TFLM_ZO_SIM_LIBRARY`` in the environment decides if it is set; otherwise the package's folder
+    and the source tree's ``build`` folder are searched. Raises :class:`ZoError` if it is nowhere.
+    """
+    named = os.environ.get(LIBRARY_VARIABLE)
+    if named:
+        if not Path(named).is_file():
+            raise ZoError(f"{LIBRARY_VARIABLE} names {named}, which is not a file")
+        return Path(named)
+    for candidate in _candidates():
+        if candidate.is_file():
+            return candidate
+    raise ZoError(
+        f"the simulator's library ({LIBRARY_NAME}) is missing: install the package with `pip install .`, "
+        f"or build it with `cmake -S kernels/sim -B build/sim && cmake --build build/sim`"
+    )
+
+
+@lru_cache(maxsize=1)
+def load_library() -> ctypes.CDLL:
+    """Load the library once and declare its functions. Raises :class:`ZoError` if that fails."""
+    path = find_library()
+    try:
+        library = ctypes.CDLL(os.fspath(path))
+        for name, (result, arguments) in _PROTOTYPES.items():
+            function = getattr(library, f"tflm_zo_sim_{name}")
+            function.restype = result
+            function.argtypes = arguments
+    except (OSError, AttributeError) as error:
+        raise ZoError(f"{path} is not a usable simulator library, rebuild it: {error}") from error
+    return library

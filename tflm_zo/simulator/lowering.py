@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns each operator of a model into a layer of the engine, or says why that is impossible."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tflm_zo.errors import ZoError
+from tflm_zo.simulator import quantization
+from tflm_zo.simulator.engine import Engine, weight_quantization
+from tflm_zo.simulator.layer import Geometry, SimLayer
+from tflm_zo.simulator.quantization import INT8_MAX, INT8_MIN, Multiplier
+from tflm_zo.simulator.tflite_graph import Graph, Operator, Tensor
+
+Constants = Callable[[int], np.ndarray]
+
+
+class _Context:
+    """One operator with the tensors it connects; errors name the operator."""
+
+    def __init__(self, engine: Engine, graph: Graph, op: Operator, constants: Constants) -> None:
+        self.engine = engine
+        self.graph = graph
+        self.op = op
+        self.constants = constants
+
+    def fail(self, why: str) -> ZoError:
+        return ZoError(f"operator {self.op.index} ({self.op.name}): {why}")
+
+    def activation(self, index: int) -> Tensor:
+        tensor = self.graph.tensors[index] if index >= 0 else None
+        if tensor is None or tensor.data is not None:
+            raise self.fail("an input that must be computed is a constant or missing")
+        if tensor.type != "INT8" or tensor.scales.size != 1:
+            raise self.fail(
+                f"tensor '{tensor.name}' is not an int8 tensor with one scale; quantize the model fully"
+            )
+        if not tensor.shape or tensor.shape[0] != 1 or tensor.sample_size < 1:
+            raise self.fail(f"tensor '{tensor.name}' has shape {tensor.shape}; the batch dimension must be 1")
+        return tensor
+
+    def image(self, index: int) -> Tensor:
+        tensor = self.activation(index)
+        if len(tensor.shape) != 4:
+            raise self.fail(f"tensor '{tensor.name}' has shape {tensor.shape}; four dimensions are needed")
+        return tensor
+
+    @property
+    def input(self) -> int:
+        return self.op.inputs[0]
+
+    @property
+    def output(self) -> int:
+        return self.op.outputs[0]
+
+    def weights(self) -> tuple[Tensor, np.ndarray]:
+        tensor = self.graph.tensors[self.op.inputs[1]]
+        if tensor.type != "INT8" or tensor.data is None:
+            raise self.fail(
+                f"weights '{tensor.name}' are {tensor.type} or not constant; constant int8 is needed"
+            )
+        if tensor.scales.size < 1 or np.any(tensor.zero_points != 0):
+            raise self.fail(f"weights '{tensor.name}' must be quantized symmetrically, with zero point 0")
+        return tensor, self.constants(tensor.index)
+
+    def bias(self, channels: int) -> np.ndarray | None:
+        if len(self.op.inputs) < 3 or self.op.inputs[2] < 0:
+            return None
+        tensor = self.graph.tensors[self.op.inputs[2]]
+        if tensor.type != "INT32" or tensor.data is None or tensor.data.size != channels:
+            raise self.fail(f"bias '{tensor.name}' must be a constant of {channels} int32 values")
+        return self.constants(tensor.index)
+
+    def activation_range(self) -> tuple[int, int]:
+        output = self.activation(self.output)
+        return quantization.activation_range(
+            str(self.op.options.get("fusedActivationFunction", "NONE")), output.scale, output.zero_point
+        )
+
+    def geometry(self, kernel: tuple[int, int], dilation: tuple[int, int]) -> Geometry:
+        _, height, width, channels = self.image(self.input).shape
+        stride = (int(self.op.options["strideH"]), int(self.op.options["strideW"]))
+        padding = str(self.op.options["padding"])
+        rows = quantization.window_size(padding, height, kernel[0], stride[0], dilation[0])
+        columns = quantization.window_size(padding, width, kernel[1], stride[1], dilation[1])
+        output = self.image(self.output)
+        expected = (rows.output, columns.output)
+        if output.shape[1:3] != expected:
+            raise self.fail(f"output '{output.name}' is {output.shape[1:3]}, the window gives {expected}")
+        return Geometry(
+            height,
+            width,
+            channels,
+            *kernel,
+            *stride,
+            *dilation,
+            rows.padding,
+            columns.padding,
+            rows.output,
+            columns.output,
+        )
+
+    def dilation(self) -> tuple[int, int]:
+        return int(self.op.options["dilationHFactor"]), int(self.op.options["dilationWFactor"])
+
+    def layer(
+        self,
+        *,
+        geometry: Geometry | None = None,
+        activation: tuple[int, int] = (INT8_MIN, INT8_MAX),
+        weights: tuple[Tensor, np.ndarray] | None = None,
+        bias: np.ndarray | None = None,
+        multipliers: Sequence[Multiplier] | None = None,
+        inputs: tuple[int, ...] | None = None,
+    ) -> SimLayer:
+        significands = shifts = None
+        if multipliers is not None:
+            significands = np.array([m.significand for m in multipliers], np.int64)
+            shifts = np.array([m.left_shift - m.right_shift for m in multipliers], np.int64)
+        return SimLayer(
+            index=self.op.index,
+            op=self.op.name,
+            inputs=(self.input,) if inputs is None else inputs,
+            output=self.output,
+            options=self.op.options,
+            weights=None if weights is None else weights[1],
+            bias=bias,
+            weight_scales=None if weights is None else weights[0].scales,
+            multipliers=significands,
+            shifts=shifts,
+            activation_min=activation[0],
+            activation_max=activation[1],
+            geometry=geometry,
+        )
+
+
+def _with_weights(
+    c: _Context,
+    geometry: Geometry,
+    channels: int,
+    multipliers: Sequence[Multiplier],
+    multiplier: int | None = None,
+) -> SimLayer:
+    """Add a convolution, or a depthwise one if a depth ``multiplier`` is given."""
+    tensor, weights = c.weights()
+    bias = c.bias(channels)
+    activation = c.activation_range()
+    rescaling = weight_quantization(
+        multipliers, c.activation(c.input).zero_point, c.activation(c.output).zero_point, activation
+    )
+    connects = (c.input, c.output)
+    if multiplier is None:
+        per_filter = weights.size // (channels * geometry.kernel_height * geometry.kernel_width)
+        groups = geometry.channels // per_filter
+        c.engine.add_conv(connects, geometry, channels, groups, weights, bias, rescaling)
+    else:
+        c.engine.add_depthwise(connects, geometry, multiplier, weights, bias, rescaling)
+    return c.layer(
+        geometry=geometry,
+        activation=activation,
+        weights=(tensor, weights),
+        bias=bias,
+        multipliers=multipliers,
+    )
+
+
+def _multipliers(c: _Context, channels: int) -> list[Multiplier]:
+    scales = c.weights()[0].scales
+    if scales.size not in (1, channels):
+        raise c.fail(f"{scales.size} weight scales for {channels} output channels")
+    return quantization.weight_multipliers(
+        c.activation(c.input).scale, scales, c.activation(c.output).scale, channels
+    )
+
+
+def _conv(c: _Context) -> SimLayer:
+    shape = c.weights()[0].shape
+    channels = c.image(c.output).shape[3]
+    geometry = c.geometry((shape[1], shape[2]), c.dilation())
+    if (
+        shape[0] != channels
+        or geometry.channels % shape[3] != 0
+        or channels % (geometry.channels // shape[3]) != 0
+    ):
+        raise c.fail(
+            f"weights of shape {shape} do not fit {geometry.channels} input and {channels} output channels"
+        )
+    return _with_weights(c, geometry, channels, _multipliers(c, channels))
+
+
+def _depthwise(c: _Context) -> SimLayer:
+    shape = c.weights()[0].shape
+    channels = c.image(c.output).shape[3]
+    geometry = c.geometry((shape[1], shape[2]), c.dilation())
+    if shape[0] != 1 or shape[3] != channels or channels % geometry.channels != 0:
+        raise c.fail(
+            f"weights of shape {shape} do not fit {geometry.channels} input and {channels} output channels"
+        )
+    return _with_weights(c, geometry, channels, _multipliers(c, channels), channels // geometry.channels)
+
+
+def _fully_connected(c: _Context) -> SimLayer:
+    if c.op.options.get("weightsFormat", 0) != 0:
+        raise c.fail("only the default weights format is supported")
+    tensor, _ = c.weights()
+    source, target = c.activation(c.input), c.activation(c.output)
+    if len(tensor.shape) != 2:
+        raise c.fail(f"weights of shape {tensor.shape}; two dimensions are needed")
+    channels, depth = tensor.shape
+    rows = source.sample_size // depth
+    if rows * depth != source.sample_size or rows * channels != target.sample_size:
+        raise c.fail(f"weights of shape {tensor.shape} do not fit {source.shape} -> {target.shape}")
+    if tensor.scales.size == 1:
+        one = quantization.fully_connected_multiplier(source.scale, tensor.scale, target.scale)
+        multipliers = [one] * channels
+    else:
+        multipliers = _multipliers(c, channels)
+    geometry = Geometry(rows, 1, depth, 1, 1, 1, 1, 1, 1, 0, 0, rows, 1)
+    return _with_weights(c, geometry, channels, multipliers)
+
+
+def _pool(c: _Context) -> SimLayer:
+    kernel = (int(c.op.options["filterHeight"]), int(c.op.options["filterWidth"]))
+    source, target = c.image(c.input), c.image(c.output)
+    if source.zero_point != target.zero_point or abs(source.scale - target.scale) > 1e-6:
+        raise c.fail("input and output of a pooling must have the same scale and zero point")
+    geometry = c.geometry(kernel, (1, 1))
+    activation = c.activation_range()
+    c.engine.add_pool((c.input, c.output), c.op.name == "AVERAGE_POOL_2D", geometry, activation)
+    return c.layer(geometry=geometry, activation=activation)
+
+
+def _add(c: _Context) -> SimLayer:
+    indices = (c.op.inputs[0], c.op.inputs[1], c.output)
+    first, second, output = (c.activation(index) for index in indices)
+    if not first.shape == second.shape == output.shape:
+        raise c.fail(f"shapes {first.shape} and {second.shape}; the simulator adds tensors of one shape only")
+    activation = c.activation_range()
+    multipliers = quantization.add_multipliers(first.scale, second.scale, output.scale)
+    zero_points = (first.zero_point, second.zero_point, output.zero_point)
+    c.engine.add_add(indices, zero_points, multipliers, activation)
+    return c.layer(activation=activation, inputs=indices[:2])
+
+
+def _softmax(c: _Context) -> SimLayer:
+    source, target = c.activation(c.input), c.activation(c.output)
+    if target.zero_point != INT8_MIN or target.scale != np.float32(1.0 / 256.0):
+        raise c.fail("the output must have scale 1/256 and zero point -128")
+    params = quantization.softmax_params(float(np.float32(c.op.options.get("beta", 1.0))), source.scale)
+    c.engine.add_softmax((c.input, c.output), source.shape[-1], params)
+    return c.layer()
+
+
+def _reshape(c: _Context) -> SimLayer:
+    source, target = c.activation(c.input), c.activation(c.output)
+    if math.prod(source.shape) != math.prod(target.shape):
+        raise c.fail(f"{source.shape} cannot be reshaped to {target.shape}")
+    c.engine.add_reshape((c.input, c.output))
+    return c.layer()
+
+
+_LOWERINGS: dict[str, Callable[[_Context], SimLayer]] = {
+    "ADD": _add,
+    "AVERAGE_POOL_2D": _pool,
+    "CONV_2D": _conv,
+    "DEPTHWISE_CONV_2D": _depthwise,
+    "FULLY_CONNECTED": _fully_connected,
+    "MAX_POOL_2D": _pool,
+    "RESHAPE": _reshape,
+    "SOFTMAX": _softmax,
+}
+
+
+def lower(engine: Engine, graph: Graph, op: Operator, constants: Constants) -> SimLayer:
+    """Append ``op`` to the engine and return its description.
+
+    ``constants`` gives the array that the engine shall use for a constant tensor. Raises :class:`ZoError` if
+    the operator, one of its types or one of its options is outside what the simulator computes.
+    """
+    if op.name not in _LOWERINGS:
+        known = ", ".join(_LOWERINGS)
+        raise ZoError(f"operator {op.index} is {op.name}; the simulator runs {known}")
+    return _LOWERINGS[op.name](_Context(engine, graph, op, constants))

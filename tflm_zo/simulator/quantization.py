@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Integer parameters of the layers, derived from float scales as TFLite Micro derives them.
+
+Every function repeats the float and double operations that TFLite Micro's ``Prepare`` functions do,
+in the same order and precision: one bit of difference in a multiplier would show in the outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from tflm_zo.errors import ZoError
+
+INT8_MIN, INT8_MAX = -128, 127
+ADD_HEADROOM_BITS = 20
+SOFTMAX_DIFF_INTEGER_BITS = 5
+
+
+class Multiplier(NamedTuple):
+    """``significand * 2**(left_shift - right_shift - 31)``; at most one of the shifts is not 0."""
+
+    significand: int
+    left_shift: int
+    right_shift: int
+
+
+def _round_half_away(value: float) -> int:
+    return int(math.copysign(math.floor(abs(value) + 0.5), value))
+
+
+def quantize_multiplier(real: float) -> Multiplier:
+    """Fixed-point form of a multiplier >= 0, as in TFLite's ``QuantizeMultiplier``.
+
+    Raises :class:`ZoError` if ``real`` is negative, not finite or 2**31 or more.
+    """
+    if not math.isfinite(real) or real < 0.0 or real >= 2.0**31:
+        raise ZoError(f"a scale ratio of {real} cannot be quantized; check the model's scales")
+    if real == 0.0:
+        return Multiplier(0, 0, 0)
+    fraction, exponent = math.frexp(real)
+    significand = _round_half_away(fraction * 2.0**31)
+    if significand == 2**31:
+        significand //= 2
+        exponent += 1
+    if exponent < -31:
+        return Multiplier(0, 0, 0)
+    return Multiplier(significand, max(exponent, 0), max(-exponent, 0))
+
+
+def weight_multipliers(
+    input_scale: np.float32, weight_scales: np.ndarray, output_scale: np.float32, channels: int
+) -> list[Multiplier]:
+    """One multiplier per output channel of a convolution; one weight scale serves all channels.
+
+    Also for fully connected layers with a scale per channel.
+    """
+    scales = np.broadcast_to(weight_scales, channels)
+    return [quantize_multiplier(float(input_scale) * float(scale) / float(output_scale)) for scale in scales]
+
+
+def fully_connected_multiplier(
+    input_scale: np.float32, weight_scale: np.float32, output_scale: np.float32
+) -> Multiplier:
+    """The multiplier of a fully connected layer with one weight scale.
+
+    Here TFLite multiplies the two scales in single precision, unlike for convolutions.
+    """
+    product = np.float32(input_scale) * np.float32(weight_scale)
+    return quantize_multiplier(float(product) / float(output_scale))
+
+
+def activation_range(activation: str, scale: np.float32, zero_point: int) -> tuple[int, int]:
+    """Limits of an int8 output with a fused activation: NONE, RELU, RELU6 or RELU_N1_TO_1.
+
+    Raises :class:`ZoError` for other activations.
+    """
+
+    def quantized(value: float) -> int:
+        ratio = np.float32(value) / np.float32(scale)
+        return zero_point + _round_half_away(float(ratio))
+
+    limits = {
+        "NONE": (None, None),
+        "RELU": (0.0, None),
+        "RELU6": (0.0, 6.0),
+        "RELU_N1_TO_1": (-1.0, 1.0),
+    }
+    if activation not in limits:
+        raise ZoError(f"fused activation {activation} is not supported by int8 kernels")
+    low, high = limits[activation]
+    return (
+        INT8_MIN if low is None else max(INT8_MIN, quantized(low)),
+        INT8_MAX if high is None else min(INT8_MAX, quantized(high)),
+    )
+
+
+class AddMultipliers(NamedTuple):
+    """The three rescalings of an ADD."""
+
+    first: Multiplier
+    second: Multiplier
+    output: Multiplier
+
+
+def add_multipliers(
+    first_scale: np.float32, second_scale: np.float32, output_scale: np.float32
+) -> AddMultipliers:
+    """Rescalings of an ADD: inputs to twice the larger of their scales, then to the output's.
+
+    Raises :class:`ZoError` if the output's scale is so small that the last one is 1 or more.
+    """
+    twice_max = 2.0 * max(float(first_scale), float(second_scale))
+    result = AddMultipliers(
+        quantize_multiplier(float(first_scale) / twice_max),
+        quantize_multiplier(float(second_scale) / twice_max),
+        quantize_multiplier(twice_max / ((1 << ADD_HEADROOM_BITS) * float(output_scale))),
+    )
+    if any(multiplier.left_shift for multiplier in result):
+        raise ZoError("the output scale of an ADD is too small for its inputs; requantize it")
+    return result
+
+
+class SoftmaxParams(NamedTuple):
+    """``multiplier`` and ``left_shift`` scale input differences to Q5.26; see ``diff_min``."""
+
+    multiplier: int
+    left_shift: int
+    diff_min: int  # smaller differences from the maximum give probability 0
+
+
+def softmax_params(beta: float, input_scale: np.float32) -> SoftmaxParams:
+    """Parameters of an int8 SOFTMAX; raises :class:`ZoError` for a scale far too small."""
+    fraction_bits = 31 - SOFTMAX_DIFF_INTEGER_BITS
+    real = min(beta * float(input_scale) * (1 << fraction_bits), 2.0**31 - 1.0)
+    if real <= 1.0:
+        raise ZoError(f"a softmax input scale of {input_scale} is too small to compute with")
+    multiplier = quantize_multiplier(real)
+    largest = ((1 << SOFTMAX_DIFF_INTEGER_BITS) - 1) * (1 << fraction_bits)
+    radius = math.floor(largest / (1 << multiplier.left_shift))
+    return SoftmaxParams(multiplier.significand, multiplier.left_shift, -radius)
+
+
+class WindowSize(NamedTuple):
+    """Output size and leading padding of a sliding window along one axis."""
+
+    output: int
+    padding: int
+
+
+def window_size(padding: str, size: int, kernel: int, stride: int, dilation: int) -> WindowSize:
+    """Output size along one axis for padding SAME or VALID, and the padding before the image.
+
+    Raises :class:`ZoError` if nothing is left of the image.
+    """
+    effective = (kernel - 1) * dilation + 1
+    output = -(-size // stride) if padding == "SAME" else (size + stride - effective) // stride
+    if output < 1:
+        raise ZoError(f"a kernel that spans {effective} pixels does not fit an image of {size}")
+    total = max((output - 1) * stride + effective - size, 0)
+    return WindowSize(output, total // 2)
