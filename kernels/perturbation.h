@@ -12,10 +12,9 @@
 
 #include <cstdint>
 
-namespace tflm_zo {
+#include "weight_step.h"
 
-constexpr int32_t kMaxWeight = 127;
-constexpr int32_t kMaxBias = 2147483647;
+namespace tflm_zo {
 
 // Whether an element of this initial value takes part in weight perturbation.
 template <typename T>
