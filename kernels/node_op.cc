@@ -27,8 +27,7 @@ enum Input {
 
 struct NodeState {
   const NodeOptions* options;
-  int output_gradient_scratch;  // float[positions]
-  int filter_gradient_scratch;  // float[filter size]
+  int scratch;  // float[filter size]: gradient of one output channel's weights
 };
 
 void* Init(Context* context, const char* buffer, size_t length) {
@@ -69,12 +68,8 @@ Status Prepare(Context* context, Node* node) {
     return kError;
   }
   const LayerShape& shape = state->options->shape;
-  if (RequestScratch(context, static_cast<size_t>(Positions(shape)) * sizeof(float),
-                     &state->output_gradient_scratch) != kOk) {
-    return kError;
-  }
   return RequestScratch(context, static_cast<size_t>(FilterSize(shape)) * sizeof(float),
-                        &state->filter_gradient_scratch);
+                        &state->scratch);
 }
 
 template <typename T>
@@ -98,15 +93,13 @@ uint32_t NodeKey(uint32_t seed, int32_t query, int32_t node) {
 }
 
 NodeMap MakeMap(const NodeOptions& options, const NodeSetting& setting) {
-  return NodeMap{options.shape.output_height,
-                 options.shape.output_width,
-                 options.shape.output_channels,
-                 setting.block,
-                 options.activation_min,
-                 options.activation_max};
+  return NodeMap{options.shape.output_height,   options.shape.output_width,
+                 options.shape.output_channels, setting.block,
+                 options.activation_min,        options.activation_max};
 }
 
-// Steps of one output channel's weights and bias, by gradients in the units that FilterGradient returns.
+// Steps of one output channel's weights and bias, by gradients in the units that FilterGradient
+// returns.
 void StepChannel(const NodeOptions& options, const Trained& trained, int32_t channel, float rate,
                  const float* dw, float db, uint32_t rounding_key) {
   const LayerShape& shape = options.shape;
@@ -114,8 +107,8 @@ void StepChannel(const NodeOptions& options, const Trained& trained, int32_t cha
   const float weight_rate = rate * WeightFactors(&options)[factor];
   for (int32_t k = 0; k < FilterSize(shape); ++k) {
     const int32_t i = WeightIndex(shape, channel, k);
-    const bool perturbed = HasHeadroom(trained.initial_weights[i], static_cast<int8_t>(kMaxWeight),
-                                       options.headroom);
+    const bool perturbed =
+        HasHeadroom(trained.initial_weights[i], static_cast<int8_t>(kMaxWeight), options.headroom);
     StepWeight(&trained.weights[i], weight_rate * dw[k],
                RandomWord(rounding_key, static_cast<uint32_t>(i)),
                perturbed ? kMaxWeight - options.headroom : kMaxWeight);
@@ -129,24 +122,30 @@ void StepChannel(const NodeOptions& options, const Trained& trained, int32_t cha
            perturbed ? kMaxBias - options.bias_headroom : kMaxBias);
 }
 
-// dL/dy of one channel from the gradient of the features that the outputs are averaged to.
-void PooledGradient(const int8_t* y, const NodeOptions& options, const float* feature_gradient,
-                    int32_t channel, float* dy) {
-  const LayerShape& shape = options.shape;
-  const float share = 1.0f / static_cast<float>(options.window_height * options.window_width);
-  int32_t p = 0;
-  for (int32_t row = 0; row < shape.output_height; ++row) {
-    for (int32_t column = 0; column < shape.output_width; ++column, ++p) {
-      const int8_t code = y[p * shape.output_channels + channel];
-      const bool saturated = code <= options.activation_min || code >= options.activation_max;
-      const int32_t pooled_row = row / options.window_height;
-      const int32_t pooled_column = column / options.window_width;
-      const int32_t feature =
-          (pooled_row * options.pooled_width + pooled_column) * shape.output_channels + channel;
-      dy[p] = saturated ? 0.0f : feature_gradient[feature] * share;
-    }
+// dL/dy of single outputs from the gradient of the features that they are averaged to.
+class PooledGradient {
+ public:
+  PooledGradient(const int8_t* y, const NodeOptions& options, const float* feature_gradient)
+      : y_(y),
+        options_(options),
+        feature_gradient_(feature_gradient),
+        share_(1.0f / static_cast<float>(options.window_height * options.window_width)) {}
+
+  float At(int32_t row, int32_t column, int32_t channel) const {
+    const LayerShape& shape = options_.shape;
+    const int8_t code = y_[(row * shape.output_width + column) * shape.output_channels + channel];
+    if (code <= options_.activation_min || code >= options_.activation_max) return 0.0f;
+    const int32_t pooled =
+        row / options_.window_height * options_.pooled_width + column / options_.window_width;
+    return feature_gradient_[pooled * shape.output_channels + channel] * share_;
   }
-}
+
+ private:
+  const int8_t* y_;
+  const NodeOptions& options_;
+  const float* feature_gradient_;
+  float share_;
+};
 
 class NodePass {
  public:
@@ -157,8 +156,7 @@ class NodePass {
         x_(Data<const int8_t>(context, node, kLayerInput)),
         y_(Data<int8_t>(context, node, kLayerOutput)),
         feature_gradient_(Data<const float>(context, node, kFeatureGradient)),
-        dy_(static_cast<float*>(ScratchBuffer(context, state.output_gradient_scratch))),
-        dw_(static_cast<float*>(ScratchBuffer(context, state.filter_gradient_scratch))),
+        dw_(static_cast<float*>(ScratchBuffer(context, state.scratch))),
         trained_{Data<int8_t>(context, node, kWeightsInput),
                  Data<const int8_t>(context, node, kInitialWeights),
                  Data<int32_t>(context, node, kBiasInput),
@@ -171,40 +169,20 @@ class NodePass {
   }
 
   void Update(bool apply) const {
+    const float rate = setting_.rate * session_->node_rate;
+    if (feature_gradient_ != nullptr) {
+      Step(PooledGradient(y_, options_, feature_gradient_), rate, session_->head_seed, apply);
+      return;
+    }
     uint32_t keys[kMaxQueries];
     for (int32_t q = 0; q < session_->update_queries; ++q) {
       keys[q] = NodeKey(session_->update_seed, q, options_.node);
     }
     const NodeMap map = MakeMap(options_, setting_);
-    const int32_t filter = FilterSize(options_.shape);
-    const float rate = setting_.rate * session_->node_rate;
-    const uint32_t seed = feature_gradient_ == nullptr ? session_->update_seed : session_->head_seed;
-    const uint32_t rounding_key =
-        StreamKey(seed, Stream::kNodeRounding, static_cast<uint32_t>(options_.node), 0);
-    // Losses are measured per code of y, and per sigma codes.
+    const NodeGradient gradient(y_, map, keys, session_->losses, session_->update_queries);
+    // Losses are measured per sigma codes of y, the layer's gradient per real unit.
     const float unit = options_.inverse_output_scale / static_cast<float>(setting_.sigma);
-    for (int32_t c = 0; c < options_.shape.output_channels; ++c) {
-      float scaled_rate = rate;
-      if (feature_gradient_ != nullptr) {
-        PooledGradient(y_, options_, feature_gradient_, c, dy_);
-      } else {
-        NodeGradient(y_, map, c, keys, session_->losses, session_->update_queries, dy_);
-        scaled_rate = rate * unit;
-      }
-      float db = FilterGradient(options_.shape, x_, options_.input_zero_point, c, dy_, dw_);
-      if (trained_.accumulator == nullptr) {
-        StepChannel(options_, trained_, c, scaled_rate, dw_, db, rounding_key);
-        continue;
-      }
-      float* sums = trained_.accumulator + c * filter;
-      float* bias_sum = trained_.accumulator + options_.shape.output_channels * filter + c;
-      for (int32_t k = 0; k < filter; ++k) sums[k] += dw_[k];
-      *bias_sum += db;
-      if (!apply) continue;
-      StepChannel(options_, trained_, c, scaled_rate, sums, *bias_sum, rounding_key);
-      for (int32_t k = 0; k < filter; ++k) sums[k] = 0.0f;
-      *bias_sum = 0.0f;
-    }
+    Step(gradient, rate * unit, session_->update_seed, apply);
   }
 
   bool Perturbed() const {
@@ -222,13 +200,39 @@ class NodePass {
   bool Apply() const { return (session_->actions & kNodeApply) != 0; }
 
  private:
+  // One step of all weights and biases, or its part for the accumulator.
+  template <typename Gradient>
+  void Step(const Gradient& gradient, float rate, uint32_t seed, bool apply) const {
+    const int32_t filter = FilterSize(options_.shape);
+    const uint32_t rounding_key =
+        StreamKey(seed, Stream::kNodeRounding, static_cast<uint32_t>(options_.node), 0);
+    for (int32_t c = 0; c < options_.shape.output_channels; ++c) {
+      const auto slope_at = [&gradient, c](int32_t row, int32_t column) {
+        return gradient.At(row, column, c);
+      };
+      const float db =
+          FilterGradient(options_.shape, x_, options_.input_zero_point, c, slope_at, dw_);
+      if (trained_.accumulator == nullptr) {
+        StepChannel(options_, trained_, c, rate, dw_, db, rounding_key);
+        continue;
+      }
+      float* sums = trained_.accumulator + c * filter;
+      float* bias_sum = trained_.accumulator + options_.shape.output_channels * filter + c;
+      for (int32_t k = 0; k < filter; ++k) sums[k] += dw_[k];
+      *bias_sum += db;
+      if (!apply) continue;
+      StepChannel(options_, trained_, c, rate, sums, *bias_sum, rounding_key);
+      for (int32_t k = 0; k < filter; ++k) sums[k] = 0.0f;
+      *bias_sum = 0.0f;
+    }
+  }
+
   const NodeOptions& options_;
   Session* session_;
   const NodeSetting& setting_;
   const int8_t* x_;
   int8_t* y_;
   const float* feature_gradient_;
-  float* dy_;
   float* dw_;
   Trained trained_;
 };

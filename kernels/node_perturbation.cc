@@ -15,7 +15,8 @@ struct SignMap {
         channels(map.channels) {}
 
   uint32_t Index(int32_t row, int32_t column, int32_t channel) const {
-    return static_cast<uint32_t>(((row / side_y) * blocks_x + column / side_x) * channels + channel);
+    return static_cast<uint32_t>(((row / side_y) * blocks_x + column / side_x) * channels +
+                                 channel);
   }
 
   int32_t side_y, side_x, blocks_x, channels;
@@ -52,27 +53,18 @@ void PerturbNodes(int8_t* y, const NodeMap& map, int32_t amount, uint32_t key) {
   }
 }
 
-void NodeGradient(const int8_t* y, const NodeMap& map, int32_t channel, const uint32_t* keys,
-                  const float* slopes, int32_t queries, float* dy) {
-  const SignMap signs(map);
-  int32_t p = 0;
-  for (int32_t row = 0; row < map.height; ++row) {
-    for (int32_t column = 0; column < map.width; ++column, ++p) {
-      if (Saturated(y[p * map.channels + channel], map)) {
-        dy[p] = 0.0f;
-        continue;
-      }
-      const uint32_t index = signs.Index(row, column, channel);
-      float sum = 0.0f;
-      for (int32_t q = 0; q < queries; ++q) {
-        const uint32_t word = SignWord(keys[q], index >> 5);
-        sum += ((word >> (index & 31u)) & 1u) ? slopes[q] : -slopes[q];
-      }
-      const int32_t outputs = SideAt(row, signs.side_y, map.height) *
-                              SideAt(column, signs.side_x, map.width);
-      dy[p] = sum / static_cast<float>(outputs);
-    }
+float NodeGradient::At(int32_t row, int32_t column, int32_t channel) const {
+  if (Saturated(y_[(row * map_.width + column) * map_.channels + channel], map_)) return 0.0f;
+  const SignMap signs(map_);
+  const uint32_t index = signs.Index(row, column, channel);
+  float sum = 0.0f;
+  for (int32_t q = 0; q < queries_; ++q) {
+    const uint32_t word = SignWord(keys_[q], index >> 5);
+    sum += ((word >> (index & 31u)) & 1u) ? slopes_[q] : -slopes_[q];
   }
+  const int32_t outputs =
+      SideAt(row, signs.side_y, map_.height) * SideAt(column, signs.side_x, map_.width);
+  return sum / static_cast<float>(outputs);
 }
 
 }  // namespace tflm_zo

@@ -17,7 +17,7 @@ constexpr uint32_t kCommandMagic = 0x5A4F434Du;
 constexpr uint32_t kSessionMagic = 0x5A4F5345u;
 constexpr uint32_t kReportMagic = 0x5A4F5245u;
 
-constexpr int kMaxQueries = 128;
+constexpr int kMaxQueries = 64;
 
 // Bits of Command::actions. The parameter op carries them out in this order; loss and head follow
 // in the same pass.
@@ -51,17 +51,18 @@ struct Command {
   int32_t last;
   int32_t node_first;
   int32_t node_last;
-  // The update that kUpdate applies to parameters [update_first, update_last) before the perturbation
-  // above, or kNodeUpdate to nodes of that range during the pass.
+  // The update that kUpdate applies to parameters [update_first, update_last) before the
+  // perturbation above, or kNodeUpdate to nodes of that range during the pass.
   uint32_t update_seed;
   int32_t update_queries;
   int32_t update_first;
   int32_t update_last;
   float update_scale;  // 1 / (queries * batch), antithetic: 1 / (2 * queries * batch)
+  float update_rate;   // factor of the parameters' learning rates
   float head_rate;     // learning rate of the exact head, in the float model's units
   uint32_t head_seed;  // seed of its stochastic rounding
   float node_rate;     // factor of the nodes' learning rates
-  uint32_t reserved[3];
+  uint32_t reserved[2];
 };
 constexpr int kCommandWords = sizeof(Command) / sizeof(int32_t);
 static_assert(kCommandWords == 20, "the patcher declares int32[20]");
@@ -106,7 +107,7 @@ struct Session {
   float losses[kMaxQueries];  // per query: sum of sign * loss; slopes during an update
 };
 constexpr int kSessionWords = sizeof(Session) / sizeof(int32_t);
-static_assert(kSessionWords == 148, "the patcher declares this many words");
+static_assert(kSessionWords == 84, "the patcher declares this many words");
 
 inline Setting* Settings(Session* session) { return reinterpret_cast<Setting*>(session + 1); }
 

@@ -21,7 +21,8 @@ void StepWeight(int8_t* weight, float step, uint32_t random, int32_t limit) {
 }
 
 void StepWeight(int8_t* weight, int8_t* residual, float step, uint32_t random, int32_t limit) {
-  // No step moves a weight by more than its whole range; this also keeps the sums below within int32.
+  // No step moves a weight by more than its whole range; this also keeps the sums below within
+  // int32.
   const int32_t change = Clamp(StochasticRound(step * static_cast<float>(kResidualOne), random),
                                2 * kMaxWeight * kResidualOne);
   const int32_t total = *residual - change;
@@ -36,7 +37,8 @@ void StepWeight(int8_t* weight, int8_t* residual, float step, uint32_t random, i
   const int32_t value = *weight + carry;
   const int32_t clamped = Clamp(value, limit);
   *weight = static_cast<int8_t>(clamped);
-  // At the ends of the range the residual is dropped, so that a weight pressed there comes back at once.
+  // At the ends of the range the residual is dropped, so that a weight pressed there comes back at
+  // once.
   *residual = static_cast<int8_t>(value == clamped ? total - carry * kResidualOne : 0);
 }
 

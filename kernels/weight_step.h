@@ -14,7 +14,8 @@ constexpr int32_t kMaxBias = 2147483647;
 // weight -= step, rounded stochastically to a code, kept within +-limit.
 void StepWeight(int8_t* weight, float step, uint32_t random, int32_t limit);
 
-// weight + residual / 256 -= step, rounded stochastically to 1/256 code, the weight kept within +-limit.
+// weight + residual / 256 -= step, rounded stochastically to 1/256 code, the weight kept within
+// +-limit.
 void StepWeight(int8_t* weight, int8_t* residual, float step, uint32_t random, int32_t limit);
 
 // bias -= step, rounded stochastically, kept within +-limit.
