@@ -28,6 +28,10 @@ struct Head {
 // int8 codes.
 void HighResolutionLogits(const Head& head, float* logits);
 
+// dL/dx of the real-valued input from dL/dlogits: gradient^T W. `input_scale` is s_x.
+void FeatureGradient(const Head& head, const float* gradient, float input_scale,
+                     float* feature_gradient);
+
 // Sum of the squared real-valued inputs; `scale` is s_x.
 float FeatureEnergy(const Head& head, float scale);
 

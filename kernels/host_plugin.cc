@@ -5,6 +5,7 @@
 #include <new>
 
 #include "loss_op.h"
+#include "node_op.h"
 #include "parameter_op.h"
 #include "schedule.h"
 #include "tflm_abi.h"
@@ -34,7 +35,8 @@ const tflm_zo::ParameterState& State(const void* state) {
 
 TFLM_ZO_EXPORT bool TflmZoRegister(PythonOpsResolver* resolver) {
   return Append(resolver, tflm_zo::ParameterOp(), tflm_zo::kParameterOpName) &&
-         Append(resolver, tflm_zo::LossOp(), tflm_zo::kLossOpName);
+         Append(resolver, tflm_zo::LossOp(), tflm_zo::kLossOpName) &&
+         Append(resolver, tflm_zo::NodeOp(), tflm_zo::kNodeOpName);
 }
 
 // Address and element count of a parameter; returns its kind, or -1 if there is none.
@@ -54,9 +56,24 @@ TFLM_ZO_EXPORT int tflm_zo_configure(const void* state, int index, int sigma, fl
   return tflm_zo::Configure(State(state), index, sigma, rate) ? 1 : 0;
 }
 
+TFLM_ZO_EXPORT int tflm_zo_configure_node(const void* state, int node, int sigma, int block,
+                                          float rate) {
+  return tflm_zo::ConfigureNode(State(state), node, sigma, block, rate) ? 1 : 0;
+}
+
 TFLM_ZO_EXPORT int tflm_zo_write_parameter(const void* state, int index, const void* data,
                                            int count) {
   return tflm_zo::WriteParameter(State(state), index, data, count) ? 1 : 0;
+}
+
+// Address of a parameter's Adam state, or null; it has 2 + 2 * elements floats.
+TFLM_ZO_EXPORT float* tflm_zo_moments(const void* state, int index) {
+  tflm_zo::ParameterView view;
+  return tflm_zo::GetParameter(State(state), index, &view) ? view.moments : nullptr;
+}
+
+TFLM_ZO_EXPORT int tflm_zo_schedule_valid(const tflm_zo::ScheduleSettings* settings, int batch) {
+  return tflm_zo::Schedule::Valid(*settings, batch) ? 1 : 0;
 }
 
 TFLM_ZO_EXPORT void* tflm_zo_schedule_new(const tflm_zo::ScheduleSettings* settings) {

@@ -15,6 +15,8 @@ namespace {
 
 enum Input { kLogits, kTarget, kSessionInput, kFeatures, kHeadWeights, kHeadBias, kHeadResidual };
 
+constexpr int kFeatureGradientOutput = 1;
+
 struct LossState {
   const LossOptions* options;
   int logits_scratch;  // float[outputs]
@@ -155,6 +157,11 @@ Status Invoke(Context* context, Node* node) {
       } else {
         MeanSquaredErrorGradient(logits, target_codes, options.outputs, options.scale,
                                  options.zero_point);
+      }
+      const EvalTensor* feature_gradient = OutputTensor(context, node, kFeatureGradientOutput);
+      if (feature_gradient != nullptr) {
+        FeatureGradient(head, logits, options.feature_scale,
+                        static_cast<float*>(TensorData(feature_gradient)));
       }
       HeadUpdate(head, logits, session->head_rate,
                  StreamKey(session->head_seed, Stream::kHeadRounding, 0, 0));

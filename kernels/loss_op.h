@@ -5,7 +5,9 @@
 //
 // Inputs: logits, target, session, features, head weights, head bias, residual (the last four
 // absent, -1, where the logits do not come from a plain fully connected layer; the residual also
-// where that layer is frozen). Output: report.
+// where that layer is frozen).
+// Outputs: report and, where a layer before the head is trained in closed form, dL/dfeatures
+// (float).
 #ifndef TFLM_ZO_KERNELS_LOSS_OP_H_
 #define TFLM_ZO_KERNELS_LOSS_OP_H_
 

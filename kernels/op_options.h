@@ -9,11 +9,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "layer_update.h"
+
 namespace tflm_zo {
 
-constexpr uint32_t kOptionsVersion = 1;
+constexpr uint32_t kOptionsVersion = 2;
 constexpr uint32_t kParameterOptionsMagic = 0x5A4F5031u;
 constexpr uint32_t kLossOptionsMagic = 0x5A4F4C31u;
+constexpr uint32_t kNodeOptionsMagic = 0x5A4F4E31u;
 
 enum ParameterKind : int32_t {
   kWeights = 0,   // int8, codes -127..127
@@ -29,6 +32,8 @@ struct ParameterEntry {
   int32_t channels;        // number of scales: output channels, or 1
   int32_t channel_stride;  // channel of element i: (i / channel_stride) % channels
   int32_t headroom;        // largest sigma for which perturbing stays reversible
+  int32_t exact;           // 1: also updated in closed form, so not to be perturbed in such a pass
+  int32_t moments_input;   // index among the op's inputs of the Adam moments; -1: plain descent
   int32_t factor_offset;   // first of `channels` floats in the factor table: 1 / scale^2
 };
 
@@ -36,6 +41,7 @@ struct ParameterOptions {
   uint32_t magic;
   uint32_t version;
   int32_t parameter_count;
+  int32_t node_count;
   int32_t factor_count;
   // ParameterEntry entries[parameter_count]; float factors[factor_count];
 };
@@ -83,6 +89,38 @@ inline const float* WeightFactors(const LossOptions* options) {
 inline size_t OptionsBytes(const LossOptions* options) {
   return sizeof(LossOptions) +
          (options->features > 0 ? 2 * static_cast<size_t>(options->outputs) * sizeof(float) : 0);
+}
+
+struct NodeOptions {
+  uint32_t magic;
+  uint32_t version;
+  int32_t node;  // its number: index of its NodeSetting
+  LayerShape shape;
+  int32_t input_zero_point;
+  int32_t activation_min;  // codes at which the fused activation saturates
+  int32_t activation_max;
+  int32_t headroom;  // of the weights, see ParameterEntry
+  int32_t bias_headroom;
+  float inverse_output_scale;  // 1 / s_y
+  // Last layer before the head: every window_height x window_width outputs are averaged to one
+  // feature of a map of pooled_width columns. 0: the gradient comes from node perturbation.
+  int32_t window_height;
+  int32_t window_width;
+  int32_t pooled_width;
+  int32_t channels;  // number of factors: output channels, or 1
+  // float weight_factor[channels] (s_x / s_w), float bias_factor[channels] (1 / (s_x s_w)).
+};
+
+inline const float* WeightFactors(const NodeOptions* options) {
+  return reinterpret_cast<const float*>(options + 1);
+}
+
+inline const float* BiasFactors(const NodeOptions* options) {
+  return WeightFactors(options) + options->channels;
+}
+
+inline size_t OptionsBytes(const NodeOptions* options) {
+  return sizeof(NodeOptions) + 2 * static_cast<size_t>(options->channels) * sizeof(float);
 }
 
 }  // namespace tflm_zo

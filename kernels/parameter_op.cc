@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "adam.h"
 #include "perturbation.h"
 #include "random.h"
 
@@ -22,11 +23,19 @@ void* Init(Context* context, const char* buffer, size_t length) {
   const bool valid = buffer != nullptr && length >= sizeof(ParameterOptions) &&
                      options->magic == kParameterOptionsMagic &&
                      options->version == kOptionsVersion && options->parameter_count >= 0 &&
-                     options->factor_count >= 0 && length >= OptionsBytes(options);
+                     options->node_count >= 0 && options->factor_count >= 0 &&
+                     length >= OptionsBytes(options);
   state->options = valid ? options : nullptr;
   state->context = context;
   state->node = nullptr;
   return state;
+}
+
+int32_t SessionWords(const ParameterOptions& options) {
+  return kSessionWords +
+         static_cast<int32_t>((static_cast<size_t>(options.parameter_count) * sizeof(Setting) +
+                               static_cast<size_t>(options.node_count) * sizeof(NodeSetting)) /
+                              sizeof(int32_t));
 }
 
 bool EntryMatchesTensors(Context* context, const Node* node, const ParameterEntry& entry) {
@@ -35,6 +44,9 @@ bool EntryMatchesTensors(Context* context, const Node* node, const ParameterEntr
   if (entry.kind == kBias ? !IsInt32(variable) : !IsInt8(variable)) return false;
   if (entry.kind == kResidual) return true;
   const EvalTensor* initial = InputTensor(context, node, entry.initial_input);
+  const EvalTensor* moments = InputTensor(context, node, entry.moments_input);
+  if (moments != nullptr && ElementCount(moments) != Adam::Words(ElementCount(variable)))
+    return false;
   return initial != nullptr && ElementCount(initial) == ElementCount(variable) &&
          entry.channels > 0 && entry.channel_stride > 0 && entry.headroom >= 0;
 }
@@ -52,7 +64,7 @@ Status Prepare(Context* context, Node* node) {
   const EvalTensor* command = InputTensor(context, node, kCommandInput);
   const EvalTensor* session = InputTensor(context, node, kSessionInput);
   if (command == nullptr || ElementCount(command) != kCommandWords || session == nullptr ||
-      ElementCount(session) != kSessionWords + 2 * options.parameter_count) {
+      ElementCount(session) != SessionWords(options)) {
     TFLM_ZO_REPORT(context,
                    "%s: command or session tensor of the wrong size; patch the model again",
                    kParameterOpName);
@@ -95,6 +107,9 @@ void CopyInitialWeights(const ParameterState& state) {
   ParameterView view;
   for (int32_t p = 0; GetParameter(state, p, &view); ++p) {
     const size_t bytes = static_cast<size_t>(view.count) * ElementBytes(*view.entry);
+    if (view.moments != nullptr) {
+      std::memset(view.moments, 0, static_cast<size_t>(Adam::Words(view.count)) * sizeof(float));
+    }
     if (view.initial != nullptr) {
       std::memcpy(view.data, view.initial, bytes);
     } else {
@@ -108,27 +123,29 @@ void CopyInitialWeights(const ParameterState& state) {
 // here.
 void StartSession(const ParameterState& state) {
   Session* session = GetSession(state);
-  std::memset(
-      session, 0,
-      sizeof(Session) + static_cast<size_t>(state.options->parameter_count) * sizeof(Setting));
+  std::memset(session, 0, static_cast<size_t>(SessionWords(*state.options)) * sizeof(int32_t));
   session->magic = kSessionMagic;
+  session->parameter_count = state.options->parameter_count;
   const auto address = static_cast<uint64_t>(reinterpret_cast<uintptr_t>(&state));
   session->state_address[0] = static_cast<uint32_t>(address);
   session->state_address[1] = static_cast<uint32_t>(address >> 32);
   CopyInitialWeights(state);
 }
 
+// Slopes take the place of the losses they are made from: the table is cleared for the next queries
+// anyway.
+void LossesToSlopes(Session* session, const Command& command) {
+  const bool forward = (command.actions & kForwardDifference) != 0;
+  for (int32_t q = 0; q < command.update_queries; ++q) {
+    const float loss = session->losses[q];
+    session->losses[q] = (forward ? loss - session->base_loss : loss) * command.update_scale;
+  }
+}
+
 void ApplyWeightUpdate(const ParameterState& state, const Command& command) {
   Session* session = GetSession(state);
   const Setting* settings = Settings(session);
-  const bool forward = (command.actions & kForwardDifference) != 0;
-  // The slopes take the place of the losses they are made from: the table is cleared for the next
-  // queries anyway.
-  float* slopes = session->losses;
-  for (int32_t q = 0; q < command.update_queries; ++q) {
-    const float difference = forward ? slopes[q] - session->base_loss : slopes[q];
-    slopes[q] = difference * command.update_scale;
-  }
+  const float* slopes = session->losses;
   uint32_t keys[kMaxQueries];
   for (int32_t p = command.update_first; p < command.update_last; ++p) {
     ParameterView view;
@@ -143,7 +160,9 @@ void ApplyWeightUpdate(const ParameterState& state, const Command& command) {
     update.channels = view.entry->channels;
     update.channel_stride = view.entry->channel_stride;
     update.factors = Factors(state.options) + view.entry->factor_offset;
-    update.step = settings[p].rate / static_cast<float>(settings[p].sigma);
+    update.rate = settings[p].rate * command.update_rate;
+    update.sigma = static_cast<float>(settings[p].sigma);
+    update.moments = view.moments;
     update.keys = keys;
     update.slopes = slopes;
     update.queries = command.update_queries;
@@ -176,18 +195,36 @@ bool ValidRange(int32_t first, int32_t last, int32_t count) {
   return first >= 0 && first <= last && last <= count;
 }
 
-const char* FaultOf(const Command& command, int32_t parameter_count) {
+// Whether a pass would perturb weights that it also updates in closed form.
+bool PerturbsExactLayer(const Command& command, const ParameterOptions& options,
+                        const Setting* settings) {
+  for (int32_t p = command.first; p < command.last; ++p) {
+    if (Entries(&options)[p].exact && settings[p].sigma != 0) return true;
+  }
+  return false;
+}
+
+const char* FaultOf(const Command& command, const ParameterOptions& options,
+                    const Setting* settings) {
   if (command.sign < -1 || command.sign > 1) return "sign is not -1, 0 or +1";
-  if (command.query < 0 || command.query >= kMaxQueries) return "query is not in 0..127";
+  if (command.query < 0 || command.query >= kMaxQueries) return "query is not in 0..63";
   if (command.update_queries < 0 || command.update_queries > kMaxQueries) {
-    return "update_queries is not in 0..128";
+    return "update_queries is not in 0..64";
   }
-  if (!ValidRange(command.first, command.last, parameter_count) ||
-      !ValidRange(command.update_first, command.update_last, parameter_count)) {
-    return "the parameter range is not within the model's parameters";
+  const bool update_nodes = (command.actions & kNodeUpdate) != 0;
+  const int32_t updated = update_nodes ? options.node_count : options.parameter_count;
+  if (!ValidRange(command.first, command.last, options.parameter_count) ||
+      !ValidRange(command.node_first, command.node_last, options.node_count) ||
+      !ValidRange(command.update_first, command.update_last, updated)) {
+    return "a range is not within the model's parameters or nodes";
   }
-  if ((command.actions & kHeadUpdate) != 0 && command.sign != 0) {
-    return "the head is updated on clean weights only";
+  if (update_nodes && (command.actions & kUpdate) != 0) {
+    return "a pass updates either parameters or nodes";
+  }
+  if (update_nodes && command.sign != 0) return "nodes are updated on clean passes only";
+  if ((command.actions & kHeadUpdate) != 0 && command.sign != 0 &&
+      (command.node_first < command.node_last || PerturbsExactLayer(command, options, settings))) {
+    return "a pass cannot perturb what it updates in closed form";
   }
   return nullptr;
 }
@@ -221,7 +258,7 @@ Status Invoke(Context* context, Node* node) {
     std::memset(command_data, 0, sizeof(uint32_t));
   }
   session->actions = 0;
-  const char* fault = FaultOf(command, state.options->parameter_count);
+  const char* fault = FaultOf(command, *state.options, Settings(session));
   if (fault != nullptr) {
     TFLM_ZO_REPORT(context, "%s: bad command: %s", kParameterOpName, fault);
     return kError;
@@ -230,14 +267,23 @@ Status Invoke(Context* context, Node* node) {
   if (command.actions & kInitialise) CopyInitialWeights(state);
   if (command.actions & kUpdate) {
     RestoreClean(state);
+    LossesToSlopes(session, command);
     ApplyWeightUpdate(state, command);
   }
+  if (command.actions & kNodeUpdate) LossesToSlopes(session, command);
   if (command.actions & kClearLosses) {
     session->base_loss = 0.0f;
     std::memset(session->losses, 0, sizeof(session->losses));
   }
   BringToState(state, command);
   session->actions = command.actions;
+  session->node_first = command.node_first;
+  session->node_last = command.node_last;
+  session->update_first = command.update_first;
+  session->update_last = command.update_last;
+  session->update_seed = command.update_seed;
+  session->update_queries = command.update_queries;
+  session->node_rate = command.node_rate;
   session->head_rate = command.head_rate;
   session->head_seed = command.head_seed;
   return kOk;
@@ -257,6 +303,8 @@ bool GetParameter(const ParameterState& state, int32_t index, ParameterView* vie
   view->data = TensorData(variable);
   view->initial = initial == nullptr ? nullptr : TensorData(initial);
   view->count = ElementCount(variable);
+  const EvalTensor* moments = InputTensor(state.context, state.node, view->entry->moments_input);
+  view->moments = moments == nullptr ? nullptr : static_cast<float*>(TensorData(moments));
   return true;
 }
 
@@ -275,6 +323,14 @@ bool Configure(const ParameterState& state, int32_t index, int32_t sigma, float 
   Setting& setting = Settings(GetSession(state))[index];
   setting.sigma = sigma;
   setting.rate = rate;
+  return true;
+}
+
+bool ConfigureNode(const ParameterState& state, int32_t node, int32_t sigma, int32_t block,
+                   float rate) {
+  if (node < 0 || node >= state.options->node_count) return false;
+  if (sigma < 0 || sigma > 127 || block < 0 || !(rate >= 0.0f && rate < 1e30f)) return false;
+  NodeSettings(GetSession(state))[node] = NodeSetting{sigma, block, rate};
   return true;
 }
 

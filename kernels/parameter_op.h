@@ -34,6 +34,7 @@ struct ParameterView {
   void* data;           // int8 or int32, by entry->kind
   const void* initial;  // nullptr for a residual
   int32_t count;        // elements
+  float* moments;       // state of Adam, or nullptr
 };
 
 // Parameter `index` of 0 .. parameter_count - 1; false if there is none.
@@ -48,6 +49,11 @@ void RestoreClean(const ParameterState& state);
 // Sets sigma (codes, 0 .. headroom) and learning rate of a parameter; false if a value is out of
 // range.
 bool Configure(const ParameterState& state, int32_t index, int32_t sigma, float rate);
+
+// Sets sigma (output codes, 0 .. 127), block (positions a side that share a sign; 0: the whole map)
+// and learning rate of a node; false if a value is out of range.
+bool ConfigureNode(const ParameterState& state, int32_t node, int32_t sigma, int32_t block,
+                   float rate);
 
 // Writes a parameter (a checkpoint's, say). False, with nothing written, if the count is wrong or a
 // value could not be perturbed reversibly.

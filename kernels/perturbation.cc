@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "perturbation.h"
 
+#include <cmath>
+
+#include "adam.h"
 #include "random.h"
 #include "real_math.h"
 
@@ -30,6 +33,9 @@ void PerturbTensor(T* w, const T* initial, int32_t count, int32_t headroom, int3
 template <typename T>
 void UpdateTensor(T* w, const T* initial, const Update& update) {
   const int32_t bound = Limit(w) - update.headroom;
+  const Adam adam(update.moments, update.count);
+  if (update.moments != nullptr) adam.NextStep();
+  const float plain_rate = update.rate / update.sigma;
   for (int32_t start = 0; start < update.count; start += kBlock) {
     const int32_t end = update.count - start < kBlock ? update.count - start : kBlock;
     float gradient[kBlock] = {};
@@ -44,7 +50,10 @@ void UpdateTensor(T* w, const T* initial, const Update& update) {
       const int32_t i = start + j;
       if (!HasHeadroom(initial[i], Limit(w), update.headroom)) continue;
       const float factor = update.factors[(i / update.channel_stride) % update.channels];
-      const float step = update.step * factor * gradient[j];
+      const float step =
+          update.moments == nullptr
+              ? plain_rate * factor * gradient[j]
+              : update.rate * std::sqrt(factor) * adam.Direction(i, gradient[j] / update.sigma);
       const int32_t change =
           StochasticRound(step, RandomWord(update.rounding_key, static_cast<uint32_t>(i)));
       int64_t value = static_cast<int64_t>(w[i]) - change;

@@ -12,10 +12,9 @@
 
 #include <cstdint>
 
-namespace tflm_zo {
+#include "weight_step.h"
 
-constexpr int32_t kMaxWeight = 127;
-constexpr int32_t kMaxBias = 2147483647;
+namespace tflm_zo {
 
 // Whether an element of this initial value takes part in weight perturbation.
 template <typename T>
@@ -37,17 +36,20 @@ struct Update {
   int32_t channels;
   int32_t channel_stride;
   const float* factors;  // `channels` values 1 / scale^2
-  float step;            // learning rate / sigma
+  float rate;            // learning rate, in the float model's units
+  float sigma;           // of the perturbation, in codes
   const uint32_t* keys;  // `queries` direction streams
   const float* slopes;   // `queries` loss differences, scaled to a mean over queries and samples
   int32_t queries;
   uint32_t rounding_key;
+  float* moments;  // state of Adam for `count` elements; nullptr: plain gradient descent
 };
 
-// w[i] -= StochasticRound(step * factors[channel(i)] * sum_q slopes[q] * u_q[i]), kept within the
-// range that leaves headroom. This is the quantization-aware scaling of gradient descent on w *
-// scale (Zhao et al., ACM TODAES 30(5), 2025): the learning rate keeps the meaning it has for the
-// float model.
+// Plain: w[i] -= StochasticRound(rate / sigma * factors[channel(i)] * sum_q slopes[q] * u_q[i]),
+// kept within the range that leaves headroom. This is the quantization-aware scaling of gradient
+// descent on w * scale (Zhao et al., ACM TODAES 30(5), 2025): the learning rate keeps the meaning
+// it has for the float model. With moments: w[i] -= StochasticRound(rate *
+// sqrt(factors[channel(i)]) * Adam direction).
 void ApplyUpdate(int8_t* w, const int8_t* initial, const Update& update);
 void ApplyUpdate(int32_t* w, const int32_t* initial, const Update& update);
 

@@ -17,7 +17,7 @@ constexpr uint32_t kCommandMagic = 0x5A4F434Du;
 constexpr uint32_t kSessionMagic = 0x5A4F5345u;
 constexpr uint32_t kReportMagic = 0x5A4F5245u;
 
-constexpr int kMaxQueries = 128;
+constexpr int kMaxQueries = 64;
 
 // Bits of Command::actions. The parameter op carries them out in this order; loss and head follow
 // in the same pass.
@@ -28,34 +28,44 @@ enum Action : uint32_t {
   kClearLosses = 1u << 3,        // start a new set of queries
   kLoss = 1u << 4,               // compute the loss of this pass
   kAccumulate = 1u << 5,         // ... and add it to the table, with the sign of the perturbation
-  kHeadUpdate = 1u << 6,         // exact-gradient update of the head from this (clean) pass
+  kHeadUpdate = 1u << 6,  // exact-gradient update of the head, and of a layer before it, from this
+                          // (clean) pass
+  kNodeUpdate = 1u << 7,  // node-perturbation update from the queries evaluated so far and from the
+                          // activations of this (clean) pass
+  kNodeApply = 1u << 8,   // ... and apply what nodes with an accumulator have collected
 };
 
-// Content of the input tensor "zo/command" (int32[16]). The parameter op clears `magic` once it has
+// Content of the input tensor "zo/command" (int32[20]). The parameter op clears `magic` once it has
 // read the command, so that a command is carried out once even if the caller sets the other inputs
 // only.
 struct Command {
   uint32_t magic;
   uint32_t actions;
-  // State the weights are to be in during this pass: w + sign * sigma * u(seed, query), parameters
-  // [first, last).
+  // State the model is to be in during this pass: w + sign * sigma * u(seed, query) for parameters
+  // [first, last), y + sign * sigma * u(seed, query) for the outputs of nodes [node_first,
+  // node_last).
   int32_t sign;  // -1, 0 (clean) or +1
   uint32_t seed;
   int32_t query;  // 0 .. kMaxQueries - 1; also the slot of the loss table
   int32_t first;
   int32_t last;
-  // The update that kUpdate applies (before the perturbation above).
+  int32_t node_first;
+  int32_t node_last;
+  // The update that kUpdate applies to parameters [update_first, update_last) before the
+  // perturbation above, or kNodeUpdate to nodes of that range during the pass.
   uint32_t update_seed;
   int32_t update_queries;
   int32_t update_first;
   int32_t update_last;
   float update_scale;  // 1 / (queries * batch), antithetic: 1 / (2 * queries * batch)
+  float update_rate;   // factor of the parameters' learning rates
   float head_rate;     // learning rate of the exact head, in the float model's units
   uint32_t head_seed;  // seed of its stochastic rounding
+  float node_rate;     // factor of the nodes' learning rates
   uint32_t reserved[2];
 };
 constexpr int kCommandWords = sizeof(Command) / sizeof(int32_t);
-static_assert(kCommandWords == 16, "the patcher declares int32[16]");
+static_assert(kCommandWords == 20, "the patcher declares int32[20]");
 
 // Per-parameter hyperparameters.
 struct Setting {
@@ -63,8 +73,15 @@ struct Setting {
   float rate;     // learning rate in the float model's units
 };
 
+// Per-node hyperparameters.
+struct NodeSetting {
+  int32_t sigma;  // perturbation in output codes; 0: not perturbed
+  int32_t block;  // positions of a block of this side share a sign; 0: the whole map does
+  float rate;     // learning rate in the float model's units
+};
+
 // Content of the variable tensor "zo/session", zeroed by AllocateTensors and Reset: head, then one
-// Setting for each parameter.
+// Setting for each parameter, then one NodeSetting for each node.
 struct Session {
   uint32_t magic;
   // Perturbation that the weights are in now.
@@ -73,18 +90,30 @@ struct Session {
   int32_t query;
   int32_t first;
   int32_t last;
+  int32_t parameter_count;
   // The present pass, for the ops downstream.
   uint32_t actions;
+  int32_t node_first;  // perturbed
+  int32_t node_last;
+  int32_t update_first;  // updated, if kNodeUpdate
+  int32_t update_last;
+  uint32_t update_seed;
+  int32_t update_queries;
+  float node_rate;
   float head_rate;
   uint32_t head_seed;
   float base_loss;            // sum of losses at the clean weights
   uint32_t state_address[2];  // of the parameter op's state, low word first
-  float losses[kMaxQueries];  // per query: sum of sign * loss
+  float losses[kMaxQueries];  // per query: sum of sign * loss; slopes during an update
 };
 constexpr int kSessionWords = sizeof(Session) / sizeof(int32_t);
-static_assert(kSessionWords == 140, "the patcher declares this many words");
+static_assert(kSessionWords == 84, "the patcher declares this many words");
 
 inline Setting* Settings(Session* session) { return reinterpret_cast<Setting*>(session + 1); }
+
+inline NodeSetting* NodeSettings(Session* session) {
+  return reinterpret_cast<NodeSetting*>(Settings(session) + session->parameter_count);
+}
 
 // Content of the output tensor "zo/report" (int32[8]).
 struct Report {

@@ -108,9 +108,7 @@ def backprop(
 class _Curve:
     """Accuracy and loss on a validation set after each epoch."""
 
-    def __init__(
-        self, evaluate: Callable[[Any, Any], Sequence[Any]], x: NDArray[Any], y: NDArray[Any]
-    ) -> None:
+    def __init__(self, evaluate: Callable[[Any, Any], Sequence[Any]], x: NDArray[Any], y: NDArray[Any]) -> None:
         self.points: list[tuple[float, float]] = []
         self._evaluate = evaluate
         self._x = x

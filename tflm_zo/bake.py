@@ -11,8 +11,8 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.model_file import load_model, save_model, schema, tensor_name
 from tflm_zo.op_options import KIND_RESIDUAL
-from tflm_zo.patch import PREFIX, is_patched
 from tflm_zo.patched import parameter_table
+from tflm_zo.training_ops import OP_PREFIX, PREFIX, custom_code, is_patched
 
 
 def bake(patched: bytes, values: Mapping[int, np.ndarray]) -> bytes:
@@ -43,8 +43,7 @@ def _replace(tree: Any, tensor: Any, value: np.ndarray, initial: np.ndarray, nam
     flat = np.ascontiguousarray(value).reshape(-1)
     if flat.dtype != initial.dtype or flat.size != initial.size:
         raise ZoError(
-            f"{name}: got {flat.size} values of {flat.dtype}, the tensor has {initial.size} of "
-            f"{initial.dtype}"
+            f"{name}: got {flat.size} values of {flat.dtype}, the tensor has {initial.size} of {initial.dtype}"
         )
     if np.array_equal(flat, initial):
         return  # keeps the buffer, which other tensors may share
@@ -64,10 +63,11 @@ def _replace(tree: Any, tensor: Any, value: np.ndarray, initial: np.ndarray, nam
 
 
 def _remove_training(tree: Any) -> None:
-    """Take out what the patcher added; it added at the ends only, so no index changes."""
+    """Take out what the patcher added; codes and tensors were added at the ends, so no index changes."""
     graph = tree.subgraphs[0]
-    graph.operators = graph.operators[1:-1]
-    tree.operatorCodes = tree.operatorCodes[:-2]
+    training = {op.opcodeIndex for op in graph.operators if custom_code(tree, op).startswith(OP_PREFIX)}
+    graph.operators = [op for op in graph.operators if op.opcodeIndex not in training]
+    tree.operatorCodes = [c for i, c in enumerate(tree.operatorCodes) if i not in training]
     graph.inputs = graph.inputs[:-2]
     graph.outputs = graph.outputs[:-1]
     while tensor_name(graph.tensors[-1]).startswith(PREFIX):

@@ -10,6 +10,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,24 +19,26 @@ from tflm_zo.files import read_bytes, write_atomic
 from tflm_zo.op_options import KIND_BIAS
 from tflm_zo.patched import PatchedModel
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Seed, progress counters and trained tensors by name (shaped)."""
+    """Seed, progress counters, trained tensors by name (shaped), Adam states by name (float32, flat)."""
 
     seed: int
-    progress: dict[str, int]
+    progress: dict[str, Any]
     tensors: dict[str, np.ndarray]
+    moments: dict[str, np.ndarray]
 
 
 def save(
     path: str | os.PathLike[str],
     model: bytes,
     seed: int,
-    progress: Mapping[str, int],
+    progress: Mapping[str, int | float | None],
     tensors: Mapping[str, np.ndarray],
+    moments: Mapping[str, np.ndarray],
 ) -> None:
     """Write a checkpoint (an ``.npz`` archive, whatever the name), atomically."""
     head = {
@@ -46,7 +49,9 @@ def save(
     }
     stream = io.BytesIO()
     arrays = {f"tensors/{name}": value for name, value in tensors.items()}
-    np.savez_compressed(stream, head=np.array(json.dumps(head)), **arrays)
+    arrays |= {f"moments/{name}": value for name, value in moments.items()}
+    arrays["head"] = np.array(json.dumps(head))
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     write_atomic(path, stream.getvalue())
 
 
@@ -59,11 +64,7 @@ def load(path: str | os.PathLike[str], model: PatchedModel) -> Checkpoint:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             head = json.loads(str(archive["head"]))
-            arrays = {
-                p.name: archive[f"tensors/{p.name}"]
-                for p in model.parameters
-                if f"tensors/{p.name}" in archive.files
-            }
+            arrays = {name: archive[name] for name in archive.files if name != "head"}
         known = head["format"] == _FORMAT
         digest, seed, progress = head["model"], int(head["seed"]), dict(head["progress"])
     except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
@@ -72,9 +73,24 @@ def load(path: str | os.PathLike[str], model: PatchedModel) -> Checkpoint:
         raise ZoError(f"{path} is a checkpoint of another version of tflm-zo")
     if digest != hashlib.sha256(model.data).hexdigest():
         raise ZoError(f"{path} is a checkpoint of another model: give the patched model it was made with")
+    tensors, moments = {}, {}
     for parameter in model.parameters:
-        array = arrays.get(parameter.name)
+        name = parameter.name
         dtype = np.int32 if parameter.kind == KIND_BIAS else np.int8
-        if array is None or array.dtype != dtype or array.shape != parameter.shape:
-            raise ZoError(f"{path}: {parameter.name} is missing or has another shape: the file is damaged")
-    return Checkpoint(seed, progress, arrays)
+        tensors[name] = _take(path, arrays, f"tensors/{name}", dtype, parameter.shape)
+        if parameter.moments:
+            moments[name] = _take(path, arrays, f"moments/{name}", np.float32, (parameter.moments,))
+    return Checkpoint(seed, progress, tensors, moments)
+
+
+def _take(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, np.ndarray],
+    name: str,
+    dtype: type,
+    shape: tuple[int, ...],
+) -> np.ndarray:
+    array = arrays.get(name)
+    if array is None or array.dtype != dtype or array.shape != shape:
+        raise ZoError(f"{path}: {name} is missing or has another shape: the file is damaged")
+    return array

@@ -40,6 +40,14 @@ def _finish(as_json: bool, result: dict[str, Any]) -> None:
         click.echo(json.dumps(result))
 
 
+def _methods(options: tuple[str, ...]) -> str | dict[str, str]:
+    """``--method nodes`` is for all layers, ``--method conv2d=nodes`` for those the glob matches."""
+    pairs = [option.rsplit("=", 1) for option in options]
+    if len(pairs) == 1 and len(pairs[0]) == 1:
+        return pairs[0][0]
+    return {pair[0] if len(pair) == 2 else "*": pair[-1] for pair in pairs}
+
+
 def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
@@ -59,9 +67,9 @@ def convert(model: str, data: str, output: str, as_json: bool) -> None:
     """Convert a Keras model (.keras, .h5) to a full int8 .tflite."""
     from tflm_zo.convert import accuracy_report
     from tflm_zo.convert import convert as to_int8
-    from tflm_zo.samples import load_npz
+    from tflm_zo.samples import load_npz_samples
 
-    x, y = load_npz(data, labels=False)
+    x, y = load_npz_samples(data)
     tflite = to_int8(model, x)
     result: dict[str, Any] = {"model_bytes": len(tflite)}
     click.echo(f"{output}: {len(tflite)} bytes, int8")
@@ -78,9 +86,9 @@ def convert(model: str, data: str, output: str, as_json: bool) -> None:
 @click.option("-o", "--output", required=True, type=_OUT, help="The patched .tflite to write.")
 @click.option(
     "--trainable",
-    default="head",
+    default="exact",
     show_default=True,
-    help="head, all, last:K, bias, or layer names and globs, separated by commas.",
+    help="head, exact, all, last:K, bias, or layer names and globs, separated by commas.",
 )
 @click.option(
     "--loss",
@@ -89,13 +97,15 @@ def convert(model: str, data: str, output: str, as_json: bool) -> None:
     show_default=True,
     help="auto: cross-entropy if the model ends in softmax or sigmoid, else mse.",
 )
+@click.option("--adapter", is_flag=True, help="Put a trainable gain and offset per input channel in front.")
+@click.option("--accumulate", is_flag=True, help="Keep batch gradients: 4 bytes of RAM a trained weight.")
 @_json_option
-def patch(model: str, output: str, trainable: str, loss: str, as_json: bool) -> None:
+def patch(model: str, output: str, trainable: str, loss: str, adapter: bool, accumulate: bool, as_json: bool) -> None:
     """Add training ops to an int8 .tflite and put its trainable weights in the arena."""
     from tflm_zo.inspect import inspect as look
     from tflm_zo.patch import patch as add_training
 
-    patched = add_training(read_bytes(model), trainable, loss)
+    patched = add_training(read_bytes(model), trainable, loss, adapter=adapter, accumulate=accumulate)
     found = look(patched)
     write_atomic(output, patched)
     trained = [row for row in found.layers if row.ram_bytes]
@@ -156,15 +166,25 @@ def inspect(model: str, as_json: bool) -> None:
 @click.option("--test", type=_IN, help=".npz with x and y to measure before and after.")
 @click.option("--epochs", default=20, show_default=True, help="Times the samples are gone through.")
 @click.option("--passes", type=int, help="At most this many forward passes.")
-@click.option("--batch-size", default=16, show_default=True)
-@click.option("--queries", default=4, show_default=True, help="Directions a batch and layer.")
-@click.option("--lr", default=1e-5, show_default=True, help="Rate of weight perturbation.")
-@click.option("--head-lr", type=float, help="Rate of the exact head; default: found from the samples.")
-@click.option("--lr-end", default=0.05, show_default=True, help="Part of the rates left at the end.")
-@click.option("--sigma", default=1, show_default=True, help="Perturbation of weights, in codes.")
-@click.option("--bias-sigma", default=100, show_default=True, help="Perturbation of biases, in codes.")
+@click.option("--batch-size", default=8, show_default=True)
+@click.option("--lr-end", default=0.05, show_default=True, help="Part of all learning rates left at the end.")
+@click.option(
+    "--method",
+    multiple=True,
+    metavar="[GLOB=]METHOD",
+    help="exact, weights, nodes, frozen or auto, for all layers or those of a name; may be repeated.",
+)
+@click.option("--queries", default=4, show_default=True, help="Directions a step or sample, and layer.")
 @click.option("--antithetic/--forward-difference", default=True, help="Two-sided or one-sided losses.")
 @click.option("--layerwise/--all-at-once", default=True, help="Perturb layer by layer, or all layers.")
+@click.option("--head-lr", type=float, help="Rate of the exact layers; default: found from the samples.")
+@click.option("--adapter-lr", default=0.03, show_default=True, help="Step of the input adapter.")
+@click.option("--lr", default=1e-5, show_default=True, help="Rate of weight perturbation.")
+@click.option("--sigma", default=1, show_default=True, help="Perturbation of weights, in codes.")
+@click.option("--bias-sigma", default=100, show_default=True, help="Perturbation of biases, in codes.")
+@click.option("--node-lr", default=1e-4, show_default=True, help="Rate of node perturbation.")
+@click.option("--node-sigma", default=5, show_default=True, help="Perturbation of outputs, in codes.")
+@click.option("--node-block", default=1, show_default=True, help="Side of blocks that share a sign; 0: all.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--arena-size", type=int, help="Bytes; default: as much as the model needs.")
 @click.option("--resume", type=_IN, help="A checkpoint of an interrupted training to go on from.")
@@ -180,6 +200,7 @@ def train(
     resume: str | None,
     quiet: bool,
     as_json: bool,
+    method: tuple[str, ...],
     **hyperparameters: Any,
 ) -> None:
     """Train a patched model on labelled samples inside TFLM; writes a checkpoint."""
@@ -192,6 +213,8 @@ def train(
     if resume:
         trainer.load(resume)
     before = trainer.evaluate(*held_out) if held_out else {}
+    if method:
+        hyperparameters["method"] = _methods(method)
     history = trainer.fit(x, y, resume=bool(resume), verbose=not quiet, **hyperparameters)
     trainer.save(output)
     last = history.epochs[-1]
@@ -203,9 +226,13 @@ def train(
     if held_out:
         after = trainer.evaluate(*held_out)
         for name, value in after.items():
-            shown = (_percent(before[name]), _percent(value)) if name == "accuracy" else (
-                f"{before[name]:.4f}",
-                f"{value:.4f}",
+            shown = (
+                (_percent(before[name]), _percent(value))
+                if name == "accuracy"
+                else (
+                    f"{before[name]:.4f}",
+                    f"{value:.4f}",
+                )
             )
             click.echo(f"test {name}: {shown[0]} before, {shown[1]} after")
         result |= {f"before_{k}": v for k, v in before.items()} | {f"after_{k}": v for k, v in after.items()}
@@ -221,9 +248,9 @@ def evaluate(model: str, data: str, checkpoint: str | None, as_json: bool) -> No
     """Measure a model, patched or plain, on labelled samples."""
     from tflm_zo.evaluate import evaluate_plain
     from tflm_zo.model_file import load_model
-    from tflm_zo.patch import is_patched
     from tflm_zo.samples import load_npz
     from tflm_zo.trainer import Trainer
+    from tflm_zo.training_ops import is_patched
 
     x, y = load_npz(data)
     model_bytes = read_bytes(model)

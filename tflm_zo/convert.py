@@ -60,10 +60,7 @@ class AccuracyReport:
     samples: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.metric} on {self.samples} samples: "
-            f"float {self.float_value:.4f}, int8 {self.int8_value:.4f}"
-        )
+        return f"{self.metric} on {self.samples} samples: float {self.float_value:.4f}, int8 {self.int8_value:.4f}"
 
 
 def convert(keras_model: Any, representative_data: ArrayLike | Iterable[ArrayLike]) -> bytes:
@@ -95,9 +92,7 @@ def convert(keras_model: Any, representative_data: ArrayLike | Iterable[ArrayLik
     layer = _layer_of(model, failure.names, graph.origin) or _isolate(tf, keras, model, samples)
     if layer is None:
         layer = f"model '{model.name}'"
-    raise ZoError(
-        f"{layer} cannot become int8: {failure.reason}; replace it, or do its work outside the model"
-    )
+    raise ZoError(f"{layer} cannot become int8: {failure.reason}; replace it, or do its work outside the model")
 
 
 def accuracy_report(keras_model: Any, tflite_model: bytes, x: ArrayLike, y: ArrayLike) -> AccuracyReport:
@@ -138,9 +133,7 @@ def accuracy_report(keras_model: Any, tflite_model: bytes, x: ArrayLike, y: Arra
         if not integer:
             raise ZoError(f"y has dtype {targets.dtype}: class labels must be integers")
         if targets.min() < 0 or targets.max() >= classes:
-            raise ZoError(
-                f"y has labels {targets.min()} to {targets.max()}, the model has classes 0 to {classes - 1}"
-            )
+            raise ZoError(f"y has labels {targets.min()} to {targets.max()}, the model has classes 0 to {classes - 1}")
 
         def score(values: NDArray[np.float32]) -> float:
             found = values[:, 0] > 0.5 if binary else values.argmax(axis=1)
@@ -149,9 +142,7 @@ def accuracy_report(keras_model: Any, tflite_model: bytes, x: ArrayLike, y: Arra
         metric = "accuracy"
     else:
         if targets.size != outputs.size:
-            raise ZoError(
-                f"y has {targets.size // len(inputs)} values a sample, the model gives {values_per_sample}"
-            )
+            raise ZoError(f"y has {targets.size // len(inputs)} values a sample, the model gives {values_per_sample}")
         wanted = targets.reshape(outputs.shape).astype(np.float64)
 
         def score(values: NDArray[np.float32]) -> float:
@@ -179,9 +170,7 @@ class _Failure:
     names: tuple[str, ...]  # Op and tensor names that tell the place, the most telling first.
 
 
-def _freeze(
-    tf: Any, function: Callable[..., Any], shapes: Sequence[tuple[int, ...]], name: str
-) -> _FrozenGraph:
+def _freeze(tf: Any, function: Callable[..., Any], shapes: Sequence[tuple[int, ...]], name: str) -> _FrozenGraph:
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
     )
@@ -191,10 +180,7 @@ def _freeze(
     def call(*tensors: Any) -> Any:
         return function(tensors[0] if single else list(tensors), training=False)
 
-    specs = [
-        tf.TensorSpec((1, *shape), tf.float32, name=_INPUT.format(index))
-        for index, shape in enumerate(shapes)
-    ]
+    specs = [tf.TensorSpec((1, *shape), tf.float32, name=_INPUT.format(index)) for index, shape in enumerate(shapes)]
     try:
         with quiet():
             concrete = tf.function(call, autograph=False).get_concrete_function(*specs)
@@ -204,15 +190,11 @@ def _freeze(
             f"model '{name}' cannot be traced on one sample of shape {shapes[0]}: {first_line(error)}"
         ) from error
     if len(frozen.outputs) != 1:
-        raise ZoError(
-            f"model '{name}' has {len(frozen.outputs)} outputs: only models with one output can be converted"
-        )
+        raise ZoError(f"model '{name}' has {len(frozen.outputs)} outputs: only models with one output can be converted")
     operation = frozen.outputs[0].op
     while operation.type == "Identity" and operation.inputs:
         operation = operation.inputs[0].op
-    return _FrozenGraph(
-        frozen.graph.as_graph_def().SerializeToString(), frozen.outputs[0].name, operation.name
-    )
+    return _FrozenGraph(frozen.graph.as_graph_def().SerializeToString(), frozen.outputs[0].name, operation.name)
 
 
 def _convert_graphs(
@@ -275,9 +257,7 @@ def _convert_folders(folders: Sequence[str]) -> None:
         log = place.parent / _LOG_FILE
         start = log.stat().st_size
         try:
-            content = _convert_graph(
-                (place / _GRAPH_FILE).read_bytes(), (place / _OUTPUT_FILE).read_text(), samples
-            )
+            content = _convert_graph((place / _GRAPH_FILE).read_bytes(), (place / _OUTPUT_FILE).read_text(), samples)
             partial = place / (_MODEL_FILE + ".part")
             partial.write_bytes(content)
             if _find_unquantized(content) is None:
@@ -470,9 +450,7 @@ def _predict_int8(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]
 
     try:
         with quiet():
-            interpreter = runtime.Interpreter.from_bytes(
-                content, arena_size=max(_MIN_ARENA_BYTES, 10 * len(content))
-            )
+            interpreter = runtime.Interpreter.from_bytes(content, arena_size=max(_MIN_ARENA_BYTES, 10 * len(content)))
     except Exception as error:
         raise ZoError(f"TFLM cannot load the int8 model: {first_line(error)}") from error
     source = interpreter.get_input_details(0)

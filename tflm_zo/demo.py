@@ -20,7 +20,7 @@ from tflm_zo.files import write_atomic
 from tflm_zo.patch import patch
 from tflm_zo.trainer import Trainer
 
-TRAINABLE = "head"
+TRAINABLE = "exact"
 EPOCHS = 40
 _SHOWN = 8  # sample images in the picture
 
@@ -131,7 +131,8 @@ def _picture(
         raise ZoError("the demo needs matplotlib: pip install tflm-zo[demo]") from error
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
+    halves = figure.add_gridspec(1, 2, width_ratios=(1, 1.15))
+    left, right = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
     axes = left.subplots()
     passes, accuracies = zip(*curve, strict=True)
     axes.plot(passes, accuracies, marker=".", label="trained in TFLM, int8")

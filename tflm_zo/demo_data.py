@@ -62,9 +62,7 @@ def load_digits(seed: int = 0) -> Digits:
     labels = bunch.target.astype(np.int32)
     order = np.random.default_rng(seed).permutation(len(labels))
     pretrain, adapt, test = np.split(order, [PRETRAIN_SAMPLES, PRETRAIN_SAMPLES + ADAPT_SAMPLES])
-    return Digits(
-        images[pretrain], labels[pretrain], images[adapt], labels[adapt], images[test], labels[test]
-    )
+    return Digits(images[pretrain], labels[pretrain], images[adapt], labels[adapt], images[test], labels[test])
 
 
 def drift(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:

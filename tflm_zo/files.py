@@ -35,9 +35,9 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         # mkstemp makes private files; a result should have the permissions of any other new file.
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(target)
     except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
         raise ZoError(f"cannot write {path}: {error.strerror}") from error

@@ -9,9 +9,10 @@ from tflm_zo.bake import bake
 from tflm_zo.interpreter import Interpreter
 from tflm_zo.layers import trainable_layers
 from tflm_zo.model_file import load_model
-from tflm_zo.op_options import KIND_BIAS, KIND_WEIGHTS, LOSS_CROSS_ENTROPY
-from tflm_zo.patch import is_patched
+from tflm_zo.op_options import LOSS_CROSS_ENTROPY
 from tflm_zo.patched import read_patched
+from tflm_zo.recipe import Hyperparameters, layer_methods
+from tflm_zo.training_ops import is_patched
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,6 @@ def inspect(model: bytes) -> Inspection:
     Raises :class:`~tflm_zo.errors.ZoError` if it is no int8 model or TFLM cannot run it.
     """
     tree = load_model(model)
-    rows: list[LayerRow]
     loss = ""
     if not is_patched(tree):
         rows = [
@@ -54,30 +54,21 @@ def inspect(model: bytes) -> Inspection:
     else:
         patched = read_patched(model)
         loss = "cross-entropy" if patched.loss.kind == LOSS_CROSS_ENTROPY else "mean squared error"
-        moved: dict[str, dict[int, int]] = {}
+        methods = layer_methods(patched, Hyperparameters())
+        moved: dict[str, int] = {}
         for parameter in patched.parameters:
-            moved.setdefault(parameter.layer, {})[parameter.kind] = parameter.arena_bytes
-        head = next((p.layer for p in patched.parameters if p.entry.layer == patched.head_layer), "")
-        rows = []
-        for layer in trainable_layers(load_model(bake(model, {}))):
-            kinds = moved.get(layer.name, {})
-            method = "frozen"
-            if layer.name == head:
-                method = "exact head"
-            elif KIND_WEIGHTS in kinds:
-                method = "weights"
-            elif KIND_BIAS in kinds:
-                method = "bias"
-            rows.append(
-                LayerRow(
-                    layer.name,
-                    layer.kind,
-                    layer.weight_count,
-                    4 * layer.bias_count,
-                    sum(kinds.values()),
-                    method,
-                )
+            moved[parameter.layer] = moved.get(parameter.layer, 0) + parameter.arena_bytes
+        rows = [
+            LayerRow(
+                layer.name,
+                layer.kind,
+                layer.weight_count,
+                4 * layer.bias_count,
+                moved.get(layer.name, 0),
+                methods.get(layer.name, "frozen"),
             )
+            for layer in trainable_layers(load_model(bake(model, {})))
+        ]
     return Inspection(
         layers=rows,
         patched=is_patched(tree),

@@ -49,9 +49,10 @@ class Interpreter:
             raise ZoError(f"arena_size is {arena_size} bytes: it must be positive")
         size = self._generous_size() if arena_size is None else arena_size
         messages: list[str] = []
-        self._interpreter = self._create(size, messages)
-        if self._interpreter is None:
+        interpreter = self._create(size, messages)
+        if interpreter is None:
             raise ZoError(self._why(arena_size, messages))
+        self._interpreter = interpreter
         self.set_input = self._interpreter.set_input
         self.get_output = self._interpreter.get_output
 

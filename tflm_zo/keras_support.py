@@ -54,13 +54,9 @@ def import_tensorflow() -> tuple[Any, Any]:
             import keras
             import tensorflow as tf
     except ImportError as error:
-        raise ZoError(
-            f"converting needs TensorFlow ({first_line(error)}): pip install tflm-zo[convert]"
-        ) from error
+        raise ZoError(f"converting needs TensorFlow ({first_line(error)}): pip install tflm-zo[convert]") from error
     if keras.backend.backend() != "tensorflow":
-        raise ZoError(
-            f"Keras runs on {keras.backend.backend()}: set the environment variable KERAS_BACKEND=tensorflow"
-        )
+        raise ZoError(f"Keras runs on {keras.backend.backend()}: set the environment variable KERAS_BACKEND=tensorflow")
     return tf, keras
 
 
@@ -124,14 +120,12 @@ def input_shape(model: Any) -> tuple[int | None, ...] | None:
     if len(inputs) != 1:
         names = ", ".join(f"'{tensor.name}'" for tensor in inputs)
         raise ZoError(
-            f"model '{model.name}' has {len(inputs)} inputs ({names}): only models with one input "
-            "can be converted"
+            f"model '{model.name}' has {len(inputs)} inputs ({names}): only models with one input can be converted"
         )
     dtype = str(inputs[0].dtype)
     if not dtype.startswith("float"):
         raise ZoError(
-            f"input '{inputs[0].name}' of model '{model.name}' has dtype {dtype}: only a float "
-            "input can become int8"
+            f"input '{inputs[0].name}' of model '{model.name}' has dtype {dtype}: only a float input can become int8"
         )
     return tuple(inputs[0].shape[1:])
 
@@ -156,9 +150,7 @@ def as_samples(
             data = np.stack([np.asarray(sample, dtype=np.float32) for sample in data])
         samples = np.ascontiguousarray(data, dtype=np.float32)
     except (ValueError, TypeError) as error:
-        raise ZoError(
-            f"{name} must be an array (n, ...) or samples of one shape: {first_line(error)}"
-        ) from error
+        raise ZoError(f"{name} must be an array (n, ...) or samples of one shape: {first_line(error)}") from error
     if samples.ndim < 2 or len(samples) == 0:
         raise ZoError(f"{name} has shape {samples.shape}: at least one sample (n, ...) is needed")
     # Image and audio arrays often leave out a channel axis of length one.

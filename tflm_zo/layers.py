@@ -62,6 +62,7 @@ class Layer:
 
     @property
     def accumulator_scales(self) -> np.ndarray:
+        """Scales of the layer's int32 accumulators, and of its bias."""
         return self.weight_scales * self.input_quantization.scale
 
 
@@ -93,9 +94,7 @@ def trainable_layers(model: Any) -> list[Layer]:
     return layers
 
 
-def _layer(
-    model: Any, index: int, operator: Any, kind: str, ordinal: int, taken: set[str]
-) -> Layer | None:
+def _layer(model: Any, index: int, operator: Any, kind: str, ordinal: int, taken: set[str]) -> Layer | None:
     graph = model.subgraphs[0]
     inputs = [int(i) for i in operator.inputs]
     weights = graph.tensors[inputs[1]]
@@ -133,9 +132,7 @@ def _layer(
     )
 
 
-def _require_int8(
-    graph: Any, x: int, w: int, b: int, y: int, kind: str, name: str
-) -> None:
+def _require_int8(graph: Any, x: int, w: int, b: int, y: int, kind: str, name: str) -> None:
     types = {v: k for k, v in vars(schema.TensorType).items() if isinstance(v, int)}
     for role, index, wanted in (
         ("input", x, schema.TensorType.INT8),
@@ -173,11 +170,11 @@ class Selection:
     biases: frozenset[int]
 
 
-def select(model: Any, layers: list[Layer], trainable: str) -> Selection:
-    """Resolve ``all``, ``head``, ``last:K``, ``bias`` or comma-separated names and globs.
+def select(model: Any, layers: list[Layer], trainable: str, exact: frozenset[int] = frozenset()) -> Selection:
+    """Resolve ``all``, ``head``, ``exact``, ``last:K``, ``bias`` or comma-separated names and globs.
 
     A glob is matched against a layer's short name (``conv2d_3``) and its weights' full tensor name; parts may be
-    combined with commas (``conv2d,head``).
+    combined with commas (``conv2d,head``). ``exact`` holds the layers trained in closed form.
     Raises :class:`ZoError` naming the part that matches nothing.
     """
     graph = model.subgraphs[0]
@@ -192,7 +189,7 @@ def select(model: Any, layers: list[Layer], trainable: str) -> Selection:
         if part == "bias":
             biases |= {layer.ordinal for layer in layers if layer.bias >= 0}
             continue
-        chosen = _matching(graph, layers, part)
+        chosen = set(exact) if part == "exact" else _matching(graph, layers, part)
         if not chosen:
             names = ", ".join(layer.name for layer in layers)
             raise ZoError(f"--trainable: {part!r} matches no layer; the layers are: {names}")
@@ -223,5 +220,3 @@ def _matching(graph: Any, layers: list[Layer], part: str) -> set[int]:
             or fnmatch.fnmatchcase(tensor_name(graph.tensors[layer.weights]), part)
         )
     }
-
-

@@ -26,7 +26,7 @@ class _AligningBuilder(flatbuffers.Builder):
         if x.dtype != np.uint8:
             return super().CreateNumpyVector(x)
         self.StartVector(1, x.size, BUFFER_ALIGNMENT)
-        self.head = self.head - x.size
+        self.head: int = self.head - x.size
         self.Bytes[self.head : self.head + x.size] = x.tobytes(order="C")
         self.vectorNumElems = x.size
         return self.EndVector()

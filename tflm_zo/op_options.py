@@ -4,23 +4,25 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.geometry import LayerShape
 
-VERSION = 1
+VERSION = 2
 PARAMETER_MAGIC = 0x5A4F5031
 LOSS_MAGIC = 0x5A4F4C31
+NODE_MAGIC = 0x5A4F4E31
 
 KIND_WEIGHTS, KIND_BIAS, KIND_RESIDUAL = 0, 1, 2
 LOSS_CROSS_ENTROPY, LOSS_MEAN_SQUARED_ERROR = 0, 1
 
-_ENTRY = struct.Struct("<8i")
-_PARAMETER_HEAD = struct.Struct("<IIii")
+_ENTRY = struct.Struct("<10i")
+_PARAMETER_HEAD = struct.Struct("<IIiii")
 _LOSS = struct.Struct("<IIiifiiiifi")
+_NODE = struct.Struct("<IIi16iiiiiifiiii")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,18 @@ class ParameterEntry:
     channels: int
     channel_stride: int
     headroom: int
+    exact: int
+    moments_input: int
     factor_offset: int
+
+
+@dataclass(frozen=True)
+class ParameterOptions:
+    """Options of the parameter op; ``factors`` is the float32 table of 1 / scale^2."""
+
+    entries: tuple[ParameterEntry, ...]
+    node_count: int
+    factors: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -54,20 +67,45 @@ class LossOptions:
     weight_factors: np.ndarray
 
 
-def pack_parameters(entries: Sequence[ParameterEntry], factors: np.ndarray) -> bytes:
-    """Return the options of the parameter op; ``factors`` is the float32 table of 1 / scale^2."""
-    head = _PARAMETER_HEAD.pack(PARAMETER_MAGIC, VERSION, len(entries), factors.size)
-    return head + b"".join(_ENTRY.pack(*astuple(e)) for e in entries) + factors.astype("<f4").tobytes()
+@dataclass(frozen=True)
+class NodeOptions:
+    """Options of a node op; the arrays are float32, one value per channel or one for all."""
+
+    node: int
+    shape: LayerShape
+    input_zero_point: int
+    activation_min: int
+    activation_max: int
+    headroom: int
+    bias_headroom: int
+    inverse_output_scale: float
+    window_height: int
+    window_width: int
+    pooled_width: int
+    weight_factors: np.ndarray
+    bias_factors: np.ndarray
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the gradient comes from the head rather than from perturbation."""
+        return self.window_height > 0
 
 
-def unpack_parameters(data: bytes) -> tuple[list[ParameterEntry], np.ndarray]:
+def pack_parameters(options: ParameterOptions) -> bytes:
+    """Return the options of the parameter op."""
+    entries, factors = options.entries, options.factors
+    head = _PARAMETER_HEAD.pack(PARAMETER_MAGIC, VERSION, len(entries), options.node_count, factors.size)
+    return head + b"".join(_ENTRY.pack(*astuple(e)) for e in entries) + _floats(factors)
+
+
+def unpack_parameters(data: bytes) -> ParameterOptions:
     """Inverse of :func:`pack_parameters`; raises :class:`ZoError` for another version."""
-    magic, version, count, factor_count = _PARAMETER_HEAD.unpack_from(data)
+    magic, version, count, node_count, factor_count = _PARAMETER_HEAD.unpack_from(data)
     _check(magic, PARAMETER_MAGIC, version)
     offset = _PARAMETER_HEAD.size
-    entries = [ParameterEntry(*_ENTRY.unpack_from(data, offset + i * _ENTRY.size)) for i in range(count)]
+    entries = (ParameterEntry(*_ENTRY.unpack_from(data, offset + i * _ENTRY.size)) for i in range(count))
     factors = np.frombuffer(data, "<f4", factor_count, offset + count * _ENTRY.size)
-    return entries, factors.astype(np.float32)
+    return ParameterOptions(tuple(entries), node_count, factors.astype(np.float32))
 
 
 def pack_loss(options: LossOptions) -> bytes:
@@ -85,8 +123,7 @@ def pack_loss(options: LossOptions) -> bytes:
         options.feature_scale,
         options.headroom,
     )
-    arrays = (options.accumulator_scales, options.weight_factors)
-    return head + b"".join(a.astype("<f4").tobytes() for a in arrays)
+    return head + _floats(options.accumulator_scales) + _floats(options.weight_factors)
 
 
 def unpack_loss(data: bytes) -> LossOptions:
@@ -100,7 +137,55 @@ def unpack_loss(data: bytes) -> LossOptions:
     return LossOptions(
         kind, outputs, scale, zero, bool(high), features, feature_zero, feature_scale, headroom,
         arrays[:count], arrays[count:],
+    )  # fmt: skip
+
+
+def pack_node(options: NodeOptions) -> bytes:
+    """Return the options of a node op."""
+    head = _NODE.pack(
+        NODE_MAGIC,
+        VERSION,
+        options.node,
+        *astuple(options.shape),
+        options.input_zero_point,
+        options.activation_min,
+        options.activation_max,
+        options.headroom,
+        options.bias_headroom,
+        options.inverse_output_scale,
+        options.window_height,
+        options.window_width,
+        options.pooled_width,
+        options.weight_factors.size,
     )
+    return head + _floats(options.weight_factors) + _floats(options.bias_factors)
+
+
+def unpack_node(data: bytes) -> NodeOptions:
+    """Inverse of :func:`pack_node`; raises :class:`ZoError` for another version."""
+    magic, version, node, *fields = _NODE.unpack_from(data)
+    _check(magic, NODE_MAGIC, version)
+    zero_point, low, high, headroom, bias_headroom, inverse, height, width, columns, channels = fields[16:]
+    arrays = np.frombuffer(data, "<f4", 2 * channels, _NODE.size).astype(np.float32)
+    return NodeOptions(
+        node=node,
+        shape=LayerShape(*fields[:16]),
+        input_zero_point=zero_point,
+        activation_min=low,
+        activation_max=high,
+        headroom=headroom,
+        bias_headroom=bias_headroom,
+        inverse_output_scale=inverse,
+        window_height=height,
+        window_width=width,
+        pooled_width=columns,
+        weight_factors=arrays[:channels],
+        bias_factors=arrays[channels:],
+    )
+
+
+def _floats(values: np.ndarray) -> bytes:
+    return values.astype("<f4").tobytes()
 
 
 def _check(magic: int, wanted: int, version: int) -> None:

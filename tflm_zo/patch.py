@@ -3,43 +3,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tflm_zo import adapter as input_adapter
 from tflm_zo.errors import ZoError
-from tflm_zo.layers import Layer, Quantization, quantization_of, select, trainable_layers
-from tflm_zo.model_file import (
-    builtin_code,
-    load_model,
-    save_model,
-    schema,
-    shape_of,
-    tensor_name,
-)
+from tflm_zo.geometry import ClosedForm, activation_range, closed_forms, fused_activation, layer_shape
+from tflm_zo.layers import Layer, Selection, quantization_of, select, trainable_layers
+from tflm_zo.loss_end import LossEnd, find_loss_end
+from tflm_zo.model_file import load_model, save_model, schema, shape_of
 from tflm_zo.op_options import (
     KIND_BIAS,
     KIND_RESIDUAL,
     KIND_WEIGHTS,
     LOSS_CROSS_ENTROPY,
-    LOSS_MEAN_SQUARED_ERROR,
     LossOptions,
+    NodeOptions,
     ParameterEntry,
+    ParameterOptions,
     pack_loss,
+    pack_node,
     pack_parameters,
 )
-
-PARAMETER_OP = "TFLM_ZO_PARAMETERS"
-LOSS_OP = "TFLM_ZO_LOSS"
-PREFIX = "zo/"
-
-COMMAND_WORDS = 16
-REPORT_WORDS = 8
-SESSION_WORDS = 140  # without the settings
-SETTING_WORDS = 2
-
-LOSSES = ("auto", "cross-entropy", "mse")
+from tflm_zo.training_ops import (
+    COMMAND_WORDS,
+    INITIAL,
+    LOSS_OP,
+    NODE_OP,
+    NODE_SETTING_WORDS,
+    PARAMETER_OP,
+    PREFIX,
+    REPORT_WORDS,
+    SESSION_WORDS,
+    SETTING_WORDS,
+    is_patched,
+    moments_words,
+)
 
 # Codes that updates leave free at both ends of a perturbed weight's range: the largest sigma. Each channel of a
 # symmetric quantization has a weight at +-127, so some weights always stay unperturbed; 4 codes are 3 % of the range.
@@ -47,92 +47,43 @@ WEIGHT_HEADROOM = 4
 BIAS_HEADROOM = 1 << 20
 
 
-@dataclass(frozen=True)
-class _LossEnd:
-    """Where the loss is taken: the int8 logits, and the layer that makes them if it has a closed form."""
-
-    logits: int
-    quantization: Quantization
-    outputs: int
-    kind: int
-    head: Layer | None
-
-
-def patch(model: bytes, trainable: str = "head", loss: str = "auto") -> bytes:
+def patch(
+    model: bytes,
+    trainable: str = "exact",
+    loss: str = "auto",
+    *,
+    adapter: bool = False,
+    accumulate: bool = False,
+) -> bytes:
     """Return ``model`` with training ops and its trainable weights in the arena.
 
-    ``model`` is any full int8 ``.tflite``; ``trainable`` is ``head`` (the last fully connected layer), ``all``, ``last:K``, ``bias`` or
-    comma-separated layer names and globs; ``loss`` is ``cross-entropy`` (target: class index), ``mse`` (target:
-    a vector like the output) or ``auto``: cross-entropy if the model ends in SOFTMAX or LOGISTIC, else mse.
+    ``model`` is any full int8 ``.tflite``; ``trainable`` is ``head`` (the last fully connected layer), ``exact``
+    (also the layers before it whose gradient has a closed form), ``all``, ``last:K``, ``bias`` or comma-separated
+    layer names and globs; ``loss`` is ``cross-entropy`` (target: class index), ``mse`` (target: a vector like the
+    output) or ``auto``: cross-entropy if the model ends in SOFTMAX or LOGISTIC, else mse. ``adapter`` puts a
+    trainable gain and offset for each input channel in front (see :mod:`tflm_zo.adapter`). ``accumulate`` gives
+    each layer that is trained by its output a buffer for the gradient of a batch, 4 bytes a weight and bias;
+    without it each sample is applied at once, which costs no RAM.
 
-    The result has the model's inputs and outputs first, then inputs ``zo/command`` (int32[16]) and ``zo/target``
+    The result has the model's inputs and outputs first, then inputs ``zo/command`` (int32[20]) and ``zo/target``
     and output ``zo/report`` (int32[8]). Until it is trained it computes what ``model`` computes, byte for byte.
     Raises :class:`ZoError` if the model or a choice cannot be used.
     """
-    if loss not in LOSSES:
-        raise ZoError(f"loss {loss!r} is unknown: choose one of {', '.join(LOSSES)}")
     tree = load_model(model)
     if is_patched(tree):
         raise ZoError("the model is patched already: patch the original model instead")
+    if adapter:
+        input_adapter.add_adapter(tree)
+        trainable = f"{trainable},{input_adapter.NAME}"
     layers = trainable_layers(tree)
-    selection = select(tree, layers, trainable)
-    end = _loss_end(tree, layers, loss)
-    _Patcher(tree, layers, selection.weights, selection.biases, end).run()
+    end = find_loss_end(tree, layers, loss)
+    closed = closed_forms(tree, layers, end.head)
+    exact = [form.layer.ordinal for form in closed]
+    if end.head is not None:
+        exact.append(end.head.ordinal)
+    selection = select(tree, layers, trainable, frozenset(exact))
+    _Patcher(tree, layers, selection, end, closed, accumulate).run()
     return save_model(tree)
-
-
-def is_patched(tree: Any) -> bool:
-    """Whether a model carries the training ops."""
-    return any(_custom_code(code) == PARAMETER_OP for code in tree.operatorCodes)
-
-
-def _custom_code(code: Any) -> str:
-    name = code.customCode
-    return name.decode() if isinstance(name, bytes) else (name or "")
-
-
-def _loss_end(tree: Any, layers: list[Layer], loss: str) -> _LossEnd:
-    graph = tree.subgraphs[0]
-    if len(graph.outputs) != 1:
-        raise ZoError(
-            f"the model has {len(graph.outputs)} outputs; training needs exactly one to take the loss of"
-        )
-    producer = {int(o): op for op in graph.operators for o in op.outputs}
-    ops = schema.BuiltinOperator
-    closing = (ops.SOFTMAX, ops.LOGISTIC)
-    logits = int(graph.outputs[0])
-    probability_end = False
-    # Walk back over what only changes the form of the result: the loss is taken of the int8 values before it.
-    while logits in producer and builtin_code(tree, producer[logits]) in (*closing, ops.DEQUANTIZE):
-        probability_end |= builtin_code(tree, producer[logits]) in closing
-        logits = int(producer[logits].inputs[0])
-    tensor = graph.tensors[logits]
-    quantization = quantization_of(tensor)
-    if tensor.type != schema.TensorType.INT8 or quantization is None:
-        raise ZoError(
-            f"the model's output {tensor_name(tensor)!r} is not int8: convert the model to full int8 "
-            "with `tflm-zo convert`"
-        )
-    shape = shape_of(tensor)
-    outputs = int(np.prod(shape))
-    if loss == "auto":
-        loss = "cross-entropy" if probability_end else "mse"
-    if loss == "cross-entropy" and len(shape) > 1 and outputs != shape[-1]:
-        raise ZoError(
-            f"cross-entropy needs one vector of logits, but the output has shape {list(shape)}: "
-            "use loss mse"
-        )
-    head = None
-    for layer in layers:
-        plain = layer.fused_activation == schema.ActivationFunctionType.NONE
-        # One row of features per pass: the closed form is an outer product of two vectors.
-        single = layer.weight_count // layer.outputs == int(
-            np.prod(shape_of(graph.tensors[layer.input]))
-        )
-        if layer.output == logits and layer.kind == "FULLY_CONNECTED" and plain and single:
-            head = layer
-    kind = LOSS_CROSS_ENTROPY if loss == "cross-entropy" else LOSS_MEAN_SQUARED_ERROR
-    return _LossEnd(logits, quantization, outputs, kind, head)
 
 
 class _Patcher:
@@ -142,19 +93,28 @@ class _Patcher:
         self,
         tree: Any,
         layers: list[Layer],
-        weights: frozenset[int],
-        biases: frozenset[int],
-        end: _LossEnd,
+        selection: Selection,
+        end: LossEnd,
+        closed: list[ClosedForm],
+        accumulate: bool,
     ) -> None:
         self.tree = tree
         self.graph = tree.subgraphs[0]
         self.layers = layers
-        self.weights = weights
-        self.biases = biases
+        self.selection = selection
         self.end = end
+        self.accumulate = accumulate
+        self.initial: dict[int, int] = {}  # of a moved tensor: the constant with its initial values
         self.entries: list[ParameterEntry] = []
         self.factors: list[np.ndarray] = []
         self.parameter_inputs: list[int] = []
+        self.codes: dict[str, int] = {}
+        # A gradient in closed form must exist for all layers that share a tensor, or it is not the gradient.
+        self.closed = [f for f in closed if self._trained_alone(f.layer)]
+
+    def _trained_alone(self, layer: Layer) -> bool:
+        sharing = [other for other in self.layers if other.weights == layer.weights]
+        return layer.ordinal in self.selection.weights and len(sharing) == 1
 
     def run(self) -> None:
         command = self._add_tensor("command", schema.TensorType.INT32, (COMMAND_WORDS,))
@@ -162,32 +122,92 @@ class _Patcher:
         report = self._add_tensor("report", schema.TensorType.INT32, (REPORT_WORDS,))
         session = self._add_tensor("session", schema.TensorType.INT32, (0,), variable=True)
         self.parameter_inputs = [command, session]
-        moved: set[int] = set()
         for layer in self.layers:
             # Layers may share a tensor; it is one parameter then.
-            if layer.ordinal in self.weights and layer.weights not in moved:
-                moved.add(layer.weights)
+            if layer.ordinal in self.selection.weights and layer.weights not in self.initial:
                 self._add_parameter(layer, layer.weights, KIND_WEIGHTS, layer.weight_scales)
-            if layer.ordinal in self.biases and layer.bias not in moved:
-                moved.add(layer.bias)
+            if layer.ordinal in self.selection.biases and layer.bias not in self.initial:
                 self._add_parameter(layer, layer.bias, KIND_BIAS, layer.accumulator_scales)
-        residual = self._add_residual(moved)
-        words = SESSION_WORDS + SETTING_WORDS * len(self.entries)
+        residual = self._add_residual()
+
+        feature_gradient: list[int] = []
+        if self.closed:
+            features = (self._features(),)
+            feature_gradient = [self._add_tensor("feature_gradient", schema.TensorType.FLOAT32, features)]
+        body, nodes = self._with_nodes(session)
+        after_loss = []
+        for form in self.closed:
+            after_loss.append(self._node(form.layer, nodes, session, form, feature_gradient[0]))
+            nodes += 1
+        words = SESSION_WORDS + SETTING_WORDS * len(self.entries) + NODE_SETTING_WORDS * nodes
         self.graph.tensors[session].shape = np.array([words], dtype=np.int32)
 
         factors = np.concatenate(self.factors) if self.factors else np.zeros(0)
-        first = self._operator(
-            PARAMETER_OP, self.parameter_inputs, [], pack_parameters(self.entries, factors)
-        )
+        options = ParameterOptions(tuple(self.entries), nodes, factors)
+        first = self._operator(PARAMETER_OP, self.parameter_inputs, [], pack_parameters(options))
         last = self._operator(
             LOSS_OP,
             [self.end.logits, target, session, *self._head_inputs(), residual],
-            [report],
+            [report, *feature_gradient],
             pack_loss(self._loss_options()),
         )
-        self.graph.operators = [first, *self.graph.operators, last]
+        self.graph.operators = [first, *body, last, *after_loss]
         self.graph.inputs = np.array([*self.graph.inputs, command, target], dtype=np.int32)
         self.graph.outputs = np.array([*self.graph.outputs, report], dtype=np.int32)
+
+    def _with_nodes(self, session: int) -> tuple[list[Any], int]:
+        """The model's operators, each layer that can be trained by its output followed by its node op."""
+        by_operator = {
+            layer.operator_index: layer
+            for layer in self.layers
+            if self._trained_alone(layer) and layer is not self.end.head and layer.name != input_adapter.NAME
+        }
+        body: list[Any] = []
+        nodes = 0
+        for index, operator in enumerate(self.graph.operators):
+            body.append(operator)
+            if index in by_operator:
+                body.append(self._node(by_operator[index], nodes, session, None, -1))
+                nodes += 1
+        return body, nodes
+
+    def _node(self, layer: Layer, number: int, session: int, form: ClosedForm | None, feature_gradient: int) -> Any:
+        shape = layer_shape(self.tree, layer)
+        mask = layer.output if form is None else form.mask
+        producer = next(op for op in self.graph.operators if mask in op.outputs)
+        low, high = activation_range(self.tree, mask, fused_activation(producer))
+        quantization = quantization_of(self.graph.tensors[layer.output])
+        assert quantization is not None  # trainable_layers has checked it
+        options = NodeOptions(
+            node=number,
+            shape=shape,
+            input_zero_point=layer.input_quantization.zero_point,
+            activation_min=low,
+            activation_max=high,
+            headroom=self._headroom(layer, KIND_WEIGHTS),
+            bias_headroom=BIAS_HEADROOM,
+            inverse_output_scale=1.0 / quantization.scale,
+            window_height=0 if form is None else form.window_height,
+            window_width=0 if form is None else form.window_width,
+            pooled_width=0 if form is None else form.pooled_width,
+            weight_factors=layer.input_quantization.scale / layer.weight_scales,
+            bias_factors=1.0 / layer.accumulator_scales,
+        )
+        accumulator = -1
+        if self.accumulate:
+            count = layer.weight_count + layer.outputs
+            accumulator = self._add_tensor(f"accumulator/{number}", schema.TensorType.FLOAT32, (count,), variable=True)
+        trained = [layer.weights, self.initial[layer.weights], layer.bias, self.initial.get(layer.bias, -1)]
+        return self._operator(
+            NODE_OP,
+            [session, layer.input, mask, *trained, feature_gradient, accumulator],
+            [],
+            pack_node(options),
+        )
+
+    def _features(self) -> int:
+        head = self.end.head
+        return 0 if head is None else head.weight_count // head.outputs
 
     def _add_target(self) -> int:
         if self.end.kind == LOSS_CROSS_ENTROPY:
@@ -214,26 +234,36 @@ class _Patcher:
         """Turn a constant into a variable tensor; its constant stays in flash as the initial value."""
         tensor = self.graph.tensors[index]
         role = "bias" if kind == KIND_BIAS else "weights"
-        initial = self._add_tensor(
-            f"initial/{layer.name}/{role}", tensor.type, shape_of(tensor), buffer=tensor.buffer
-        )
+        name = f"{INITIAL.removeprefix(PREFIX)}{layer.name}/{role}"
+        initial = self._add_tensor(name, tensor.type, shape_of(tensor), buffer=tensor.buffer)
+        self.initial[index] = initial
         # Buffer 0 is empty by the schema's convention: TFLM gives the tensor memory in the arena.
         tensor.buffer = 0
         tensor.isVariable = True
+        variable_input = len(self.parameter_inputs)
+        self.parameter_inputs += [index, initial]
+        moments = -1
+        if layer.name == input_adapter.NAME:
+            moments = len(self.parameter_inputs)
+            words = moments_words(int(np.prod(shape_of(tensor))))
+            self.parameter_inputs.append(
+                self._add_tensor(f"moments/{layer.name}/{role}", schema.TensorType.FLOAT32, (words,), variable=True)
+            )
         self.entries.append(
             ParameterEntry(
                 kind=kind,
                 layer=layer.ordinal,
-                variable_input=len(self.parameter_inputs),
-                initial_input=len(self.parameter_inputs) + 1,
+                variable_input=variable_input,
+                initial_input=variable_input + 1,
                 channels=len(scales),
                 channel_stride=1 if kind == KIND_BIAS else layer.channel_stride,
                 headroom=self._headroom(layer, kind),
+                exact=int(layer is self.end.head or any(layer is f.layer for f in self.closed)),
+                moments_input=moments,
                 factor_offset=sum(f.size for f in self.factors),
             )
         )
         self.factors.append((1.0 / np.square(scales)).astype(np.float32))
-        self.parameter_inputs += [index, initial]
 
     def _headroom(self, layer: Layer, kind: int) -> int:
         if kind == KIND_BIAS:
@@ -242,16 +272,23 @@ class _Patcher:
         exact = self.end.head is not None and layer.weights == self.end.head.weights
         return 0 if exact else WEIGHT_HEADROOM
 
-    def _add_residual(self, moved: set[int]) -> int:
+    def _add_residual(self) -> int:
         head = self.end.head
-        if head is None or head.weights not in moved:
+        if head is None or head.weights not in self.initial:
             return -1
-        index = self._add_tensor(
-            "residual", schema.TensorType.INT8, (head.weight_count,), variable=True
-        )
+        index = self._add_tensor("residual", schema.TensorType.INT8, (head.weight_count,), variable=True)
         self.entries.append(
             ParameterEntry(
-                KIND_RESIDUAL, head.ordinal, len(self.parameter_inputs), -1, 1, 1, 0, 0
+                kind=KIND_RESIDUAL,
+                layer=head.ordinal,
+                variable_input=len(self.parameter_inputs),
+                initial_input=-1,
+                channels=1,
+                channel_stride=1,
+                headroom=0,
+                exact=1,
+                moments_input=-1,
+                factor_offset=0,
             )
         )
         self.parameter_inputs.append(index)
@@ -263,7 +300,7 @@ class _Patcher:
 
     def _loss_options(self) -> LossOptions:
         end, head = self.end, self.end.head
-        empty = np.zeros(0, dtype=np.float32)
+        accumulator_scales = weight_factors = np.zeros(0)
         if head is not None:
             ones = np.ones(end.outputs)
             accumulator_scales = head.accumulator_scales * ones
@@ -276,23 +313,25 @@ class _Patcher:
             # Int8 logits would hide the small differences between perturbed losses. Over the many outputs of a
             # regression the rounding averages out, and recomputing the layer would cost as much as running it.
             high_resolution=head is not None and end.kind == LOSS_CROSS_ENTROPY,
-            features=0 if head is None else head.weight_count // head.outputs,
+            features=self._features(),
             feature_zero_point=0 if head is None else head.input_quantization.zero_point,
             feature_scale=0.0 if head is None else head.input_quantization.scale,
             headroom=0,
-            accumulator_scales=empty if head is None else accumulator_scales,
-            weight_factors=empty if head is None else weight_factors,
+            accumulator_scales=accumulator_scales,
+            weight_factors=weight_factors,
         )
 
     def _operator(self, name: str, inputs: list[int], outputs: list[int], options: bytes) -> Any:
-        code = schema.OperatorCodeT()
-        code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
-        code.builtinCode = schema.BuiltinOperator.CUSTOM
-        code.customCode = name
-        code.version = 1
-        self.tree.operatorCodes.append(code)
+        if name not in self.codes:
+            code = schema.OperatorCodeT()
+            code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+            code.builtinCode = schema.BuiltinOperator.CUSTOM
+            code.customCode = name
+            code.version = 1
+            self.tree.operatorCodes.append(code)
+            self.codes[name] = len(self.tree.operatorCodes) - 1
         operator = schema.OperatorT()
-        operator.opcodeIndex = len(self.tree.operatorCodes) - 1
+        operator.opcodeIndex = self.codes[name]
         operator.inputs = np.array(inputs, dtype=np.int32)
         operator.outputs = np.array(outputs, dtype=np.int32)
         operator.customOptions = np.frombuffer(options, dtype=np.uint8)

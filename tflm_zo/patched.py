@@ -16,13 +16,13 @@ from tflm_zo.op_options import (
     KIND_RESIDUAL,
     KIND_WEIGHTS,
     LossOptions,
+    NodeOptions,
     ParameterEntry,
     unpack_loss,
+    unpack_node,
     unpack_parameters,
 )
-from tflm_zo.patch import PREFIX, is_patched
-
-_INITIAL = PREFIX + "initial/"
+from tflm_zo.training_ops import INITIAL, LOSS_OP, NODE_OP, custom_code, is_patched, moments_words
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,33 @@ class Parameter:
 
     @property
     def kind(self) -> int:
+        """Weights, bias or residual (``op_options.KIND_...``)."""
         return self.entry.kind
 
     @property
     def count(self) -> int:
+        """Number of elements."""
         return int(np.prod(self.shape))
 
     @property
     def arena_bytes(self) -> int:
+        """Bytes of its values in the arena."""
         return self.count * (4 if self.kind == KIND_BIAS else 1)
+
+    @property
+    def moments(self) -> int:
+        """Floats of Adam's state, 0 if the parameter is trained by plain descent."""
+        return moments_words(self.count) if self.entry.moments_input >= 0 else 0
+
+
+@dataclass(frozen=True)
+class Node:
+    """A layer that can be trained by its output; ``closed_form`` if the head gives the gradient."""
+
+    number: int
+    layer: str
+    closed_form: bool
+    accumulates: bool
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,7 @@ class PatchedModel:
 
     data: bytes
     parameters: tuple[Parameter, ...]
+    nodes: tuple[Node, ...]
     loss: LossOptions
     input_shape: tuple[int, ...]
     input_quantization: Quantization | None
@@ -92,10 +111,13 @@ def read_patched(data: bytes) -> PatchedModel:
     if len(graph.inputs) != 3:
         raise ZoError(f"the model has {len(graph.inputs) - 2} inputs; training needs exactly one")
     x, y = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
+    parameters = parameter_table(tree)
+    loss = next(op for op in graph.operators if custom_code(tree, op) == LOSS_OP)
     return PatchedModel(
         data=bytes(data),
-        parameters=tuple(parameter_table(tree)),
-        loss=unpack_loss(bytes(bytearray(graph.operators[-1].customOptions))),
+        parameters=tuple(parameters),
+        nodes=tuple(_nodes(tree, parameters)),
+        loss=unpack_loss(_options(loss)),
         input_shape=shape_of(x),
         input_quantization=quantization_of(x),
         output_shape=shape_of(y),
@@ -104,11 +126,27 @@ def read_patched(data: bytes) -> PatchedModel:
     )
 
 
+def _options(operator: Any) -> bytes:
+    return bytes(bytearray(operator.customOptions))
+
+
+def _nodes(tree: Any, parameters: list[Parameter]) -> list[Node]:
+    layers = {p.tensor: p.layer for p in parameters}
+    nodes = []
+    for operator in tree.subgraphs[0].operators:
+        if custom_code(tree, operator) == NODE_OP:
+            options: NodeOptions = unpack_node(_options(operator))
+            weights, accumulator = int(operator.inputs[3]), int(operator.inputs[8])
+            nodes.append(Node(options.node, layers[weights], options.closed_form, accumulator >= 0))
+    return nodes
+
+
 def parameter_table(tree: Any) -> list[Parameter]:
     """Return the parameters of a patched model's tree, in the order of the parameter op's table."""
     graph = tree.subgraphs[0]
     operator = graph.operators[0]
-    entries, factors = unpack_parameters(bytes(bytearray(operator.customOptions)))
+    options = unpack_parameters(_options(operator))
+    entries, factors = options.entries, options.factors
     table: list[Parameter] = []
     layer_names: dict[int, str] = {}
     for index, entry in enumerate(entries):
@@ -118,7 +156,7 @@ def parameter_table(tree: Any) -> list[Parameter]:
             initial = np.zeros(0, dtype=np.int8)
         else:
             initial_tensor = int(operator.inputs[entry.initial_input])
-            name = tensor_name(graph.tensors[initial_tensor]).removeprefix(_INITIAL)
+            name = tensor_name(graph.tensors[initial_tensor]).removeprefix(INITIAL)
             layer_names[entry.layer] = name.rsplit("/", 1)[0]
             dtype = np.int8 if entry.kind == KIND_WEIGHTS else np.int32
             values = constant(tree, graph.tensors[initial_tensor], dtype)

@@ -4,22 +4,24 @@
 from __future__ import annotations
 
 import ctypes
+import enum
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.op_options import KIND_BIAS
-from tflm_zo.patch import COMMAND_WORDS
+from tflm_zo.training_ops import COMMAND_WORDS, moments_words
 
 REGISTERER = "TflmZoRegister"
 COMMAND_MAGIC = 0x5A4F434D
 REPORT_MAGIC = 0x5A4F5245
 
-MAX_QUERIES = 128
-MAX_GROUPS = 64
+MAX_QUERIES = 64
+MAX_GROUPS = 63
 
 # Bits of a command's actions, as in kernels/session.h.
 INITIALISE = 1 << 0
@@ -34,27 +36,63 @@ COMMAND_DTYPE = np.dtype(
         ("query", "<i4"),
         ("first", "<i4"),
         ("last", "<i4"),
+        ("node_first", "<i4"),
+        ("node_last", "<i4"),
         ("update_seed", "<u4"),
         ("update_queries", "<i4"),
         ("update_first", "<i4"),
         ("update_last", "<i4"),
         ("update_scale", "<f4"),
+        ("update_rate", "<f4"),
         ("head_rate", "<f4"),
         ("head_seed", "<u4"),
+        ("node_rate", "<f4"),
         ("reserved", "<u4", (2,)),
     ]
 )
 
 
+class GroupMode(enum.IntEnum):
+    """How a group is perturbed (``kernels/schedule.h``)."""
+
+    BATCH_DIRECTIONS = 0
+    SAMPLE_DIRECTIONS = 1
+    NODES = 2
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters or nodes [first, last) that are perturbed together, by ``queries`` directions."""
+
+    mode: GroupMode
+    first: int
+    last: int
+    queries: int
+
+    def passes_a_sample(self, antithetic: bool) -> int:
+        """Forward passes for each sample of a step, with the pass that updates nodes."""
+        clean = (0 if antithetic else 1) + (self.mode is GroupMode.NODES)
+        return self.queries * (2 if antithetic else 1) + clean
+
+
+class _Group(ctypes.Structure):
+    _fields_ = [
+        ("mode", ctypes.c_int32),
+        ("first", ctypes.c_int32),
+        ("last", ctypes.c_int32),
+        ("queries", ctypes.c_int32),
+    ]
+
+
 class _Settings(ctypes.Structure):
     _fields_ = [
         ("seed", ctypes.c_uint32),
-        ("queries", ctypes.c_int32),
         ("antithetic", ctypes.c_int32),
-        ("head", ctypes.c_int32),
+        ("exact", ctypes.c_int32),
         ("head_rate", ctypes.c_float),
+        ("accumulate", ctypes.c_int32),
         ("group_count", ctypes.c_int32),
-        ("groups", ctypes.c_int32 * (2 * MAX_GROUPS)),
+        ("groups", _Group * MAX_GROUPS),
     ]
 
 
@@ -77,11 +115,18 @@ def library() -> ctypes.CDLL:
     lib = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     lib.tflm_zo_parameter.argtypes = [
-        pointer, integer, ctypes.POINTER(pointer), ctypes.POINTER(integer),
+        pointer,
+        integer,
+        ctypes.POINTER(pointer),
+        ctypes.POINTER(integer),
     ]
     lib.tflm_zo_restore_clean.argtypes = [pointer]
     lib.tflm_zo_restore_clean.restype = None
     lib.tflm_zo_configure.argtypes = [pointer, integer, integer, ctypes.c_float]
+    lib.tflm_zo_configure_node.argtypes = [pointer, integer, integer, integer, ctypes.c_float]
+    lib.tflm_zo_moments.argtypes = [pointer, integer]
+    lib.tflm_zo_moments.restype = pointer
+    lib.tflm_zo_schedule_valid.argtypes = [ctypes.POINTER(_Settings), integer]
     lib.tflm_zo_write_parameter.argtypes = [pointer, integer, pointer, integer]
     lib.tflm_zo_schedule_new.argtypes = [ctypes.POINTER(_Settings)]
     lib.tflm_zo_schedule_new.restype = pointer
@@ -106,9 +151,7 @@ class OpState:
     def view(self, index: int) -> np.ndarray:
         """Return parameter ``index`` as it is in the arena, flat (int8 or int32), not a copy."""
         data, count = ctypes.c_void_p(), ctypes.c_int()
-        kind = library().tflm_zo_parameter(
-            self._address, index, ctypes.byref(data), ctypes.byref(count)
-        )
+        kind = library().tflm_zo_parameter(self._address, index, ctypes.byref(data), ctypes.byref(count))
         if kind < 0 or data.value is None:
             raise IndexError(index)
         c_type = ctypes.c_int32 if kind == KIND_BIAS else ctypes.c_int8
@@ -122,31 +165,58 @@ class OpState:
         """Set sigma (codes) and learning rate of a parameter; False if out of range."""
         return bool(library().tflm_zo_configure(self._address, index, sigma, rate))
 
+    def configure_node(self, node: int, sigma: int, block: int, rate: float) -> bool:
+        """Set sigma (output codes), block and learning rate of a node; False if out of range."""
+        return bool(library().tflm_zo_configure_node(self._address, node, sigma, block, rate))
+
+    def moments(self, index: int) -> np.ndarray:
+        """Return the Adam state (float32) of parameter ``index`` in the arena, empty without one."""
+        address = library().tflm_zo_moments(self._address, index)
+        if not address:
+            return np.zeros(0, dtype=np.float32)
+        words = moments_words(self.view(index).size)
+        return np.ctypeslib.as_array((ctypes.c_float * words).from_address(address))
+
     def write(self, index: int, values: np.ndarray) -> bool:
         """Write a parameter's clean values; False, with nothing written, if they do not fit."""
         view = self.view(index)
         values = np.ascontiguousarray(values, dtype=view.dtype).reshape(-1)
-        return bool(
-            library().tflm_zo_write_parameter(self._address, index, values.ctypes.data, values.size)
-        )
+        return bool(library().tflm_zo_write_parameter(self._address, index, values.ctypes.data, values.size))
 
 
 class Schedule:
-    """The order of passes of a training step; see ``kernels/schedule.h``."""
+    """The order of passes of a training step; see ``kernels/schedule.h``.
+
+    Raises :class:`ZoError` if the groups cannot be run with batches of ``batch`` samples.
+    """
 
     def __init__(
         self,
         *,
         seed: int,
-        queries: int,
         antithetic: bool,
-        head: bool,
+        exact: bool,
         head_rate: float,
-        groups: Sequence[tuple[int, int]],
+        accumulate: bool,
+        groups: Sequence[Group],
+        batch: int,
     ) -> None:
-        settings = _Settings(seed & 0xFFFFFFFF, queries, antithetic, head, head_rate, len(groups))
-        for i, (first, last) in enumerate(groups):
-            settings.groups[2 * i], settings.groups[2 * i + 1] = first, last
+        self._handle: ctypes.c_void_p | None = None
+        if len(groups) > MAX_GROUPS:
+            raise ZoError(
+                f"{len(groups)} layers cannot be perturbed one by one (at most {MAX_GROUPS}): train fewer, or "
+                "set layerwise=False"
+            )
+        settings = _Settings(seed & 0xFFFFFFFF, antithetic, exact, head_rate, accumulate, len(groups))
+        for slot, group in zip(settings.groups, groups, strict=False):
+            slot.mode, slot.first, slot.last, slot.queries = (
+                group.mode, group.first, group.last, group.queries,
+            )  # fmt: skip
+        if not library().tflm_zo_schedule_valid(ctypes.byref(settings), batch):
+            raise ZoError(
+                f"queries times batch_size exceed the {MAX_QUERIES} directions that the ops keep, or forward "
+                "differences are asked for where every sample has directions of its own"
+            )
         self._handle = ctypes.c_void_p(library().tflm_zo_schedule_new(ctypes.byref(settings)))
         self.command = np.zeros(COMMAND_WORDS, dtype=np.int32)
 

@@ -57,9 +57,7 @@ def target_codes(y: np.ndarray, model: PatchedModel, samples: int) -> np.ndarray
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
-        raise ZoError(
-            f"y has shape {y.shape}: give class indices of shape ({samples},) (one-hot rows: use argmax)"
-        )
+        raise ZoError(f"y has shape {y.shape}: give class indices of shape ({samples},) (one-hot rows: use argmax)")
     if y.dtype.kind not in "iu" and not (
         y.dtype.kind in "fb" and np.all(np.isfinite(y)) and np.array_equal(y, np.rint(y))
     ):
@@ -67,9 +65,7 @@ def target_codes(y: np.ndarray, model: PatchedModel, samples: int) -> np.ndarray
     wrong = (y < 0) | (y >= classes)
     if np.any(wrong):
         first = int(np.argmax(wrong))
-        raise ZoError(
-            f"y[{first}] is class {int(y[first])}, but the model has {classes} classes, 0 to {classes - 1}"
-        )
+        raise ZoError(f"y[{first}] is class {int(y[first])}, but the model has {classes} classes, 0 to {classes - 1}")
     return y.astype(np.int32)[:, None]
 
 
@@ -82,9 +78,7 @@ def _codes(
     sample, wanted = values.shape[1:], shape[1:] if shape and shape[0] == 1 else shape
     # A channel axis of length one may be left out, as image and audio arrays often do.
     if _without_ones(sample) != _without_ones(wanted):
-        raise ZoError(
-            f"{name} has samples of shape {list(sample)}, but {role} is {list(wanted)}"
-        )
+        raise ZoError(f"{name} has samples of shape {list(sample)}, but {role} is {list(wanted)}")
     values = values.reshape(count, *shape)
     if values.dtype == np.int8:
         return values
@@ -104,11 +98,22 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n for n in shape if n != 1)
 
 
-def load_npz(path: str | os.PathLike[str], labels: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the arrays ``x`` and ``y`` of an ``.npz`` file (``y`` None if absent and not needed).
+def load_npz(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the arrays ``x`` and ``y`` of an ``.npz`` file.
 
     Raises :class:`ZoError` if the file is not an ``.npz`` or an array is missing.
     """
+    arrays = _load_arrays(path, ("x", "y"))
+    return arrays["x"], arrays["y"]
+
+
+def load_npz_samples(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return ``x`` of an ``.npz`` file, and ``y`` or None if the file has no labels; raises as :func:`load_npz`."""
+    arrays = _load_arrays(path, ("x",))
+    return arrays["x"], arrays.get("y")
+
+
+def _load_arrays(path: str | os.PathLike[str], needed: tuple[str, ...]) -> dict[str, np.ndarray]:
     data = read_bytes(path)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
@@ -119,7 +124,7 @@ def load_npz(path: str | os.PathLike[str], labels: bool = True) -> tuple[np.ndar
         if isinstance(error, ZoError):
             raise
         raise ZoError(f"{path} is not an .npz file with arrays x and y") from error
-    for name in ("x", "y") if labels else ("x",):
+    for name in needed:
         if name not in arrays:
             raise ZoError(f"{path} has no array {name}: save it with np.savez(path, x=..., y=...)")
-    return arrays["x"], arrays.get("y")
+    return arrays

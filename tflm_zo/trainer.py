@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,10 @@ from tflm_zo.counter_random import permutation
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
 from tflm_zo.interpreter import Interpreter
-from tflm_zo.op_options import KIND_BIAS, KIND_RESIDUAL, LOSS_CROSS_ENTROPY
+from tflm_zo.op_options import KIND_RESIDUAL, LOSS_CROSS_ENTROPY
 from tflm_zo.patched import Parameter, read_patched
 from tflm_zo.progress import ProgressBar
+from tflm_zo.recipe import Hyperparameters, Recipe, make_recipe
 from tflm_zo.samples import dequantize, input_codes, target_codes
 
 _INPUT, _COMMAND, _TARGET = 0, 1, 2
@@ -66,9 +66,7 @@ class Trainer:
     Same model, samples, seed and hyperparameters give the same weights, to the bit.
     """
 
-    def __init__(
-        self, model: bytes | str | os.PathLike[str], seed: int = 0, arena_size: int | None = None
-    ) -> None:
+    def __init__(self, model: bytes | str | os.PathLike[str], seed: int = 0, arena_size: int | None = None) -> None:
         data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_bytes(model)
         self.model = read_patched(data)
         self.seed = seed
@@ -77,9 +75,7 @@ class Trainer:
         self._classes = self.model.loss.kind == LOSS_CROSS_ENTROPY
         self._idle = plugin.make_command()
         self._evaluate = plugin.make_command(plugin.LOSS)
-        self._no_target = np.zeros(
-            self.model.target_shape, dtype=np.int32 if self._classes else np.int8
-        )
+        self._no_target = np.zeros(self.model.target_shape, dtype=np.int32 if self._classes else np.int8)
         report = self._pass(self._no_input(), self._no_target, self._idle)
         low, high = (int(v) & 0xFFFFFFFF for v in report[4:6])
         self._state = plugin.OpState(low | high << 32)
@@ -91,66 +87,39 @@ class Trainer:
         x: np.ndarray,
         y: np.ndarray,
         *,
-        epochs: int = 20,
-        batch_size: int = 16,
-        queries: int = 4,
-        lr: float | Mapping[str, float] = 1e-5,
-        head_lr: float | None = None,
-        sigma: int | Mapping[str, int] = 1,
-        bias_sigma: int | Mapping[str, int] = 100,
-        antithetic: bool = True,
-        layerwise: bool = True,
-        lr_end: float = 0.05,
-        passes: int | None = None,
         validation_data: tuple[np.ndarray, np.ndarray] | None = None,
         callbacks: Sequence[Callback] = (),
         verbose: bool = True,
         resume: bool = False,
+        **hyperparameters: Any,
     ) -> History:
         """Train on samples ``x`` (n, ...) with labels ``y`` (class indices, or vectors for mse).
 
-        epochs, batch_size: as in Keras. passes: an upper bound of training passes; training ends, and the
-        learning rates end their decay, where the first of the two bounds is reached.
-        queries: weight-perturbation directions a batch and layer; 0 trains the exact head alone.
-        lr: learning rate of weight perturbation, head_lr of the exact head, in the units of the float model;
-        both fall linearly to ``lr_end`` times their value. head_lr None: 3 / mean squared length of the
-        head's input, taken from the first samples (which costs a pass for each of them). sigma, bias_sigma: perturbation in codes. lr, sigma
-        and bias_sigma may be dicts by layer name (layers not named are not trained).
-        antithetic: losses at w + sigma u and w - sigma u (two passes a sample) rather than w + sigma u and w.
-        layerwise: perturb one layer at a time rather than all at once.
-        callbacks: called after each epoch with the trainer and its logs; a true result ends the training.
-        resume: go on with a fit that Ctrl-C ended, or that a checkpoint was saved in; give the same arguments.
+        validation_data: (x, y) to measure after each epoch. callbacks: called after each epoch with the trainer
+        and its logs; a true result ends the training. verbose: show a progress bar. resume: go on with a fit that
+        Ctrl-C ended, or that a checkpoint was saved in; give the same samples and hyperparameters.
+        hyperparameters: epochs, batch_size, passes, method, queries, head_lr and the others that
+        :class:`~tflm_zo.recipe.Hyperparameters` explains.
 
         Ctrl-C ends the training after the batch in work. Raises :class:`ZoError` for unusable arguments.
         """
+        unknown = set(hyperparameters) - {f.name for f in fields(Hyperparameters)}
+        if unknown:
+            raise TypeError(f"fit has no hyperparameter {sorted(unknown)[0]!r}")
+        hyper = Hyperparameters(**hyperparameters)
         codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
         targets = target_codes(y, self.model, len(codes))
-        self._check(epochs, batch_size, queries, head_lr, lr_end, passes)
-        self._configure(lr, sigma, bias_sigma)
-        groups = self._groups(layerwise) if queries > 0 else []
-        if not groups and not self.model.exact_head:
-            raise ZoError("queries is 0 and the model has no exact head: nothing would be trained")
-        probes = min(_PROBES, len(codes)) if head_lr is None and self.model.exact_head else 0
-        evaluations = (queries * (2 if antithetic else 1) + (not antithetic)) * len(groups)
-        passes_a_sample = evaluations + self.model.exact_head
-        plan = _Plan(len(codes), batch_size, epochs, passes, passes_a_sample, lr_end, probes)
-        if plan.steps == 0:
-            raise ZoError(
-                f"passes is {passes}, but {probes} go before the first batch and one batch takes "
-                f"{plan.passes_a_batch}: raise passes, or lower batch_size or queries"
-            )
+        recipe = make_recipe(self.model, hyper)
+        wants_rate = hyper.head_lr is None and recipe.exact
+        probes = min(_PROBES, len(codes)) if wants_rate else 0
+        plan = _Plan(len(codes), hyper, recipe.passes_a_sample(hyper.antithetic), probes)
+        schedule = self._schedule(recipe, hyper, plan)
         if not resume:
-            self.progress = Progress(step=self.progress.step, head_lr=head_lr)
-        if probes and self.progress.head_lr is None:
+            self.progress = Progress(step=self.progress.step, head_lr=hyper.head_lr)
+        if wants_rate and self.progress.head_lr is None:
             self.progress.head_lr = self._bearable_head_rate(codes[:probes], targets[:probes])
-        schedule = plugin.Schedule(
-            seed=self.seed,
-            queries=queries,
-            antithetic=antithetic,
-            head=self.model.exact_head,
-            head_rate=self.progress.head_lr or 0.0,
-            groups=groups,
-        )
+            schedule = self._schedule(recipe, hyper, plan)
+        self._configure(recipe)
         history = History()
         with _interruptible() as interrupt, ProgressBar(plan.total_passes, verbose) as bar:
             try:
@@ -168,6 +137,25 @@ class Trainer:
                 # Also when an exception breaks off in the middle of a query.
                 self._state.restore_clean()
         return history
+
+    def _schedule(self, recipe: Recipe, hyper: Hyperparameters, plan: _Plan) -> plugin.Schedule:
+        return plugin.Schedule(
+            seed=self.seed,
+            antithetic=hyper.antithetic,
+            exact=recipe.exact,
+            head_rate=self.progress.head_lr or 0.0,
+            accumulate=any(node.accumulates for node in self.model.nodes),
+            groups=recipe.groups,
+            batch=plan.batch_size,
+        )
+
+    def _configure(self, recipe: Recipe) -> None:
+        """Set sigma and learning rate of every parameter and node, as the recipe has checked them."""
+        for index, (sigma, rate) in recipe.parameters.items():
+            self._state.configure(index, sigma, rate)
+        for number, (sigma, block, node_rate) in recipe.nodes.items():
+            shared = self.progress.head_lr or 0.0
+            self._state.configure_node(number, sigma, block, shared if node_rate is None else node_rate)
 
     def _bearable_head_rate(self, codes: np.ndarray, targets: np.ndarray) -> float:
         """A learning rate in proportion to the largest that the head's loss bears without oscillating.
@@ -218,76 +206,6 @@ class Trainer:
         if self._classes:
             logs["accuracy"] = hits / max(count, 1)
         return logs
-
-    def _check(
-        self,
-        epochs: int,
-        batch_size: int,
-        queries: int,
-        head_lr: float | None,
-        lr_end: float,
-        passes: int | None,
-    ) -> None:
-        for name, value, low, high in (
-            ("epochs", epochs, 1, 1 << 24),
-            ("batch_size", batch_size, 1, 1 << 16),
-            ("queries", queries, 0, plugin.MAX_QUERIES),
-            ("passes", 1 if passes is None else passes, 1, 1 << 40),
-        ):
-            if int(value) != value or not low <= value <= high:
-                raise ZoError(f"{name} is {value}: it must be a whole number from {low} to {high}")
-        if head_lr is not None and not (math.isfinite(head_lr) and head_lr >= 0):
-            raise ZoError(f"head_lr is {head_lr}: it must be 0 or more")
-        if not 0 <= lr_end <= 1:
-            raise ZoError(f"lr_end is {lr_end}: it must be from 0 to 1")
-
-    def _configure(
-        self,
-        lr: float | Mapping[str, float],
-        sigma: int | Mapping[str, int],
-        bias_sigma: int | Mapping[str, int],
-    ) -> None:
-        names = {p.layer for p in self.model.parameters}
-        for option, value in (("lr", lr), ("sigma", sigma), ("bias_sigma", bias_sigma)):
-            unknown = set(value) - names if isinstance(value, Mapping) else set()
-            if unknown:
-                raise ZoError(
-                    f"{option} names {sorted(unknown)[0]!r}, which is not trained; the trained layers are: "
-                    f"{', '.join(sorted(names))}"
-                )
-        for parameter in self.model.parameters:
-            if parameter.kind == KIND_RESIDUAL:
-                continue
-            width = _of_layer(bias_sigma if parameter.kind == KIND_BIAS else sigma, parameter.layer)
-            rate = _of_layer(lr, parameter.layer)
-            if parameter.entry.layer == self.model.head_layer:
-                width, rate = 0, 0.0  # the exact head is never perturbed
-            if int(width) != width or not self._state.configure(parameter.index, int(width), rate):
-                raise ZoError(
-                    f"{parameter.name}: sigma {width} (0 to {parameter.entry.headroom}, whole codes) or "
-                    f"lr {rate} (0 or more) is out of range"
-                )
-
-    def _groups(self, layerwise: bool) -> list[tuple[int, int]]:
-        """Ranges of the parameter table that are perturbed together."""
-        perturbed = [
-            p
-            for p in self.model.parameters
-            if p.kind != KIND_RESIDUAL and p.entry.layer != self.model.head_layer
-        ]
-        if not perturbed:
-            return []
-        if not layerwise:
-            return [(perturbed[0].index, perturbed[-1].index + 1)]
-        layers: dict[int, list[Parameter]] = {}
-        for parameter in perturbed:
-            layers.setdefault(parameter.entry.layer, []).append(parameter)
-        if len(layers) > plugin.MAX_GROUPS:
-            raise ZoError(
-                f"{len(layers)} layers cannot be perturbed one by one (at most {plugin.MAX_GROUPS}): "
-                "train fewer, or set layerwise=False"
-            )
-        return [(ps[0].index, ps[-1].index + 1) for ps in layers.values()]
 
     # -- using the model -----------------------------------------------------------------------------------
 
@@ -344,7 +262,8 @@ class Trainer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint to ``path``, atomically; training can go on from it to the same bits."""
         tensors = {p.name: self._tensor(p) for p in self.model.parameters}
-        checkpoint.save(path, self.model.data, self.seed, vars(self.progress), tensors)
+        moments = {p.name: self._state.moments(p.index) for p in self.model.parameters if p.moments}
+        checkpoint.save(path, self.model.data, self.seed, vars(self.progress), tensors, moments)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Continue from the checkpoint ``path``: its weights, seed and progress.
@@ -355,6 +274,8 @@ class Trainer:
         for parameter in self.model.parameters:
             if not self._state.write(parameter.index, saved.tensors[parameter.name]):
                 raise ZoError(f"{path}: values of {parameter.name} are out of range: the file is damaged")
+            if parameter.moments:
+                self._state.moments(parameter.index)[:] = saved.moments[parameter.name]
         self.seed = saved.seed
         self.progress = Progress(**saved.progress)
 
@@ -384,34 +305,30 @@ class Trainer:
 
 
 class _Plan:
-    """How many batches a fit has, and the decay of its learning rates over them."""
+    """How many batches a fit has, and the decay of its learning rates over them.
 
-    def __init__(
-        self,
-        samples: int,
-        batch_size: int,
-        epochs: int,
-        passes: int | None,
-        passes_a_sample: int,
-        lr_end: float,
-        probes: int,
-    ) -> None:
-        self.batch_size = batch_size
-        self.batches = -(-samples // batch_size)
-        self.passes_a_batch = passes_a_sample * min(batch_size, samples)
-        self.lr_end = lr_end
-        self.steps = epochs * self.batches
-        if passes is not None:
+    Raises :class:`ZoError` if ``passes`` does not suffice for one batch.
+    """
+
+    def __init__(self, samples: int, hyper: Hyperparameters, passes_a_sample: int, probes: int) -> None:
+        self.batch_size = min(hyper.batch_size, samples)
+        self.batches = -(-samples // self.batch_size)
+        self.lr_end = hyper.lr_end
+        self.steps = hyper.epochs * self.batches
+        passes_a_batch = passes_a_sample * self.batch_size
+        if hyper.passes is not None:
             # One pass more an epoch may apply the last update.
-            a_epoch = passes_a_sample * samples + 1
-            whole, rest = divmod(max(passes - probes, 0), a_epoch)
-            budget = whole * self.batches + max(rest - 1, 0) // self.passes_a_batch
-            self.steps = min(self.steps, budget)
+            an_epoch = passes_a_sample * samples + 1
+            whole, rest = divmod(max(hyper.passes - probes, 0), an_epoch)
+            self.steps = min(self.steps, whole * self.batches + max(rest - 1, 0) // passes_a_batch)
+        if self.steps == 0:
+            raise ZoError(
+                f"passes is {hyper.passes}, but {probes} go before the first batch and one batch takes "
+                f"{passes_a_batch}: raise passes, or lower batch_size or queries"
+            )
         self.epochs = -(-self.steps // self.batches)
         last = self.steps - (self.epochs - 1) * self.batches
-        self.total_passes = passes_a_sample * (
-            (self.epochs - 1) * samples + min(last * batch_size, samples)
-        )
+        self.total_passes = passes_a_sample * ((self.epochs - 1) * samples + min(last * self.batch_size, samples))
 
     def batches_in(self, epoch: int) -> int:
         return min(self.batches, self.steps - epoch * self.batches)
@@ -419,10 +336,6 @@ class _Plan:
     def rate_scale(self, step: int) -> float:
         """Linear, so that every platform computes the same value."""
         return 1.0 - (1.0 - self.lr_end) * step / self.steps
-
-
-def _of_layer(value: Any, layer: str) -> Any:
-    return value.get(layer, 0) if isinstance(value, Mapping) else value
 
 
 @contextlib.contextmanager

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "node_op.h"
+
+#include "layer_update.h"
+#include "node_perturbation.h"
+#include "op_options.h"
+#include "perturbation.h"
+#include "random.h"
+#include "session.h"
+#include "weight_step.h"
+
+namespace tflm_zo {
+namespace {
+
+enum Input {
+  kSessionInput,
+  kLayerInput,
+  kLayerOutput,
+  kWeightsInput,
+  kInitialWeights,
+  kBiasInput,
+  kInitialBias,
+  kFeatureGradient,
+  kAccumulator,
+  kInputCount
+};
+
+struct NodeState {
+  const NodeOptions* options;
+  int scratch;  // float[filter size]: gradient of one output channel's weights
+};
+
+void* Init(Context* context, const char* buffer, size_t length) {
+  auto* state = static_cast<NodeState*>(AllocatePersistent(context, sizeof(NodeState)));
+  if (state == nullptr) return nullptr;
+  const auto* options = reinterpret_cast<const NodeOptions*>(buffer);
+  const bool valid = buffer != nullptr && length >= sizeof(NodeOptions) &&
+                     options->magic == kNodeOptionsMagic && options->version == kOptionsVersion &&
+                     options->channels > 0 && length >= OptionsBytes(options);
+  state->options = valid ? options : nullptr;
+  return state;
+}
+
+bool TensorsMatch(Context* context, const Node* node, const NodeOptions& options) {
+  if (node->inputs->size != kInputCount) return false;
+  const LayerShape& shape = options.shape;
+  const EvalTensor* x = InputTensor(context, node, kLayerInput);
+  const EvalTensor* y = InputTensor(context, node, kLayerOutput);
+  const EvalTensor* weights = InputTensor(context, node, kWeightsInput);
+  const EvalTensor* accumulator = InputTensor(context, node, kAccumulator);
+  const int32_t weight_count = shape.output_channels * FilterSize(shape);
+  return InputTensor(context, node, kSessionInput) != nullptr && x != nullptr && IsInt8(x) &&
+         y != nullptr && IsInt8(y) && weights != nullptr && IsInt8(weights) &&
+         ElementCount(x) == shape.input_height * shape.input_width * shape.input_channels &&
+         ElementCount(y) == Positions(shape) * shape.output_channels &&
+         ElementCount(weights) == weight_count &&
+         (accumulator == nullptr ||
+          ElementCount(accumulator) == weight_count + shape.output_channels);
+}
+
+Status Prepare(Context* context, Node* node) {
+  auto* state = static_cast<NodeState*>(node->user_data);
+  if (state == nullptr || state->options == nullptr ||
+      !TensorsMatch(context, node, *state->options)) {
+    TFLM_ZO_REPORT(context,
+                   "%s: options do not match the tensors; patch the model again with this tflm-zo",
+                   kNodeOpName);
+    return kError;
+  }
+  const LayerShape& shape = state->options->shape;
+  return RequestScratch(context, static_cast<size_t>(FilterSize(shape)) * sizeof(float),
+                        &state->scratch);
+}
+
+template <typename T>
+T* Data(Context* context, const Node* node, int input) {
+  const EvalTensor* tensor = InputTensor(context, node, input);
+  return tensor == nullptr ? nullptr : static_cast<T*>(TensorData(tensor));
+}
+
+// The trained tensors of a node.
+struct Trained {
+  int8_t* weights;
+  const int8_t* initial_weights;
+  int32_t* bias;
+  const int32_t* initial_bias;
+  float* accumulator;  // [weights, then biases], or nullptr: every sample is applied at once
+};
+
+uint32_t NodeKey(uint32_t seed, int32_t query, int32_t node) {
+  return StreamKey(seed, Stream::kNodeDirection, static_cast<uint32_t>(query),
+                   static_cast<uint32_t>(node));
+}
+
+NodeMap MakeMap(const NodeOptions& options, const NodeSetting& setting) {
+  return NodeMap{options.shape.output_height,   options.shape.output_width,
+                 options.shape.output_channels, setting.block,
+                 options.activation_min,        options.activation_max};
+}
+
+// Steps of one output channel's weights and bias, by gradients in the units that FilterGradient
+// returns.
+void StepChannel(const NodeOptions& options, const Trained& trained, int32_t channel, float rate,
+                 const float* dw, float db, uint32_t rounding_key) {
+  const LayerShape& shape = options.shape;
+  const int32_t factor = options.channels == 1 ? 0 : channel;
+  const float weight_rate = rate * WeightFactors(&options)[factor];
+  for (int32_t k = 0; k < FilterSize(shape); ++k) {
+    const int32_t i = WeightIndex(shape, channel, k);
+    const bool perturbed =
+        HasHeadroom(trained.initial_weights[i], static_cast<int8_t>(kMaxWeight), options.headroom);
+    StepWeight(&trained.weights[i], weight_rate * dw[k],
+               RandomWord(rounding_key, static_cast<uint32_t>(i)),
+               perturbed ? kMaxWeight - options.headroom : kMaxWeight);
+  }
+  if (trained.bias == nullptr) return;
+  const int32_t count = shape.output_channels * FilterSize(shape);
+  const bool perturbed =
+      HasHeadroom(trained.initial_bias[channel], kMaxBias, options.bias_headroom);
+  StepBias(&trained.bias[channel], rate * BiasFactors(&options)[factor] * db,
+           RandomWord(rounding_key, static_cast<uint32_t>(count + channel)),
+           perturbed ? kMaxBias - options.bias_headroom : kMaxBias);
+}
+
+// dL/dy of single outputs from the gradient of the features that they are averaged to.
+class PooledGradient {
+ public:
+  PooledGradient(const int8_t* y, const NodeOptions& options, const float* feature_gradient)
+      : y_(y),
+        options_(options),
+        feature_gradient_(feature_gradient),
+        share_(1.0f / static_cast<float>(options.window_height * options.window_width)) {}
+
+  float At(int32_t row, int32_t column, int32_t channel) const {
+    const LayerShape& shape = options_.shape;
+    const int8_t code = y_[(row * shape.output_width + column) * shape.output_channels + channel];
+    if (code <= options_.activation_min || code >= options_.activation_max) return 0.0f;
+    const int32_t pooled =
+        row / options_.window_height * options_.pooled_width + column / options_.window_width;
+    return feature_gradient_[pooled * shape.output_channels + channel] * share_;
+  }
+
+ private:
+  const int8_t* y_;
+  const NodeOptions& options_;
+  const float* feature_gradient_;
+  float share_;
+};
+
+class NodePass {
+ public:
+  NodePass(Context* context, const Node* node, const NodeState& state)
+      : options_(*state.options),
+        session_(Data<Session>(context, node, kSessionInput)),
+        setting_(NodeSettings(session_)[options_.node]),
+        x_(Data<const int8_t>(context, node, kLayerInput)),
+        y_(Data<int8_t>(context, node, kLayerOutput)),
+        feature_gradient_(Data<const float>(context, node, kFeatureGradient)),
+        dw_(static_cast<float*>(ScratchBuffer(context, state.scratch))),
+        trained_{Data<int8_t>(context, node, kWeightsInput),
+                 Data<const int8_t>(context, node, kInitialWeights),
+                 Data<int32_t>(context, node, kBiasInput),
+                 Data<const int32_t>(context, node, kInitialBias),
+                 Data<float>(context, node, kAccumulator)} {}
+
+  void Perturb() const {
+    PerturbNodes(y_, MakeMap(options_, setting_), session_->sign * setting_.sigma,
+                 NodeKey(session_->seed, session_->query, options_.node));
+  }
+
+  void Update(bool apply) const {
+    const float rate = setting_.rate * session_->node_rate;
+    if (feature_gradient_ != nullptr) {
+      Step(PooledGradient(y_, options_, feature_gradient_), rate, session_->head_seed, apply);
+      return;
+    }
+    uint32_t keys[kMaxQueries];
+    for (int32_t q = 0; q < session_->update_queries; ++q) {
+      keys[q] = NodeKey(session_->update_seed, q, options_.node);
+    }
+    const NodeMap map = MakeMap(options_, setting_);
+    const NodeGradient gradient(y_, map, keys, session_->losses, session_->update_queries);
+    // Losses are measured per sigma codes of y, the layer's gradient per real unit.
+    const float unit = options_.inverse_output_scale / static_cast<float>(setting_.sigma);
+    Step(gradient, rate * unit, session_->update_seed, apply);
+  }
+
+  bool Perturbed() const {
+    return session_->sign != 0 && setting_.sigma != 0 && options_.node >= session_->node_first &&
+           options_.node < session_->node_last;
+  }
+
+  bool Updated() const {
+    if (setting_.rate == 0.0f) return false;
+    if (feature_gradient_ != nullptr) return (session_->actions & kHeadUpdate) != 0;
+    return (session_->actions & kNodeUpdate) != 0 && setting_.sigma != 0 &&
+           options_.node >= session_->update_first && options_.node < session_->update_last;
+  }
+
+  bool Apply() const { return (session_->actions & kNodeApply) != 0; }
+
+ private:
+  // One step of all weights and biases, or its part for the accumulator.
+  template <typename Gradient>
+  void Step(const Gradient& gradient, float rate, uint32_t seed, bool apply) const {
+    const int32_t filter = FilterSize(options_.shape);
+    const uint32_t rounding_key =
+        StreamKey(seed, Stream::kNodeRounding, static_cast<uint32_t>(options_.node), 0);
+    for (int32_t c = 0; c < options_.shape.output_channels; ++c) {
+      const auto slope_at = [&gradient, c](int32_t row, int32_t column) {
+        return gradient.At(row, column, c);
+      };
+      const float db =
+          FilterGradient(options_.shape, x_, options_.input_zero_point, c, slope_at, dw_);
+      if (trained_.accumulator == nullptr) {
+        StepChannel(options_, trained_, c, rate, dw_, db, rounding_key);
+        continue;
+      }
+      float* sums = trained_.accumulator + c * filter;
+      float* bias_sum = trained_.accumulator + options_.shape.output_channels * filter + c;
+      for (int32_t k = 0; k < filter; ++k) sums[k] += dw_[k];
+      *bias_sum += db;
+      if (!apply) continue;
+      StepChannel(options_, trained_, c, rate, sums, *bias_sum, rounding_key);
+      for (int32_t k = 0; k < filter; ++k) sums[k] = 0.0f;
+      *bias_sum = 0.0f;
+    }
+  }
+
+  const NodeOptions& options_;
+  Session* session_;
+  const NodeSetting& setting_;
+  const int8_t* x_;
+  int8_t* y_;
+  const float* feature_gradient_;
+  float* dw_;
+  Trained trained_;
+};
+
+Status Invoke(Context* context, Node* node) {
+  const NodePass pass(context, node, *static_cast<const NodeState*>(node->user_data));
+  if (pass.Perturbed()) pass.Perturb();
+  if (pass.Updated()) pass.Update(pass.Apply());
+  return kOk;
+}
+
+}  // namespace
+
+Registration NodeOp() { return MakeRegistration(Init, Prepare, Invoke); }
+
+}  // namespace tflm_zo

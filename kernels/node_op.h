@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The node op: stands where a layer's input and output are live, and trains that layer by its
+// output.
+//
+// After a layer trained by node perturbation it adds the perturbation to the output, in place, in
+// evaluation passes; in the update pass it turns the losses into dL/dy and, with the layer's own
+// clean input, into the update of weights and bias, so no activation is stored. Layers downstream
+// still see the output of the old weights. After the loss op it stands for the last layer before
+// the head, whose dL/dy is known in closed form (pooling and head are linear), and updates it
+// together with the head.
+//
+// Inputs: session, x, y, weights, initial weights, bias, initial bias, feature gradient,
+// accumulator; the last four may be absent (-1). Outputs: none.
+#ifndef TFLM_ZO_KERNELS_NODE_OP_H_
+#define TFLM_ZO_KERNELS_NODE_OP_H_
+
+#include "tflm_adapter.h"
+
+namespace tflm_zo {
+
+constexpr const char* kNodeOpName = "TFLM_ZO_NODE";
+
+Registration NodeOp();
+
+}  // namespace tflm_zo
+
+#endif  // TFLM_ZO_KERNELS_NODE_OP_H_

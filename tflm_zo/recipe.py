@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a patched model is trained: hyperparameters, and what they mean for each of its tensors and layers."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from tflm_zo.adapter import NAME as ADAPTER
+from tflm_zo.adapter import UNIT as ADAPTER_UNIT
+from tflm_zo.errors import ZoError
+from tflm_zo.op_options import KIND_BIAS, KIND_RESIDUAL
+from tflm_zo.patched import Parameter, PatchedModel
+from tflm_zo.plugin import MAX_QUERIES, Group, GroupMode
+
+_Value = TypeVar("_Value", int, float)
+
+METHODS = ("auto", "exact", "weights", "nodes", "frozen")
+
+# The adapter's perturbation: an eighth of its gain, two codes of its input.
+_ADAPTER_SIGMA = ADAPTER_UNIT // 8
+_ADAPTER_BIAS_SIGMA = 2 * ADAPTER_UNIT
+# Offsets are learned in units of this many input codes, which makes them as quick as gains.
+_ADAPTER_OFFSET_UNIT = 20
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What a fit can be told; the defaults suit a drifted sensor and a few hundred samples.
+
+    epochs, batch_size: as in Keras. passes: an upper bound of training passes; training ends, and the learning
+    rates end their decay, where the first of the two bounds is reached. lr_end: the part of every learning rate
+    that is left at the end of a linear decay.
+
+    method: how layers are trained, one name for all, or a dict of names and globs (first match counts; layers
+    without one: auto). ``exact``: gradient in closed form (head, and layers that reach it by pooling alone);
+    ``weights``: weight perturbation; ``nodes``: node perturbation; ``frozen``; ``auto``: exact where there is a
+    closed form, weights for the input adapter and biases, nodes elsewhere.
+
+    head_lr: learning rate of the exact layers; None: 3 / mean squared length of the head's input, taken from the
+    first samples (which costs a pass for each of them). adapter_lr: step of the input adapter's gains (Adam).
+    lr, sigma, bias_sigma: learning rate and perturbation (codes) of weight perturbation. node_lr, node_sigma:
+    likewise of node perturbation; node_block: positions of a block of this side share a sign (0: the whole map).
+    sigma, bias_sigma and the rates may be dicts by layer name; layers that a dict does not name are not trained.
+
+    queries: directions per group, of each step (weights) or each sample (nodes, adapter: 1). antithetic: losses at
+    +sigma and -sigma rather than at +sigma and the clean model. layerwise: perturb one layer at a time.
+    """
+
+    epochs: int = 20
+    batch_size: int = 8
+    passes: int | None = None
+    lr_end: float = 0.05
+    method: str | Mapping[str, str] = "auto"
+    queries: int = 4
+    antithetic: bool = True
+    layerwise: bool = True
+    head_lr: float | None = None
+    adapter_lr: float = 0.03
+    lr: float | Mapping[str, float] = 1e-5
+    sigma: int | Mapping[str, int] = 1
+    bias_sigma: int | Mapping[str, int] = 100
+    node_lr: float | Mapping[str, float] = 1e-4
+    node_sigma: int | Mapping[str, int] = 5
+    node_block: int = 1
+
+    def check(self) -> None:
+        """Raise :class:`ZoError` naming a value that is out of range."""
+        for name, value, low, high in (
+            ("epochs", self.epochs, 1, 1 << 24),
+            ("batch_size", self.batch_size, 1, 1 << 16),
+            ("queries", self.queries, 1, MAX_QUERIES),
+            ("passes", 1 if self.passes is None else self.passes, 1, 1 << 40),
+            ("node_block", self.node_block, 0, 1 << 16),
+        ):
+            if int(value) != value or not low <= value <= high:
+                raise ZoError(f"{name} is {value}: it must be a whole number from {low} to {high}")
+        for name, rate in (("head_lr", self.head_lr or 0.0), ("adapter_lr", self.adapter_lr)):
+            if not (math.isfinite(rate) and rate >= 0):
+                raise ZoError(f"{name} is {rate}: it must be 0 or more")
+        if not 0 <= self.lr_end <= 1:
+            raise ZoError(f"lr_end is {self.lr_end}: it must be from 0 to 1")
+        names = [self.method] if isinstance(self.method, str) else list(self.method.values())
+        for method in names:
+            if method not in METHODS:
+                raise ZoError(f"method {method!r} is unknown: choose from {', '.join(METHODS)}")
+
+
+@dataclass
+class Recipe:
+    """Hyperparameters resolved for one patched model.
+
+    ``parameters`` holds (sigma, rate) by parameter index, ``nodes`` (sigma, block, rate) by node number, where a
+    rate of None means the head's; ``groups`` is what a step perturbs, in the order of the schedule.
+    """
+
+    exact: bool
+    parameters: dict[int, tuple[int, float]] = field(default_factory=dict)
+    nodes: dict[int, tuple[int, int, float | None]] = field(default_factory=dict)
+    groups: list[Group] = field(default_factory=list)
+
+    def passes_a_sample(self, antithetic: bool) -> int:
+        """Forward passes a step takes for each of its samples."""
+        count = sum(group.passes_a_sample(antithetic) for group in self.groups)
+        # The exact update rides on the last pass of sample directions and of nodes.
+        rides = bool(self.groups) and self.groups[-1].mode is not GroupMode.BATCH_DIRECTIONS
+        return count + (1 if self.exact and not rides else 0)
+
+
+def make_recipe(model: PatchedModel, hyper: Hyperparameters) -> Recipe:
+    """Return what ``hyper`` means for ``model``.
+
+    Raises :class:`ZoError` if a value is out of range, names a layer that is not trained, asks a layer for a
+    method it has not, or leaves nothing to train.
+    """
+    hyper.check()
+    _check_names(model, hyper)
+    layers = _by_layer(model)
+    methods = layer_methods(model, hyper)
+    recipe = Recipe(exact="exact" in methods.values())
+    for name, parameters in layers.items():
+        _set_parameters(recipe, name, parameters, methods[name], hyper)
+    _set_nodes(recipe, model, methods, hyper)
+    _set_groups(recipe, model, layers, methods, hyper)
+    if not recipe.groups and not recipe.exact:
+        raise ZoError("nothing would be trained: all layers are frozen")
+    return recipe
+
+
+def layer_methods(model: PatchedModel, hyper: Hyperparameters) -> dict[str, str]:
+    """Return how each trainable layer is trained: exact, weights, nodes or frozen.
+
+    Raises :class:`ZoError` if a layer cannot be trained as ``hyper`` asks.
+    """
+    return {name: _method(model, name, ps, hyper) for name, ps in _by_layer(model).items()}
+
+
+def _by_layer(model: PatchedModel) -> dict[str, list[Parameter]]:
+    layers: dict[str, list[Parameter]] = {}
+    for parameter in model.parameters:
+        layers.setdefault(parameter.layer, []).append(parameter)
+    return layers
+
+
+def _check_names(model: PatchedModel, hyper: Hyperparameters) -> None:
+    names = sorted({p.layer for p in model.parameters})
+    for option in ("lr", "sigma", "bias_sigma", "node_lr", "node_sigma", "method"):
+        value = getattr(hyper, option)
+        for name in value if isinstance(value, Mapping) else ():
+            known = fnmatch.filter(names, name) if option == "method" else name in names
+            if not known:
+                raise ZoError(
+                    f"{option} names {name!r}, which is not trained; the trained layers are: {', '.join(names)}"
+                )
+
+
+def _method(model: PatchedModel, layer: str, parameters: list[Parameter], hyper: Hyperparameters) -> str:
+    chosen = hyper.method if isinstance(hyper.method, str) else "auto"
+    if isinstance(hyper.method, Mapping):
+        chosen = next((m for g, m in hyper.method.items() if fnmatch.fnmatchcase(layer, g)), "auto")
+    is_head = parameters[0].entry.layer == model.head_layer
+    possible = ["frozen"]
+    if is_head or any(n.layer == layer and n.closed_form for n in model.nodes):
+        possible.append("exact")
+    if any(n.layer == layer and not n.closed_form for n in model.nodes):
+        possible.append("nodes")
+    if not is_head:
+        possible.append("weights")
+    if chosen == "auto":
+        order = ("weights",) if layer == ADAPTER else ("exact", "nodes", "weights")
+        return next(m for m in order if m in possible)
+    if chosen not in possible:
+        if isinstance(hyper.method, str):  # one method for all: the head has its own
+            return "exact" if is_head else "frozen"
+        raise ZoError(
+            f"layer {layer} cannot be trained by {chosen!r} in this patched model; it can by: {', '.join(possible)}"
+        )
+    return chosen
+
+
+def _set_parameters(
+    recipe: Recipe, layer: str, parameters: list[Parameter], method: str, hyper: Hyperparameters
+) -> None:
+    for parameter in parameters:
+        if parameter.kind == KIND_RESIDUAL:
+            continue
+        sigma, rate = 0, 0.0
+        bias = parameter.kind == KIND_BIAS
+        if method == "weights" and layer == ADAPTER:
+            sigma = _ADAPTER_BIAS_SIGMA if bias else _ADAPTER_SIGMA
+            # The bias scale is the input's scale / UNIT.
+            offset = _ADAPTER_OFFSET_UNIT * ADAPTER_UNIT / math.sqrt(float(parameter.factors[0]))
+            rate = hyper.adapter_lr * (offset if bias else 1.0)
+        elif method == "weights":
+            sigma = _of_layer(hyper.bias_sigma if bias else hyper.sigma, layer)
+            rate = _of_layer(hyper.lr, layer)
+        if int(sigma) != sigma or not 0 <= sigma <= parameter.entry.headroom:
+            raise ZoError(
+                f"{parameter.name}: sigma is {sigma}; it must be whole codes from 0 to {parameter.entry.headroom}"
+            )
+        if not (math.isfinite(rate) and rate >= 0):
+            raise ZoError(f"{parameter.name}: lr is {rate}; it must be 0 or more")
+        recipe.parameters[parameter.index] = (int(sigma), float(rate))
+
+
+def _set_nodes(recipe: Recipe, model: PatchedModel, methods: Mapping[str, str], hyper: Hyperparameters) -> None:
+    for node in model.nodes:
+        sigma: int = 0
+        rate: float | None = 0.0
+        if node.closed_form:
+            rate = None if methods[node.layer] == "exact" else 0.0
+        elif methods[node.layer] == "nodes":
+            sigma, rate = _of_layer(hyper.node_sigma, node.layer), _of_layer(hyper.node_lr, node.layer)
+        if int(sigma) != sigma or not 0 <= sigma <= 127:
+            raise ZoError(f"{node.layer}: node_sigma is {sigma}; it must be whole codes from 0 to 127")
+        if rate is not None and not (math.isfinite(rate) and rate >= 0):
+            raise ZoError(f"{node.layer}: node_lr is {rate}; it must be 0 or more")
+        recipe.nodes[node.number] = (int(sigma), hyper.node_block, rate)
+
+
+def _set_groups(
+    recipe: Recipe,
+    model: PatchedModel,
+    layers: Mapping[str, list[Parameter]],
+    methods: Mapping[str, str],
+    hyper: Hyperparameters,
+) -> None:
+    ranges = [
+        (ps[0].index, ps[-1].index + 1) for name, ps in layers.items() if methods[name] == "weights" and name != ADAPTER
+    ]
+    if ranges and not hyper.layerwise:
+        # Layers between them that are not perturbed have a sigma of 0.
+        ranges = [(ranges[0][0], ranges[-1][1])]
+    for first, last in ranges:
+        recipe.groups.append(Group(GroupMode.BATCH_DIRECTIONS, first, last, hyper.queries))
+    if methods.get(ADAPTER) == "weights":
+        ps = layers[ADAPTER]
+        recipe.groups.append(Group(GroupMode.SAMPLE_DIRECTIONS, ps[0].index, ps[-1].index + 1, 1))
+    numbers = [n.number for n in model.nodes if not n.closed_form and methods[n.layer] == "nodes"]
+    if numbers and not hyper.layerwise:
+        recipe.groups.append(Group(GroupMode.NODES, numbers[0], numbers[-1] + 1, hyper.queries))
+    elif numbers:
+        recipe.groups += [Group(GroupMode.NODES, n, n + 1, hyper.queries) for n in numbers]
+
+
+def _of_layer(value: _Value | Mapping[str, _Value], layer: str) -> _Value | int:
+    return value.get(layer, 0) if isinstance(value, Mapping) else value
