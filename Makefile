@@ -7,6 +7,7 @@ SOURCES := pyproject.toml $(wildcard kernels/*.cc kernels/*.h kernels/CMakeLists
 
 .PHONY: demo test lint format clean
 
+# `pytest`, not `python -m pytest`: the latter would put the source tree before the installed package.
 # An installed copy, not an editable one: the demo and the tests see what a user's `pip install` gives.
 $(VENV_DEMO)/installed: $(SOURCES)
 	test -d $(VENV_DEMO) || $(PYTHON) -m venv $(VENV_DEMO)
@@ -22,7 +23,7 @@ demo: $(VENV_DEMO)/installed
 	$(VENV_DEMO)/bin/tflm-zo demo
 
 test: $(VENV_TEST)/installed lint
-	$(VENV_TEST)/bin/python -m pytest tests
+	$(VENV_TEST)/bin/pytest tests
 
 lint: $(VENV_TEST)/installed
 	$(VENV_TEST)/bin/ruff check tflm_zo tests tools

@@ -18,7 +18,7 @@ void HighResolutionLogits(const Head& head, float* logits) {
 }
 
 float FeatureEnergy(const Head& head, float scale) {
-  int32_t sum = 0;
+  int64_t sum = 0;  // int32 overflows from 33026 features on
   for (int32_t k = 0; k < head.features; ++k) {
     const int32_t x = head.input[k] - head.input_zero_point;
     sum += x * x;

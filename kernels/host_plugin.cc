@@ -66,7 +66,7 @@ TFLM_ZO_EXPORT int tflm_zo_write_parameter(const void* state, int index, const v
   return tflm_zo::WriteParameter(State(state), index, data, count) ? 1 : 0;
 }
 
-// Address of a parameter's Adam state, or null; it has 2 + 2 * elements floats.
+// Address of a parameter's momentum state, or null; it has 2 * elements floats.
 TFLM_ZO_EXPORT float* tflm_zo_moments(const void* state, int index) {
   tflm_zo::ParameterView view;
   return tflm_zo::GetParameter(State(state), index, &view) ? view.moments : nullptr;
@@ -91,6 +91,24 @@ TFLM_ZO_EXPORT void tflm_zo_schedule_begin(void* schedule, uint32_t step, int ba
 
 TFLM_ZO_EXPORT int tflm_zo_schedule_next(void* schedule, tflm_zo::Command* command, int* sample) {
   return static_cast<tflm_zo::Schedule*>(schedule)->Next(command, sample) ? 1 : 0;
+}
+
+// All passes of a step at once: at most `capacity` commands and samples. Returns how many there
+// are, or -1 if there are more.
+TFLM_ZO_EXPORT int tflm_zo_schedule_step(void* schedule, uint32_t step, int batch, float rate_scale,
+                                         tflm_zo::Command* commands, int* samples, int capacity) {
+  auto& passes = *static_cast<tflm_zo::Schedule*>(schedule);
+  passes.BeginStep(step, batch, rate_scale);
+  int count = 0;
+  tflm_zo::Command command;
+  int sample;
+  while (passes.Next(&command, &sample)) {
+    if (count == capacity) return -1;
+    commands[count] = command;
+    samples[count] = sample;
+    ++count;
+  }
+  return count;
 }
 
 TFLM_ZO_EXPORT int tflm_zo_schedule_flush(void* schedule, tflm_zo::Command* command) {

@@ -147,24 +147,27 @@ Status Invoke(Context* context, Node* node) {
       }
     }
     if (session->actions & kHeadUpdate) {
-      const Head head = MakeHead(context, node, options);
-      if (options.features == 0 || head.residual == nullptr) {
-        TFLM_ZO_REPORT(context, "%s: this model has no trainable exact head", kLossOpName);
+      const EvalTensor* feature_gradient = OutputTensor(context, node, kFeatureGradientOutput);
+      const bool trains_head = InputTensor(context, node, kHeadResidual) != nullptr;
+      if (options.features == 0 || (!trains_head && feature_gradient == nullptr)) {
+        TFLM_ZO_REPORT(context, "%s: this model has no layer to train exactly", kLossOpName);
         return kError;
       }
+      const Head head = MakeHead(context, node, options);
       if (options.kind == kCrossEntropy) {
         CrossEntropyGradient(logits, options.outputs, target_class);
       } else {
         MeanSquaredErrorGradient(logits, target_codes, options.outputs, options.scale,
                                  options.zero_point);
       }
-      const EvalTensor* feature_gradient = OutputTensor(context, node, kFeatureGradientOutput);
       if (feature_gradient != nullptr) {
         FeatureGradient(head, logits, options.feature_scale,
                         static_cast<float*>(TensorData(feature_gradient)));
       }
-      HeadUpdate(head, logits, session->head_rate,
-                 StreamKey(session->head_seed, Stream::kHeadRounding, 0, 0));
+      if (trains_head) {
+        HeadUpdate(head, logits, session->head_rate,
+                   StreamKey(session->head_seed, Stream::kHeadRounding, 0, 0));
+      }
     }
   }
   std::memcpy(TensorData(OutputTensor(context, node, 0)), &report, sizeof(report));

@@ -129,14 +129,18 @@ class PooledGradient {
       : y_(y),
         options_(options),
         feature_gradient_(feature_gradient),
-        share_(1.0f / static_cast<float>(options.window_height * options.window_width)) {}
+        share_(1.0f / static_cast<float>(options.window_height * options.window_width)),
+        one_window_(options.window_height == options.shape.output_height &&
+                    options.window_width == options.shape.output_width) {}
 
   float At(int32_t row, int32_t column, int32_t channel) const {
     const LayerShape& shape = options_.shape;
     const int8_t code = y_[(row * shape.output_width + column) * shape.output_channels + channel];
     if (code <= options_.activation_min || code >= options_.activation_max) return 0.0f;
-    const int32_t pooled =
-        row / options_.window_height * options_.pooled_width + column / options_.window_width;
+    // Most models average the whole map: no divisions then.
+    const int32_t pooled = one_window_ ? 0
+                                       : row / options_.window_height * options_.pooled_width +
+                                             column / options_.window_width;
     return feature_gradient_[pooled * shape.output_channels + channel] * share_;
   }
 
@@ -145,6 +149,7 @@ class PooledGradient {
   const NodeOptions& options_;
   const float* feature_gradient_;
   float share_;
+  bool one_window_;
 };
 
 class NodePass {

@@ -6,32 +6,45 @@
 namespace tflm_zo {
 namespace {
 
-// Number of the sign that the output at (row, column) of `channel` uses.
-struct SignMap {
-  explicit SignMap(const NodeMap& map)
-      : side_y(map.block > 0 && map.block < map.height ? map.block : map.height),
-        side_x(map.block > 0 && map.block < map.width ? map.block : map.width),
-        blocks_x((map.width + side_x - 1) / side_x),
-        channels(map.channels) {}
-
-  uint32_t Index(int32_t row, int32_t column, int32_t channel) const {
-    return static_cast<uint32_t>(((row / side_y) * blocks_x + column / side_x) * channels +
-                                 channel);
-  }
-
-  int32_t side_y, side_x, blocks_x, channels;
-};
-
-int32_t SideAt(int32_t position, int32_t side, int32_t length) {
-  const int32_t start = position / side * side;
-  return length - start < side ? length - start : side;
-}
-
 bool Saturated(int8_t y, const NodeMap& map) {
   return y <= map.activation_min || y >= map.activation_max;
 }
 
+// Perturbs `count` (at most 32) outputs of a position; bit j of `signs` is the sign of outputs[j].
+void PerturbWithin(int8_t* outputs, int32_t count, const NodeMap& map, int32_t amount,
+                   uint32_t signs) {
+  for (int32_t j = 0; j < count; ++j) {
+    const int32_t y = outputs[j];
+    const int32_t delta = ((signs >> j) & 1u) ? amount : -amount;
+    int32_t value = y + delta;
+    value = value < map.activation_min ? map.activation_min : value;
+    value = value > map.activation_max ? map.activation_max : value;
+    const bool saturated = (y <= map.activation_min) | (y >= map.activation_max);
+    outputs[j] = static_cast<int8_t>(saturated ? y : value);
+  }
+}
+
 }  // namespace
+
+SignMap::SignMap(const NodeMap& map)
+    : side_y(map.block > 0 && map.block < map.height ? map.block : map.height),
+      side_x(map.block > 0 && map.block < map.width ? map.block : map.width),
+      blocks_x((map.width + side_x - 1) / side_x),
+      channels(map.channels) {}
+
+uint32_t SignMap::Index(int32_t row, int32_t column, int32_t channel) const {
+  // Divisions by one are common, and slow on small processors.
+  const int32_t block_y = side_y == 1 ? row : row / side_y;
+  const int32_t block_x = side_x == 1 ? column : column / side_x;
+  return static_cast<uint32_t>((block_y * blocks_x + block_x) * channels + channel);
+}
+
+int32_t SignMap::Sharing(int32_t row, int32_t column, const NodeMap& map) const {
+  if (side_y == 1 && side_x == 1) return 1;
+  const int32_t left_y = map.height - row / side_y * side_y;
+  const int32_t left_x = map.width - column / side_x * side_x;
+  return (left_y < side_y ? left_y : side_y) * (left_x < side_x ? left_x : side_x);
+}
 
 void PerturbNodes(int8_t* y, const NodeMap& map, int32_t amount, uint32_t key) {
   const SignMap signs(map);
@@ -39,15 +52,15 @@ void PerturbNodes(int8_t* y, const NodeMap& map, int32_t amount, uint32_t key) {
     for (int32_t column = 0; column < map.width; ++column) {
       int8_t* outputs = y + (row * map.width + column) * map.channels;
       const uint32_t first = signs.Index(row, column, 0);
-      uint32_t word = SignWord(key, first >> 5);
-      for (int32_t c = 0; c < map.channels; ++c) {
-        const uint32_t index = first + static_cast<uint32_t>(c);
-        if ((index & 31u) == 0) word = SignWord(key, index >> 5);
-        if (Saturated(outputs[c], map)) continue;
-        int32_t value = outputs[c] + amount * SignOf(word, index & 31u);
-        if (value < map.activation_min) value = map.activation_min;
-        if (value > map.activation_max) value = map.activation_max;
-        outputs[c] = static_cast<int8_t>(value);
+      int32_t channel = 0;
+      while (channel < map.channels) {
+        const uint32_t index = first + static_cast<uint32_t>(channel);
+        const int32_t left_in_word = 32 - static_cast<int32_t>(index & 31u);
+        const int32_t left = map.channels - channel;
+        const int32_t count = left < left_in_word ? left : left_in_word;
+        PerturbWithin(outputs + channel, count, map, amount,
+                      SignWord(key, index >> 5) >> (index & 31u));
+        channel += count;
       }
     }
   }
@@ -55,16 +68,13 @@ void PerturbNodes(int8_t* y, const NodeMap& map, int32_t amount, uint32_t key) {
 
 float NodeGradient::At(int32_t row, int32_t column, int32_t channel) const {
   if (Saturated(y_[(row * map_.width + column) * map_.channels + channel], map_)) return 0.0f;
-  const SignMap signs(map_);
-  const uint32_t index = signs.Index(row, column, channel);
+  const uint32_t index = signs_.Index(row, column, channel);
   float sum = 0.0f;
   for (int32_t q = 0; q < queries_; ++q) {
     const uint32_t word = SignWord(keys_[q], index >> 5);
     sum += ((word >> (index & 31u)) & 1u) ? slopes_[q] : -slopes_[q];
   }
-  const int32_t outputs =
-      SideAt(row, signs.side_y, map_.height) * SideAt(column, signs.side_x, map_.width);
-  return sum / static_cast<float>(outputs);
+  return sum / static_cast<float>(signs_.Sharing(row, column, map_));
 }
 
 }  // namespace tflm_zo

@@ -20,6 +20,19 @@ struct NodeMap {
   int32_t activation_min, activation_max;
 };
 
+// Which sign an output uses.
+struct SignMap {
+  explicit SignMap(const NodeMap& map);
+
+  // Number of the sign that the output at (row, column) of `channel` uses.
+  uint32_t Index(int32_t row, int32_t column, int32_t channel) const;
+
+  // Positions that share it.
+  int32_t Sharing(int32_t row, int32_t column, const NodeMap& map) const;
+
+  int32_t side_y, side_x, blocks_x, channels;
+};
+
 // y[i] += amount * u[i], kept within the activation's range. y: [height][width][channels] codes.
 void PerturbNodes(int8_t* y, const NodeMap& map, int32_t amount, uint32_t key);
 
@@ -30,7 +43,7 @@ class NodeGradient {
   // differences per unit of u.
   NodeGradient(const int8_t* y, const NodeMap& map, const uint32_t* keys, const float* slopes,
                int32_t queries)
-      : y_(y), map_(map), keys_(keys), slopes_(slopes), queries_(queries) {}
+      : y_(y), map_(map), signs_(map), keys_(keys), slopes_(slopes), queries_(queries) {}
 
   // 1 / (outputs that share the sign) * sum_q slopes[q] * u_q; 0 where y is saturated.
   float At(int32_t row, int32_t column, int32_t channel) const;
@@ -38,6 +51,7 @@ class NodeGradient {
  private:
   const int8_t* y_;
   const NodeMap& map_;
+  SignMap signs_;
   const uint32_t* keys_;
   const float* slopes_;
   int32_t queries_;

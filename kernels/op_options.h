@@ -33,7 +33,7 @@ struct ParameterEntry {
   int32_t channel_stride;  // channel of element i: (i / channel_stride) % channels
   int32_t headroom;        // largest sigma for which perturbing stays reversible
   int32_t exact;           // 1: also updated in closed form, so not to be perturbed in such a pass
-  int32_t moments_input;   // index among the op's inputs of the Adam moments; -1: plain descent
+  int32_t moments_input;   // index among the op's inputs of the momentum state; -1: plain descent
   int32_t factor_offset;   // first of `channels` floats in the factor table: 1 / scale^2
 };
 

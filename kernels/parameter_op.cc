@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "adam.h"
+#include "momentum.h"
 #include "perturbation.h"
 #include "random.h"
 
@@ -45,7 +45,7 @@ bool EntryMatchesTensors(Context* context, const Node* node, const ParameterEntr
   if (entry.kind == kResidual) return true;
   const EvalTensor* initial = InputTensor(context, node, entry.initial_input);
   const EvalTensor* moments = InputTensor(context, node, entry.moments_input);
-  if (moments != nullptr && ElementCount(moments) != Adam::Words(ElementCount(variable)))
+  if (moments != nullptr && ElementCount(moments) != Momentum::Words(ElementCount(variable)))
     return false;
   return initial != nullptr && ElementCount(initial) == ElementCount(variable) &&
          entry.channels > 0 && entry.channel_stride > 0 && entry.headroom >= 0;
@@ -108,7 +108,8 @@ void CopyInitialWeights(const ParameterState& state) {
   for (int32_t p = 0; GetParameter(state, p, &view); ++p) {
     const size_t bytes = static_cast<size_t>(view.count) * ElementBytes(*view.entry);
     if (view.moments != nullptr) {
-      std::memset(view.moments, 0, static_cast<size_t>(Adam::Words(view.count)) * sizeof(float));
+      std::memset(view.moments, 0,
+                  static_cast<size_t>(Momentum::Words(view.count)) * sizeof(float));
     }
     if (view.initial != nullptr) {
       std::memcpy(view.data, view.initial, bytes);

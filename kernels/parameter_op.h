@@ -34,7 +34,7 @@ struct ParameterView {
   void* data;           // int8 or int32, by entry->kind
   const void* initial;  // nullptr for a residual
   int32_t count;        // elements
-  float* moments;       // state of Adam, or nullptr
+  float* moments;       // momentum state, or nullptr
 };
 
 // Parameter `index` of 0 .. parameter_count - 1; false if there is none.

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "adam.h"
+#include "momentum.h"
 #include "random.h"
 #include "real_math.h"
 
@@ -33,8 +33,7 @@ void PerturbTensor(T* w, const T* initial, int32_t count, int32_t headroom, int3
 template <typename T>
 void UpdateTensor(T* w, const T* initial, const Update& update) {
   const int32_t bound = Limit(w) - update.headroom;
-  const Adam adam(update.moments, update.count);
-  if (update.moments != nullptr) adam.NextStep();
+  const Momentum momentum(update.moments, update.count);
   const float plain_rate = update.rate / update.sigma;
   for (int32_t start = 0; start < update.count; start += kBlock) {
     const int32_t end = update.count - start < kBlock ? update.count - start : kBlock;
@@ -50,12 +49,15 @@ void UpdateTensor(T* w, const T* initial, const Update& update) {
       const int32_t i = start + j;
       if (!HasHeadroom(initial[i], Limit(w), update.headroom)) continue;
       const float factor = update.factors[(i / update.channel_stride) % update.channels];
-      const float step =
-          update.moments == nullptr
-              ? plain_rate * factor * gradient[j]
-              : update.rate * std::sqrt(factor) * adam.Direction(i, gradient[j] / update.sigma);
-      const int32_t change =
-          StochasticRound(step, RandomWord(update.rounding_key, static_cast<uint32_t>(i)));
+      int32_t change;
+      if (update.moments == nullptr) {
+        change = StochasticRound(plain_rate * factor * gradient[j],
+                                 RandomWord(update.rounding_key, static_cast<uint32_t>(i)));
+      } else {
+        // IEEE-754 requires square roots to be rounded correctly, so they agree everywhere.
+        const float step = update.rate * std::sqrt(factor);
+        change = momentum.WholeCodes(i, step * momentum.Direction(i, gradient[j]));
+      }
       int64_t value = static_cast<int64_t>(w[i]) - change;
       if (value > bound) value = bound;
       if (value < -bound) value = -bound;

@@ -42,14 +42,14 @@ struct Update {
   const float* slopes;   // `queries` loss differences, scaled to a mean over queries and samples
   int32_t queries;
   uint32_t rounding_key;
-  float* moments;  // state of Adam for `count` elements; nullptr: plain gradient descent
+  float* moments;  // momentum state for `count` elements; nullptr: plain gradient descent
 };
 
 // Plain: w[i] -= StochasticRound(rate / sigma * factors[channel(i)] * sum_q slopes[q] * u_q[i]),
 // kept within the range that leaves headroom. This is the quantization-aware scaling of gradient
 // descent on w * scale (Zhao et al., ACM TODAES 30(5), 2025): the learning rate keeps the meaning
-// it has for the float model. With moments: w[i] -= StochasticRound(rate *
-// sqrt(factors[channel(i)]) * Adam direction).
+// it has for the float model. With moments: every element moves by rate *
+// sqrt(factors[channel(i)]) codes against the sign of its momentum, fractions of a code being kept.
 void ApplyUpdate(int8_t* w, const int8_t* initial, const Update& update);
 void ApplyUpdate(int32_t* w, const int32_t* initial, const Update& update);
 

@@ -47,6 +47,8 @@ using Registration = TFLMRegistration;
 using Registration = TfLiteRegistration;
 #endif
 
+// Arduino libraries are built without TF_LITE_STATIC_MEMORY, and nodes and contexts then have more
+// fields. Ops and library must be built alike; in the classic layout the stand-in must match.
 #if defined(TF_LITE_STATIC_MEMORY)
 static_assert(sizeof(TfLiteEvalTensor) == sizeof(abi::EvalTensor), "eval tensor layout");
 static_assert(offsetof(TfLiteEvalTensor, dims) == offsetof(abi::EvalTensor, dims),
@@ -124,6 +126,12 @@ inline Registration MakeRegistration(InitFunction init, StepFunction prepare, St
   registration.prepare = prepare;
   registration.invoke = invoke;
   return registration;
+}
+
+// Makes an op known to a MicroMutableOpResolver, which copies the registration. False: it is full.
+template <typename Resolver>
+bool AddOp(Resolver* resolver, const char* name, Registration registration) {
+  return resolver->AddCustom(name, &registration) == kOk;
 }
 
 }  // namespace tflm_zo

@@ -75,9 +75,7 @@ class Builder:
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
 
-    def operator(
-        self, name: str, inputs: list[int], output: int, options: Any = None, kind: str = ""
-    ) -> None:
+    def operator(self, name: str, inputs: list[int], output: int, options: Any = None, kind: str = "") -> None:
         code = schema.OperatorCodeT()
         code.builtinCode = getattr(schema.BuiltinOperator, name)
         code.deprecatedBuiltinCode = min(code.builtinCode, 127)
@@ -278,9 +276,7 @@ def test_fully_connected(seed: int, instruction_set: str) -> None:
     bias = rng.integers(-20000, 20000, channels).astype(np.int32)
     c = b.tensor((channels,), input_scale * scales, data=bias, kind=schema.TensorType.INT32)
     output_scale = input_scale * float(np.median(scales)) * 74 * 74 * math.sqrt(depth) / 60
-    y = b.tensor(
-        (1, rows, channels) if rows > 1 else (1, channels), output_scale, int(rng.integers(-100, 100))
-    )
+    y = b.tensor((1, rows, channels) if rows > 1 else (1, channels), output_scale, int(rng.integers(-100, 100)))
     options = schema.FullyConnectedOptionsT()
     options.fusedActivationFunction = activation_code(ACTIVATIONS[seed % 4])
     options.keepNumDims = rows > 1
@@ -410,17 +406,11 @@ def residual_model(rng: np.random.Generator) -> bytes:
     b = Builder()
     x = b.tensor((1, 9, 7, 3), 0.02, -5)
     w1 = b.tensor((12, 3, 3, 3), random_scales(rng, 12), data=int8(rng, 12, 3, 3, 3))
-    b1 = b.tensor(
-        (12,), 0.001, data=rng.integers(-999, 999, 12).astype(np.int32), kind=schema.TensorType.INT32
-    )
+    b1 = b.tensor((12,), 0.001, data=rng.integers(-999, 999, 12).astype(np.int32), kind=schema.TensorType.INT32)
     a1 = b.tensor((1, 9, 7, 12), 0.15, -20)
-    b.operator(
-        "CONV_2D", [x, w1, b1], a1, conv_options(False, "SAME", (1, 1), (1, 1), "RELU"), "Conv2DOptions"
-    )
+    b.operator("CONV_2D", [x, w1, b1], a1, conv_options(False, "SAME", (1, 1), (1, 1), "RELU"), "Conv2DOptions")
     w2 = b.tensor((1, 3, 3, 12), random_scales(rng, 12), axis=3, data=int8(rng, 1, 3, 3, 12))
-    b2 = b.tensor(
-        (12,), 0.001, data=rng.integers(-999, 999, 12).astype(np.int32), kind=schema.TensorType.INT32
-    )
+    b2 = b.tensor((12,), 0.001, data=rng.integers(-999, 999, 12).astype(np.int32), kind=schema.TensorType.INT32)
     a2 = b.tensor((1, 9, 7, 12), 0.7, 3)
     options = conv_options(True, "SAME", (1, 1), (1, 1), "NONE")
     options.depthMultiplier = 1
@@ -435,9 +425,7 @@ def residual_model(rng: np.random.Generator) -> bytes:
     a5 = b.tensor((1, 144), 0.4, -2)
     b.operator("RESHAPE", [a4], a5)
     w3 = b.tensor((10, 144), 0.01, data=int8(rng, 10, 144))
-    b3 = b.tensor(
-        (10,), 0.004, data=rng.integers(-999, 999, 10).astype(np.int32), kind=schema.TensorType.INT32
-    )
+    b3 = b.tensor((10,), 0.004, data=rng.integers(-999, 999, 10).astype(np.int32), kind=schema.TensorType.INT32)
     a6 = b.tensor((1, 10), 4.0, 7)
     b.operator("FULLY_CONNECTED", [a5, w3, b3], a6, schema.FullyConnectedOptionsT(), "FullyConnectedOptions")
     a7 = b.tensor((1, 10), 1 / 256, -128)
@@ -470,9 +458,7 @@ def test_any_batch_size_gives_the_same_samples(residual: bytes) -> None:
     model = SimModel(residual)
     x = int8(np.random.default_rng(4), 700, 9, 7, 3)
     whole = model.run(x)
-    np.testing.assert_array_equal(
-        whole, np.concatenate([model.run(x[:1]), model.run(x[1:300]), model.run(x[300:])])
-    )
+    np.testing.assert_array_equal(whole, np.concatenate([model.run(x[:1]), model.run(x[1:300]), model.run(x[300:])]))
     assert model.run(x[:0]).shape == (0, 10)
 
 
@@ -541,9 +527,7 @@ def test_weights_may_change_between_runs(residual: bytes, instruction_set: str) 
             continue
         logits = model.layers[5].output
         old = model.activations(x)[logits]
-        layer.weights[...] = np.clip(
-            layer.weights.astype(int) + rng.choice([-9, 9], layer.weights.shape), -127, 127
-        )
+        layer.weights[...] = np.clip(layer.weights.astype(int) + rng.choice([-9, 9], layer.weights.shape), -127, 127)
         changed = model.activations(x)
         assert np.any(changed[logits] != old)
         np.testing.assert_array_equal(model.run(x), Wheel(replaced_weights(residual, model)).run(x))

@@ -26,14 +26,15 @@ def bake(patched: bytes, values: Mapping[int, np.ndarray]) -> bytes:
     if not is_patched(tree):
         raise ZoError("the model is not patched: there is nothing to bake")
     graph = tree.subgraphs[0]
-    for parameter in parameter_table(tree):
-        if parameter.kind == KIND_RESIDUAL:
-            continue
+    parameters = [p for p in parameter_table(tree) if p.kind != KIND_RESIDUAL]
+    for parameter in parameters:
         variable = graph.tensors[parameter.tensor]
-        initial = graph.tensors[parameter.initial_tensor]
         variable.isVariable = False
-        variable.buffer = initial.buffer
+        variable.buffer = graph.tensors[parameter.initial_tensor].buffer
+    # Only now are all users of a buffer known.
+    for parameter in parameters:
         if parameter.index in values:
+            variable = graph.tensors[parameter.tensor]
             _replace(tree, variable, values[parameter.index], parameter.initial, parameter.name)
     _remove_training(tree)
     return save_model(tree)

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +21,24 @@ from tflm_zo.op_options import KIND_BIAS
 from tflm_zo.patched import PatchedModel
 
 _FORMAT = 2
+# What NumPy and zipfile raise on files that are damaged or something else.
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Seed, progress counters, trained tensors by name (shaped), Adam states by name (float32, flat)."""
+    """Seed, progress counters, trained tensors by name (shaped), momentum states by name (float32, flat)."""
 
     seed: int
     progress: dict[str, Any]
@@ -67,7 +81,13 @@ def load(path: str | os.PathLike[str], model: PatchedModel) -> Checkpoint:
             arrays = {name: archive[name] for name in archive.files if name != "head"}
         known = head["format"] == _FORMAT
         digest, seed, progress = head["model"], int(head["seed"]), dict(head["progress"])
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        rate = progress.pop("head_lr")
+        if set(progress) != {"epoch", "batch", "step", "passes"} or not all(
+            isinstance(count, int) and count >= 0 for count in progress.values()
+        ):
+            raise ValueError("progress")
+        progress["head_lr"] = None if rate is None else float(rate)
+    except _DAMAGE as error:
         raise ZoError(f"{path} is not a checkpoint, or is damaged") from error
     if not known:
         raise ZoError(f"{path} is a checkpoint of another version of tflm-zo")

@@ -14,7 +14,7 @@ import numpy as np
 
 from tflm_zo import __version__
 from tflm_zo.errors import ZoError
-from tflm_zo.files import read_bytes, write_atomic
+from tflm_zo.files import read_bytes, require_writable, write_atomic
 
 _IN = click.Path(dir_okay=False)
 _OUT = click.Path(dir_okay=False, writable=True)
@@ -166,8 +166,8 @@ def inspect(model: str, as_json: bool) -> None:
 @click.option("--test", type=_IN, help=".npz with x and y to measure before and after.")
 @click.option("--epochs", default=20, show_default=True, help="Times the samples are gone through.")
 @click.option("--passes", type=int, help="At most this many forward passes.")
-@click.option("--batch-size", default=8, show_default=True)
-@click.option("--lr-end", default=0.05, show_default=True, help="Part of all learning rates left at the end.")
+@click.option("--batch-size", default=16, show_default=True)
+@click.option("--lr-end", default=0.0, show_default=True, help="Part of all learning rates left at the end.")
 @click.option(
     "--method",
     multiple=True,
@@ -178,7 +178,7 @@ def inspect(model: str, as_json: bool) -> None:
 @click.option("--antithetic/--forward-difference", default=True, help="Two-sided or one-sided losses.")
 @click.option("--layerwise/--all-at-once", default=True, help="Perturb layer by layer, or all layers.")
 @click.option("--head-lr", type=float, help="Rate of the exact layers; default: found from the samples.")
-@click.option("--adapter-lr", default=0.03, show_default=True, help="Step of the input adapter.")
+@click.option("--adapter-lr", default=0.005, show_default=True, help="Step of the input adapter.")
 @click.option("--lr", default=1e-5, show_default=True, help="Rate of weight perturbation.")
 @click.option("--sigma", default=1, show_default=True, help="Perturbation of weights, in codes.")
 @click.option("--bias-sigma", default=100, show_default=True, help="Perturbation of biases, in codes.")
@@ -207,6 +207,7 @@ def train(
     from tflm_zo.samples import load_npz
     from tflm_zo.trainer import Trainer
 
+    require_writable(output)
     x, y = load_npz(data)
     held_out = load_npz(test) if test else None
     trainer = Trainer(read_bytes(model), seed=seed, arena_size=arena_size)
@@ -217,9 +218,10 @@ def train(
         hyperparameters["method"] = _methods(method)
     history = trainer.fit(x, y, resume=bool(resume), verbose=not quiet, **hyperparameters)
     trainer.save(output)
-    last = history.epochs[-1]
+    last = history.epochs[-1] if history.epochs else {}
     result: dict[str, Any] = {"forward_passes": trainer.progress.passes, "interrupted": history.interrupted}
-    click.echo(f"{output}: {trainer.progress.passes} forward passes, training loss {last['loss']:.4f}")
+    ending = f"training loss {last['loss']:.4f}" if last else "the training was complete already"
+    click.echo(f"{output}: {trainer.progress.passes} forward passes, {ending}")
     if history.interrupted:
         click.echo(f"interrupted; go on with --resume {output} and the same options")
     result |= {f"train_{name}": last[name] for name in ("loss", "accuracy") if name in last}

@@ -9,7 +9,7 @@ from tflm_zo.errors import ZoError
 from tflm_zo.interpreter import Interpreter
 from tflm_zo.layers import quantization_of
 from tflm_zo.model_file import load_model, shape_of
-from tflm_zo.samples import dequantize, input_codes
+from tflm_zo.samples import class_indices, dequantize, input_codes
 
 
 def predict_plain(model: bytes, x: np.ndarray) -> np.ndarray:
@@ -30,13 +30,14 @@ def evaluate_plain(model: bytes, x: np.ndarray, y: np.ndarray) -> dict[str, floa
     graph = load_model(model).subgraphs[0]
     quantization = quantization_of(graph.tensors[graph.outputs[0]])
     values = outputs if quantization is None else dequantize(outputs, quantization)
-    if len(y) != len(values):
-        raise ZoError(f"x has {len(values)} samples, y has {len(y)}: give one label a sample")
+    y = np.asarray(y)
+    if y.ndim == 0 or len(y) != len(values):
+        raise ZoError(f"y has shape {y.shape}, but x has {len(values)} samples: give one label a sample")
     flat = values.reshape(len(values), -1)
     if y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1 and flat.shape[1] > 1):
         # One output unit is a probability of class 1.
         classes = flat.argmax(axis=1) if flat.shape[1] > 1 else (flat[:, 0] > 0.5).astype(int)
-        return {"accuracy": float(np.mean(classes == y.reshape(-1)))}
+        return {"accuracy": float(np.mean(classes == class_indices(y, max(flat.shape[1], 2))))}
     target = y.reshape(len(y), -1).astype(np.float64)
     if target.shape != flat.shape:
         raise ZoError(f"y has {target.shape[1]} values a sample, the model's output {flat.shape[1]}")

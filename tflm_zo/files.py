@@ -18,6 +18,13 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         raise ZoError(f"cannot read {path}: {error.strerror}") from error
 
 
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Raise :class:`ZoError` if :func:`write_atomic` could not write ``path``: to be asked before long work."""
+    folder = Path(path).parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ZoError(f"cannot write {path}: {folder} is no folder that can be written to")
+
+
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Replace ``path`` by ``data``: afterwards it holds all of the old or all of the new content.
 

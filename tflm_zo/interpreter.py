@@ -47,12 +47,18 @@ class Interpreter:
         self._model = bytes(model)
         if arena_size is not None and arena_size < 1:
             raise ZoError(f"arena_size is {arena_size} bytes: it must be positive")
-        size = self._generous_size() if arena_size is None else arena_size
         messages: list[str] = []
-        interpreter = self._create(size, messages)
+        # TFLM's memory planner runs past the end of an arena that is too small, and crashes, so it always gets
+        # plenty, and ``arena_size`` is held against what it used.
+        interpreter = self._create(self._generous_size(), messages)
         if interpreter is None:
-            raise ZoError(self._why(arena_size, messages))
+            raise ZoError("TFLM cannot run this model: " + "; ".join(m for m in messages if m.strip()))
         self._interpreter = interpreter
+        if arena_size is not None and self.arena_bytes > arena_size:
+            raise ZoError(
+                f"the arena is too small: {arena_size} bytes, the model needs {self.arena_bytes}; "
+                "raise arena_size or train fewer layers"
+            )
         self.set_input = self._interpreter.set_input
         self.get_output = self._interpreter.get_output
 
@@ -67,17 +73,6 @@ class Interpreter:
                 )
             except (RuntimeError, ValueError):
                 return None
-
-    def _why(self, arena_size: int | None, messages: list[str]) -> str:
-        if arena_size is not None:
-            with contextlib.suppress(ZoError):
-                needed = Interpreter(self._model).arena_bytes
-                if needed > arena_size:
-                    return (
-                        f"the arena is too small: {arena_size} bytes, the model needs {needed}; "
-                        "raise arena_size or train fewer layers"
-                    )
-        return "TFLM cannot run this model: " + "; ".join(m for m in messages if m.strip())
 
     def invoke(self) -> None:
         """Run the graph. Raises :class:`ZoError` with TFLM's message if an op fails."""

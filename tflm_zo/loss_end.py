@@ -40,13 +40,13 @@ def find_loss_end(tree: Any, layers: list[Layer], loss: str) -> LossEnd:
     if len(graph.outputs) != 1:
         raise ZoError(f"the model has {len(graph.outputs)} outputs; training needs exactly one to take the loss of")
     producer = {int(o): op for op in graph.operators for o in op.outputs}
-    closing = (_OPS.SOFTMAX, _OPS.LOGISTIC)
-    logits = int(graph.outputs[0])
-    probability_end = False
     # Walk back over what only changes the form of the result: the loss is taken of the int8 values before it.
-    while logits in producer and builtin_code(tree, producer[logits]) in (*closing, _OPS.DEQUANTIZE):
-        probability_end |= builtin_code(tree, producer[logits]) in closing
-        logits = int(producer[logits].inputs[0])
+    output = _before(tree, producer, int(graph.outputs[0]), (_OPS.DEQUANTIZE,))
+    logits = _before(tree, producer, output, (_OPS.SOFTMAX, _OPS.LOGISTIC))
+    if loss == "auto":
+        loss = "mse" if logits == output else "cross-entropy"
+    if loss == "mse":  # compares with the model's own output, cross-entropy with its logits
+        logits = output
     tensor = graph.tensors[logits]
     quantization = quantization_of(tensor)
     if tensor.type != schema.TensorType.INT8 or quantization is None:
@@ -56,12 +56,17 @@ def find_loss_end(tree: Any, layers: list[Layer], loss: str) -> LossEnd:
         )
     shape = shape_of(tensor)
     outputs = int(np.prod(shape))
-    if loss == "auto":
-        loss = "cross-entropy" if probability_end else "mse"
     if loss == "cross-entropy" and len(shape) > 1 and outputs != shape[-1]:
         raise ZoError(f"cross-entropy needs one vector of logits, but the output has shape {list(shape)}: use loss mse")
     kind = LOSS_CROSS_ENTROPY if loss == "cross-entropy" else LOSS_MEAN_SQUARED_ERROR
     return LossEnd(logits, quantization, outputs, kind, _head(tree, layers, logits))
+
+
+def _before(tree: Any, producer: dict[int, Any], tensor: int, kinds: tuple[int, ...]) -> int:
+    """Return what operators of these kinds, at the end of the way to ``tensor``, were given."""
+    while tensor in producer and builtin_code(tree, producer[tensor]) in kinds:
+        tensor = int(producer[tensor].inputs[0])
+    return tensor
 
 
 def _head(tree: Any, layers: list[Layer], logits: int) -> Layer | None:
@@ -71,6 +76,8 @@ def _head(tree: Any, layers: list[Layer], logits: int) -> Layer | None:
         # One row of features per pass: the closed form is an outer product of two vectors.
         features = int(np.prod(shape_of(graph.tensors[layer.input])))
         single = layer.weight_count == layer.outputs * features
-        if layer.output == logits and layer.kind == "FULLY_CONNECTED" and plain and single:
+        # The outer product is the whole gradient only of weights that no other layer uses.
+        own = sum(other.weights == layer.weights for other in layers) == 1
+        if layer.output == logits and layer.kind == "FULLY_CONNECTED" and plain and single and own:
             return layer
     return None

@@ -111,6 +111,8 @@ class _Patcher:
         self.codes: dict[str, int] = {}
         # A gradient in closed form must exist for all layers that share a tensor, or it is not the gradient.
         self.closed = [f for f in closed if self._trained_alone(f.layer)]
+        trained_head = end.head is not None and self._trained_alone(end.head)
+        self.exact_head = end.head if trained_head else None
 
     def _trained_alone(self, layer: Layer) -> bool:
         sharing = [other for other in self.layers if other.weights == layer.weights]
@@ -160,7 +162,7 @@ class _Patcher:
         by_operator = {
             layer.operator_index: layer
             for layer in self.layers
-            if self._trained_alone(layer) and layer is not self.end.head and layer.name != input_adapter.NAME
+            if self._trained_alone(layer) and layer is not self.exact_head and layer.name != input_adapter.NAME
         }
         body: list[Any] = []
         nodes = 0
@@ -258,7 +260,7 @@ class _Patcher:
                 channels=len(scales),
                 channel_stride=1 if kind == KIND_BIAS else layer.channel_stride,
                 headroom=self._headroom(layer, kind),
-                exact=int(layer is self.end.head or any(layer is f.layer for f in self.closed)),
+                exact=int(layer is self.exact_head or any(layer is f.layer for f in self.closed)),
                 moments_input=moments,
                 factor_offset=sum(f.size for f in self.factors),
             )
@@ -269,12 +271,11 @@ class _Patcher:
         if kind == KIND_BIAS:
             return BIAS_HEADROOM
         # The exact head is never perturbed, so it may use its whole range.
-        exact = self.end.head is not None and layer.weights == self.end.head.weights
-        return 0 if exact else WEIGHT_HEADROOM
+        return 0 if layer is self.exact_head else WEIGHT_HEADROOM
 
     def _add_residual(self) -> int:
-        head = self.end.head
-        if head is None or head.weights not in self.initial:
+        head = self.exact_head
+        if head is None:
             return -1
         index = self._add_tensor("residual", schema.TensorType.INT8, (head.weight_count,), variable=True)
         self.entries.append(

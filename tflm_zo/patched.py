@@ -60,7 +60,7 @@ class Parameter:
 
     @property
     def moments(self) -> int:
-        """Floats of Adam's state, 0 if the parameter is trained by plain descent."""
+        """Floats of the momentum state, 0 if the parameter is trained by plain descent."""
         return moments_words(self.count) if self.entry.moments_input >= 0 else 0
 
 

@@ -170,7 +170,7 @@ class OpState:
         return bool(library().tflm_zo_configure_node(self._address, node, sigma, block, rate))
 
     def moments(self, index: int) -> np.ndarray:
-        """Return the Adam state (float32) of parameter ``index`` in the arena, empty without one."""
+        """Return the momentum state (float32) of parameter ``index`` in the arena, empty without one."""
         address = library().tflm_zo_moments(self._address, index)
         if not address:
             return np.zeros(0, dtype=np.float32)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -53,11 +54,18 @@ def target_codes(y: np.ndarray, model: PatchedModel, samples: int) -> np.ndarray
             )
         target = Quantization(np.array([model.loss.scale]), model.loss.zero_point)
         return _codes(y, shape, target, "y", "the model's output")
-    classes = 2 if model.loss.outputs == 1 else model.loss.outputs
+    return class_indices(y, 2 if model.loss.outputs == 1 else model.loss.outputs)[:, None]
+
+
+def class_indices(y: np.ndarray, classes: int) -> np.ndarray:
+    """Return labels (n,) or (n, 1) of any numeric type as int32 (n,).
+
+    Raises :class:`ZoError` for another shape, fractions, or classes that are not 0 .. classes - 1.
+    """
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
-        raise ZoError(f"y has shape {y.shape}: give class indices of shape ({samples},) (one-hot rows: use argmax)")
+        raise ZoError(f"y has shape {y.shape}: give class indices of shape ({len(y)},) (one-hot rows: use argmax)")
     if y.dtype.kind not in "iu" and not (
         y.dtype.kind in "fb" and np.all(np.isfinite(y)) and np.array_equal(y, np.rint(y))
     ):
@@ -66,7 +74,7 @@ def target_codes(y: np.ndarray, model: PatchedModel, samples: int) -> np.ndarray
     if np.any(wrong):
         first = int(np.argmax(wrong))
         raise ZoError(f"y[{first}] is class {int(y[first])}, but the model has {classes} classes, 0 to {classes - 1}")
-    return y.astype(np.int32)[:, None]
+    return y.astype(np.int32)
 
 
 def _codes(
@@ -80,11 +88,12 @@ def _codes(
     if _without_ones(sample) != _without_ones(wanted):
         raise ZoError(f"{name} has samples of shape {list(sample)}, but {role} is {list(wanted)}")
     values = values.reshape(count, *shape)
-    if values.dtype == np.int8:
+    if values.dtype == np.int8 and quantization is not None:
         return values
     if values.dtype.kind != "f":
         raise ZoError(
-            f"{name} has dtype {values.dtype}: give float values in the units of the Keras model, or int8 codes"
+            f"{name} has dtype {values.dtype}: give float values in the units of the Keras model"
+            + (", or int8 codes" if quantization is not None else "")
         )
     if not np.all(np.isfinite(values)):
         flat = ~np.isfinite(values.reshape(count, -1)).all(axis=1)
@@ -116,13 +125,14 @@ def load_npz_samples(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarr
 def _load_arrays(path: str | os.PathLike[str], needed: tuple[str, ...]) -> dict[str, np.ndarray]:
     data = read_bytes(path)
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ZoError(f"{path} is a single array: save it with np.savez(path, x=..., y=...)")
+        archive = np.load(io.BytesIO(data), allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ZoError(f"{path} is a single array: save it with np.savez(path, x=..., y=...)")
+        with archive:
             arrays = {name: archive[name] for name in archive.files if name in ("x", "y")}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        if isinstance(error, ZoError):
-            raise
+    except ZoError:
+        raise
+    except (ValueError, EOFError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ZoError(f"{path} is not an .npz file with arrays x and y") from error
     for name in needed:
         if name not in arrays:

@@ -22,15 +22,14 @@ from tflm_zo.interpreter import Interpreter
 from tflm_zo.op_options import KIND_RESIDUAL, LOSS_CROSS_ENTROPY
 from tflm_zo.patched import Parameter, read_patched
 from tflm_zo.progress import ProgressBar
-from tflm_zo.recipe import Hyperparameters, Recipe, make_recipe
+from tflm_zo.recipe import Hyperparameters, Recipe, exact_rate, make_recipe
 from tflm_zo.samples import dequantize, input_codes, target_codes
 
 _INPUT, _COMMAND, _TARGET = 0, 1, 2
 _OUTPUT, _REPORT = 0, 1
 
-# Samples that the head's learning rate is taken from, and that rate in units of 1 / |x|^2.
+# Samples that the exact layers' learning rate is taken from.
 _PROBES = 32
-_HEAD_RATE = 3.0
 
 Callback = Callable[["Trainer", dict[str, float]], Any]
 
@@ -107,17 +106,22 @@ class Trainer:
         if unknown:
             raise TypeError(f"fit has no hyperparameter {sorted(unknown)[0]!r}")
         hyper = Hyperparameters(**hyperparameters)
-        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
-        targets = target_codes(y, self.model, len(codes))
+        codes, targets = self._codes_and_targets(x, y)
+        if validation_data is not None:
+            self._codes_and_targets(*validation_data)  # bad ones are better refused now than after an epoch
         recipe = make_recipe(self.model, hyper)
         wants_rate = hyper.head_lr is None and recipe.exact
         probes = min(_PROBES, len(codes)) if wants_rate else 0
         plan = _Plan(len(codes), hyper, recipe.passes_a_sample(hyper.antithetic), probes)
         schedule = self._schedule(recipe, hyper, plan)
         if not resume:
-            self.progress = Progress(step=self.progress.step, head_lr=hyper.head_lr)
+            self.progress = Progress(step=self.progress.step)
+        if hyper.head_lr is not None and hyper.head_lr != self.progress.head_lr:
+            self.progress.head_lr = hyper.head_lr
+            schedule = self._schedule(recipe, hyper, plan)
         if wants_rate and self.progress.head_lr is None:
-            self.progress.head_lr = self._bearable_head_rate(codes[:probes], targets[:probes])
+            energies = self._feature_energies(codes[:probes], targets[:probes])
+            self.progress.head_lr = exact_rate(self.model, energies, plan.epochs)
             schedule = self._schedule(recipe, hyper, plan)
         self._configure(recipe)
         history = History()
@@ -157,18 +161,14 @@ class Trainer:
             shared = self.progress.head_lr or 0.0
             self._state.configure_node(number, sigma, block, shared if node_rate is None else node_rate)
 
-    def _bearable_head_rate(self, codes: np.ndarray, targets: np.ndarray) -> float:
-        """A learning rate in proportion to the largest that the head's loss bears without oscillating.
-
-        The curvature of softmax cross-entropy along a weight row is at most |x|^2 / 2, so rates are measured
-        in 1 / |x|^2; the factor was found best, and flat within a factor of three, on two models.
-        """
+    def _feature_energies(self, codes: np.ndarray, targets: np.ndarray) -> list[float]:
+        """Squared length of the head's input for each sample; costs a pass for each."""
         energies = []
         for code, target in zip(codes, targets, strict=True):
             report = self._pass(code, target, self._evaluate)
             energies.append(float(report[3:4].view(np.float32)[0]))
             self.progress.passes += 1
-        return _HEAD_RATE * len(energies) / max(sum(energies), 1e-30)
+        return energies
 
     def _epoch(
         self,
@@ -200,7 +200,8 @@ class Trainer:
         if schedule.flush():
             self._pass(codes[0], targets[0], schedule.command)
             progress.passes += 1
-        if progress.batch == plan.batches_in(progress.epoch):
+        # More than that: the fit is resumed with larger batches or fewer passes.
+        if progress.batch >= plan.batches_in(progress.epoch):
             progress.epoch, progress.batch = progress.epoch + 1, 0
         logs = {"loss": loss / max(count, 1), "passes": progress.passes}
         if self._classes:
@@ -226,8 +227,7 @@ class Trainer:
 
     def evaluate(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
         """Return ``loss`` and, for classes, ``accuracy`` (of the model's int8 output) on samples and labels."""
-        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
-        targets = target_codes(y, self.model, len(codes))
+        codes, targets = self._codes_and_targets(x, y)
         loss, hits = 0.0, 0
         for sample, target in zip(codes, targets, strict=True):
             report = self._pass(sample, target, self._evaluate)
@@ -238,6 +238,10 @@ class Trainer:
         if self._classes:
             scores["accuracy"] = hits / len(codes)
         return scores
+
+    def _codes_and_targets(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
+        return codes, target_codes(y, self.model, len(codes))
 
     def _predicted_class(self, reported: int) -> int:
         if self.model.loss.outputs == 1:
@@ -271,9 +275,13 @@ class Trainer:
         Raises :class:`ZoError`, with nothing changed, if it is damaged or of another model.
         """
         saved = checkpoint.load(path, self.model)
+        before = [self._tensor(p) for p in self.model.parameters]
         for parameter in self.model.parameters:
             if not self._state.write(parameter.index, saved.tensors[parameter.name]):
+                for index, values in enumerate(before):
+                    self._state.write(index, values)
                 raise ZoError(f"{path}: values of {parameter.name} are out of range: the file is damaged")
+        for parameter in self.model.parameters:
             if parameter.moments:
                 self._state.moments(parameter.index)[:] = saved.moments[parameter.name]
         self.seed = saved.seed

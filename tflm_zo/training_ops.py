@@ -23,8 +23,8 @@ NODE_SETTING_WORDS = 3
 
 
 def moments_words(count: int) -> int:
-    """Return the floats of Adam's state for ``count`` elements (``kernels/adam.h``)."""
-    return 2 + 2 * count
+    """Return the floats of the momentum state for ``count`` elements (``kernels/momentum.h``)."""
+    return 2 * count
 
 
 def custom_code(tree: Any, operator: Any) -> str:

@@ -40,6 +40,10 @@ class Graph {
   bool IsTensor(int32_t tensor) const;
   int64_t TensorBytes(int32_t tensor) const { return tensor_bytes_[tensor]; }
   bool finished() const { return finished_; }
+  int32_t layer_count() const { return static_cast<int32_t>(nodes_.size()); }
+  // The tensors that layer `layer` reads (the second is -1 for layers with one input) and writes.
+  const int32_t* Inputs(int32_t layer) const { return nodes_[layer].inputs; }
+  int32_t Output(int32_t layer) const { return nodes_[layer].output; }
 
   // Appends a layer; `second_input` is -1 for layers with one input.
   void Add(std::unique_ptr<Layer> layer, int32_t first_input, int32_t second_input, int32_t output);

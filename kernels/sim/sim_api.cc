@@ -12,6 +12,7 @@
 #include "graph.h"
 #include "pool.h"
 #include "reshape.h"
+#include "sim_handle.h"
 #include "softmax.h"
 
 using tflm_zo::sim::Graph;
@@ -19,11 +20,6 @@ using tflm_zo::sim::InputBytes;
 using tflm_zo::sim::IsValid;
 using tflm_zo::sim::Layer;
 using tflm_zo::sim::Window;
-
-struct TflmZoSim {
-  Graph graph;
-  std::string error;
-};
 
 namespace {
 

@@ -43,6 +43,11 @@ class Engine:
         code = self._library.tflm_zo_sim_instruction_set(self._handle)
         return next(name for name, value in library.INSTRUCTION_SETS.items() if value == code)
 
+    @property
+    def handle(self) -> int:
+        """Address of the native engine."""
+        return int(self._handle)
+
     def close(self) -> None:
         """Free the native engine; no other method may be called afterwards."""
         self._library.tflm_zo_sim_destroy(self._handle)
@@ -103,9 +108,7 @@ class Engine:
         self, tensors: tuple[int, int], average: bool, geometry: Geometry, activation: tuple[int, int]
     ) -> None:
         """Append an average or maximum pooling; ``activation``: the limits of its output."""
-        add = (
-            self._library.tflm_zo_sim_add_average_pool if average else self._library.tflm_zo_sim_add_max_pool
-        )
+        add = self._library.tflm_zo_sim_add_average_pool if average else self._library.tflm_zo_sim_add_max_pool
         self._check(add(self._handle, *tensors, library.Window(*geometry), *activation))
 
     def add_add(
@@ -182,6 +185,4 @@ def weight_quantization(
     def column(field: int) -> ctypes.Array[ctypes.c_int32]:
         return (ctypes.c_int32 * len(multipliers))(*[multiplier[field] for multiplier in multipliers])
 
-    return library.Quantization(
-        column(0), column(1), column(2), input_zero_point, output_zero_point, *activation
-    )
+    return library.Quantization(column(0), column(1), column(2), input_zero_point, output_zero_point, *activation)

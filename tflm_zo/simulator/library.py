@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds and loads the simulator's shared library; the ctypes side of ``kernels/sim/sim_api.h``."""
+"""Finds and loads the simulator's shared library; the ctypes side of ``kernels/sim/sim_api.h`` and
+``train_api.h``."""
 
 from __future__ import annotations
 
@@ -76,6 +77,72 @@ class AddParams(ctypes.Structure):
     ]
 
 
+class TrainingTensor(ctypes.Structure):
+    """``TflmZoSimTensor``."""
+
+    _fields_ = [("type", c_int32), ("elements", c_int32), ("data", c_void_p)]
+
+
+class TrainingOp(ctypes.Structure):
+    """``TflmZoSimOp``."""
+
+    _fields_ = [
+        ("inputs", POINTER(c_int32)),
+        ("input_count", c_int32),
+        ("outputs", POINTER(c_int32)),
+        ("output_count", c_int32),
+        ("options", c_char_p),
+        ("option_bytes", c_int64),
+    ]
+
+
+class TrainingParameter(ctypes.Structure):
+    """``TflmZoSimParameter``."""
+
+    _fields_ = [("first_layer", c_int32), ("last_layer", c_int32)]
+
+
+class TrainingNode(ctypes.Structure):
+    """``TflmZoSimNode``."""
+
+    _fields_ = [
+        ("op", TrainingOp),
+        *(
+            (name, c_int32)
+            for name in ("number", "layer", "first_change", "input", "output", "closed_form", "accumulates")
+        ),
+    ]
+
+
+class Training(ctypes.Structure):
+    """``TflmZoSimTraining``."""
+
+    _fields_ = [
+        ("tensors", POINTER(TrainingTensor)),
+        ("tensor_count", c_int32),
+        ("parameter_op", TrainingOp),
+        ("loss_op", TrainingOp),
+        ("parameters", POINTER(TrainingParameter)),
+        ("parameter_count", c_int32),
+        ("nodes", POINTER(TrainingNode)),
+        ("node_count", c_int32),
+        *(
+            (name, c_int32)
+            for name in (
+                "layers",
+                "head_layer",
+                "command",
+                "target",
+                "report",
+                "input",
+                "logits",
+                "features",
+                "output",
+            )
+        ),
+    ]
+
+
 _PARAMETERS = [c_void_p, c_void_p, POINTER(Quantization)]
 _BINDINGS = [POINTER(c_int32), POINTER(c_void_p), c_int32]
 _PROTOTYPES = {
@@ -104,6 +171,12 @@ _PROTOTYPES = {
         c_int32,
         [c_void_p, c_int32, c_int32, c_int64, *_BINDINGS, c_int32, c_void_p],
     ),
+    "trainer_create": (c_void_p, [c_void_p, POINTER(Training)]),
+    "trainer_destroy": (None, [c_void_p]),
+    "trainer_error": (c_char_p, [c_void_p]),
+    "trainer_run": (c_int32, [c_void_p] * 4 + [c_int32] + [c_void_p] * 2),
+    "samples_create": (c_void_p, [c_void_p, c_void_p, c_void_p, c_int64, c_int32]),
+    "samples_destroy": (None, [c_void_p]),
 }
 
 

@@ -35,9 +35,7 @@ class _Context:
         if tensor is None or tensor.data is not None:
             raise self.fail("an input that must be computed is a constant or missing")
         if tensor.type != "INT8" or tensor.scales.size != 1:
-            raise self.fail(
-                f"tensor '{tensor.name}' is not an int8 tensor with one scale; quantize the model fully"
-            )
+            raise self.fail(f"tensor '{tensor.name}' is not an int8 tensor with one scale; quantize the model fully")
         if not tensor.shape or tensor.shape[0] != 1 or tensor.sample_size < 1:
             raise self.fail(f"tensor '{tensor.name}' has shape {tensor.shape}; the batch dimension must be 1")
         return tensor
@@ -59,9 +57,7 @@ class _Context:
     def weights(self) -> tuple[Tensor, np.ndarray]:
         tensor = self.graph.tensors[self.op.inputs[1]]
         if tensor.type != "INT8" or tensor.data is None:
-            raise self.fail(
-                f"weights '{tensor.name}' are {tensor.type} or not constant; constant int8 is needed"
-            )
+            raise self.fail(f"weights '{tensor.name}' are {tensor.type} or not constant; constant int8 is needed")
         if tensor.scales.size < 1 or np.any(tensor.zero_points != 0):
             raise self.fail(f"weights '{tensor.name}' must be quantized symmetrically, with zero point 0")
         return tensor, self.constants(tensor.index)
@@ -171,23 +167,15 @@ def _multipliers(c: _Context, channels: int) -> list[Multiplier]:
     scales = c.weights()[0].scales
     if scales.size not in (1, channels):
         raise c.fail(f"{scales.size} weight scales for {channels} output channels")
-    return quantization.weight_multipliers(
-        c.activation(c.input).scale, scales, c.activation(c.output).scale, channels
-    )
+    return quantization.weight_multipliers(c.activation(c.input).scale, scales, c.activation(c.output).scale, channels)
 
 
 def _conv(c: _Context) -> SimLayer:
     shape = c.weights()[0].shape
     channels = c.image(c.output).shape[3]
     geometry = c.geometry((shape[1], shape[2]), c.dilation())
-    if (
-        shape[0] != channels
-        or geometry.channels % shape[3] != 0
-        or channels % (geometry.channels // shape[3]) != 0
-    ):
-        raise c.fail(
-            f"weights of shape {shape} do not fit {geometry.channels} input and {channels} output channels"
-        )
+    if shape[0] != channels or geometry.channels % shape[3] != 0 or channels % (geometry.channels // shape[3]) != 0:
+        raise c.fail(f"weights of shape {shape} do not fit {geometry.channels} input and {channels} output channels")
     return _with_weights(c, geometry, channels, _multipliers(c, channels))
 
 
@@ -196,9 +184,7 @@ def _depthwise(c: _Context) -> SimLayer:
     channels = c.image(c.output).shape[3]
     geometry = c.geometry((shape[1], shape[2]), c.dilation())
     if shape[0] != 1 or shape[3] != channels or channels % geometry.channels != 0:
-        raise c.fail(
-            f"weights of shape {shape} do not fit {geometry.channels} input and {channels} output channels"
-        )
+        raise c.fail(f"weights of shape {shape} do not fit {geometry.channels} input and {channels} output channels")
     return _with_weights(c, geometry, channels, _multipliers(c, channels), channels // geometry.channels)
 
 

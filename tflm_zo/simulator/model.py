@@ -42,9 +42,7 @@ class SimModel:
         self.instruction_set = engine.instruction_set
         # Layers that share a constant of the model share its array.
         self._constants: dict[int, np.ndarray] = {}
-        self.layers: tuple[SimLayer, ...] = tuple(
-            lower(engine, graph, op, self._constant) for op in graph.operators
-        )
+        self.layers: tuple[SimLayer, ...] = tuple(lower(engine, graph, op, self.constant) for op in graph.operators)
         engine.finish()
         self._needed: dict[tuple[int, int], tuple[int, ...]] = {}
 
@@ -62,6 +60,23 @@ class SimModel:
     def outputs(self) -> tuple[int, ...]:
         """Indices of the model's output tensors."""
         return self._graph.outputs
+
+    @property
+    def engine(self) -> Engine:
+        """The native engine; it lives as long as this model."""
+        return self._engine
+
+    def constant(self, index: int) -> np.ndarray:
+        """Return the array that layers compute with for a constant tensor; writing into it changes them.
+
+        Raises :class:`ZoError` if the tensor is not a constant of int8 or int32.
+        """
+        if index not in self._constants:
+            data = self.tensors[index].data
+            if data is None:
+                raise ZoError(f"tensor {index} ('{self.tensors[index].name}') is not an int8 or int32 constant")
+            self._constants[index] = np.array(data, order="C")
+        return self._constants[index]
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Return the output, int8 [batch, ...], for ``x``, int8 [batch, ...].
@@ -127,9 +142,7 @@ class SimModel:
         for index in needed:
             if index not in tensors:
                 name = self.tensors[index].name
-                raise ZoError(
-                    f"layers {first} to {last - 1} need tensor {index} ('{name}'); pass it in tensors"
-                )
+                raise ZoError(f"layers {first} to {last - 1} need tensor {index} ('{name}'); pass it in tensors")
             bound[index] = self._checked(index, tensors[index])
         batch = len(bound[needed[0]])
         if any(len(array) != batch for array in bound.values()):
@@ -141,17 +154,14 @@ class SimModel:
         kept: dict[int, np.ndarray] = {}
         for index in keep:
             if not any(layer.output == index for layer in span):
-                raise ZoError(
-                    f"tensor {index} is to be kept, but layers {first} to {last - 1} do not compute it"
-                )
+                raise ZoError(f"tensor {index} is to be kept, but layers {first} to {last - 1} do not compute it")
             kept[index] = np.empty((batch, *self.tensors[index].sample_shape), np.int8)
 
         wanted: np.ndarray | None = None
         if accumulators is not None:
             if not first <= accumulators < last or self.layers[accumulators].weights is None:
                 raise ZoError(
-                    f"layer {accumulators} has no accumulators to return: name one with weights in "
-                    f"[{first}, {last})"
+                    f"layer {accumulators} has no accumulators to return: name one with weights in [{first}, {last})"
                 )
             shape = self.tensors[self.layers[accumulators].output].sample_shape
             wanted = np.empty((batch, *shape), np.int32)
@@ -160,9 +170,7 @@ class SimModel:
 
     def _check_range(self, first: int, last: int) -> None:
         if not 0 <= first < last <= len(self.layers):
-            raise ZoError(
-                f"layers [{first}, {last}) are not a range within the model's [0, {len(self.layers)})"
-            )
+            raise ZoError(f"layers [{first}, {last}) are not a range within the model's [0, {len(self.layers)})")
 
     def _check_single_ends(self) -> None:
         if len(self.inputs) != 1 or len(self.outputs) != 1:
@@ -176,17 +184,9 @@ class SimModel:
         if array.dtype != np.int8 or array.ndim == 0 or array.shape[1:] != tensor.sample_shape:
             sizes = ", ".join(map(str, tensor.sample_shape))
             raise ZoError(
-                f"tensor {index} ('{tensor.name}') is {array.dtype} {array.shape}; "
-                f"it must be int8 (batch, {sizes})"
+                f"tensor {index} ('{tensor.name}') is {array.dtype} {array.shape}; it must be int8 (batch, {sizes})"
             )
         return np.ascontiguousarray(array)
-
-    def _constant(self, index: int) -> np.ndarray:
-        if index not in self._constants:
-            data = self.tensors[index].data
-            assert data is not None
-            self._constants[index] = np.array(data, order="C")
-        return self._constants[index]
 
 
 def _activation_size(graph: Graph, tensor: Tensor) -> int:

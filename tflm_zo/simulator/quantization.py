@@ -105,9 +105,7 @@ class AddMultipliers(NamedTuple):
     output: Multiplier
 
 
-def add_multipliers(
-    first_scale: np.float32, second_scale: np.float32, output_scale: np.float32
-) -> AddMultipliers:
+def add_multipliers(first_scale: np.float32, second_scale: np.float32, output_scale: np.float32) -> AddMultipliers:
     """Rescalings of an ADD: inputs to twice the larger of their scales, then to the output's.
 
     Raises :class:`ZoError` if the output's scale is so small that the last one is 1 or more.

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small full int8 models, made without TensorFlow, and a task that they can learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from tflite_micro.tensorflow.lite.python import schema_py_generated as schema
+
+INPUT_SHAPE = (8, 8, 1)
+ACTIVATION = schema.ActivationFunctionType
+OPERATOR = schema.BuiltinOperator
+OPTIONS = schema.BuiltinOptions
+TYPE = schema.TensorType
+# Codes at and near both ends of the int8 range, where saturation would show.
+EXTREME_CODES = np.array([-128, -127, -126, -124, -123, -122, -64, 0, 1, 64, 122, 123, 124, 125, 127])
+
+
+def small_model(
+    end: str = "softmax",
+    *,
+    outputs: int = 3,
+    bias: bool = True,
+    per_channel: bool = True,
+    shared: str = "",
+    extreme: bool = False,
+    float_ends: bool = False,
+    seed: int = 0,
+) -> bytes:
+    """A convolutional model of 8x8x1 samples: conv, depthwise conv, pooling, fully connected.
+
+    end: what follows the fully connected layer: softmax, logistic, relu (fused) or nothing. shared: two more
+    convolutions that share their weights: one "tensor", or two tensors with one "buffer". extreme: many codes
+    of weights at and near the ends of the int8 range. float_ends: float input and output, int8 within.
+    """
+    b = _Builder(INPUT_SHAPE, seed, bias=bias, per_channel=per_channel, extreme=extreme)
+    if float_ends:
+        b.quantize()
+    b.conv("stem", 6, kernel=3, stride=2)
+    b.depthwise("spread", kernel=3)
+    if shared:
+        first = b.conv("first", 6, kernel=1)
+        b.conv("second", 6, kernel=1, weights=first, share_tensor=shared == "tensor")
+    b.average_pool()
+    b.reshape()
+    b.finish(outputs, end)
+    if float_ends:
+        b.dequantize()
+    return b.bytes()
+
+
+def dense_model(
+    end: str = "softmax",
+    *,
+    features: int = 20,
+    outputs: int = 5,
+    bias: bool = True,
+    per_channel: bool = True,
+    extreme: bool = False,
+    seed: int = 0,
+) -> bytes:
+    """One fully connected layer: the model's input is the head's input."""
+    b = _Builder((features,), seed, bias=bias, per_channel=per_channel, extreme=extreme)
+    b.finish(outputs, end)
+    return b.bytes()
+
+
+def twin_dense_model(*, bias: bool) -> bytes:
+    """Two fully connected layers of one shape that share one weights tensor; the second is the head."""
+    b = _Builder((6,), 0, bias=bias, per_channel=False, extreme=False)
+    first = b.dense("first", 6)
+    b.dense("second", 6, weights=first)
+    b.softmax()
+    return b.bytes()
+
+
+def float_model() -> bytes:
+    """A float32 model of one fully connected layer."""
+    b = _Builder((6,), 0, bias=True, per_channel=False, extreme=False)
+    b.dense("dense", 3)
+    for tensor in b.graph.tensors:
+        tensor.type = TYPE.FLOAT32
+        tensor.quantization = None
+    b.model.buffers[1].data = np.zeros(4 * 18, dtype=np.uint8)
+    return b.bytes()
+
+
+def separable_samples(count: int, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Noisy patterns: x float32 (count, 8, 8, 1) about -1..1, y int64 (count,)."""
+    patterns = np.random.default_rng(99).choice([-0.7, 0.7], (classes, 4, 4, 1))
+    patterns = patterns.repeat(2, axis=1).repeat(2, axis=2)
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, classes, count)
+    x = patterns[y] + rng.normal(0, 0.25, (count, *INPUT_SHAPE))
+    return x.astype(np.float32), y
+
+
+class _Builder:
+    """Appends layers; the float outputs for calibration samples give each activation its quantization."""
+
+    def __init__(self, shape: tuple[int, ...], seed: int, *, bias: bool, per_channel: bool, extreme: bool) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.bias, self.per_channel, self.extreme = bias, per_channel, extreme
+        self.model = schema.ModelT()
+        self.model.version = 3
+        self.model.description = "small test model"
+        self.model.buffers = [schema.BufferT()]
+        self.model.operatorCodes = []
+        self.graph = schema.SubGraphT()
+        self.graph.name = "main"
+        self.graph.tensors, self.graph.operators = [], []
+        self.model.subgraphs = [self.graph]
+        self.values = self.rng.uniform(-1, 1, (64, *shape))
+        self.scale, self.zero_point = 2.2 / 255, -3
+        self.last = self._tensor("input", TYPE.INT8, (1, *shape), self.scale, self.zero_point)
+        self.graph.inputs = np.array([self.last], dtype=np.int32)
+
+    def quantize(self) -> None:
+        """Puts a float input before the int8 one."""
+        inner = self.last
+        outer = self._tensor("real", TYPE.FLOAT32, (1, *self.values.shape[1:]))
+        self.graph.inputs = np.array([outer], dtype=np.int32)
+        self._operator(OPERATOR.QUANTIZE, OPTIONS.QuantizeOptions, schema.QuantizeOptionsT(), [outer], inner)
+
+    def dequantize(self) -> None:
+        outer = self._tensor("result", TYPE.FLOAT32, (1, self.values.shape[1]))
+        options = schema.DequantizeOptionsT()
+        self._operator(OPERATOR.DEQUANTIZE, OPTIONS.DequantizeOptions, options, [self.last], outer)
+
+    def conv(
+        self,
+        name: str,
+        channels: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        weights: tuple[int, np.ndarray] | None = None,
+        share_tensor: bool = True,
+    ) -> tuple[int, np.ndarray]:
+        shape = (channels, kernel, kernel, self.values.shape[-1])
+        tensor, real = self._weights(f"{name}/Conv2D", shape, 0, weights, share_tensor)
+        patches = _patches(self.values, kernel, stride)
+        values = np.einsum("nhwcij,oijc->nhwo", patches, real)
+        options = schema.Conv2DOptionsT()
+        options.strideW = options.strideH = stride
+        options.fusedActivationFunction = ACTIVATION.RELU
+        self._layer(name, OPERATOR.CONV_2D, OPTIONS.Conv2DOptions, options, tensor, values)
+        return tensor, real
+
+    def depthwise(self, name: str, *, kernel: int) -> None:
+        shape = (1, kernel, kernel, self.values.shape[-1])
+        tensor, real = self._weights(f"{name}/depthwise", shape, 3)
+        values = np.einsum("nhwcij,ijc->nhwc", _patches(self.values, kernel, 1), real[0])
+        options = schema.DepthwiseConv2DOptionsT()
+        options.strideW = options.strideH = options.depthMultiplier = 1
+        options.fusedActivationFunction = ACTIVATION.RELU
+        kind = OPERATOR.DEPTHWISE_CONV_2D
+        self._layer(name, kind, OPTIONS.DepthwiseConv2DOptions, options, tensor, values)
+
+    def dense(
+        self,
+        name: str,
+        outputs: int,
+        *,
+        relu: bool = False,
+        weights: tuple[int, np.ndarray] | None = None,
+    ) -> tuple[int, np.ndarray]:
+        shape = (outputs, self.values.shape[-1])
+        tensor, real = self._weights(f"{name}/MatMul", shape, 0, weights)
+        options = schema.FullyConnectedOptionsT()
+        if relu:
+            options.fusedActivationFunction = ACTIVATION.RELU
+        kind = OPERATOR.FULLY_CONNECTED
+        self._layer(name, kind, OPTIONS.FullyConnectedOptions, options, tensor, self.values @ real.T)
+        return tensor, real
+
+    def average_pool(self) -> None:
+        n, h, w, c = self.values.shape
+        self.values = self.values.reshape(n, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+        options = schema.Pool2DOptionsT()
+        options.strideW = options.strideH = options.filterWidth = options.filterHeight = 2
+        options.padding = schema.Padding.VALID
+        output = self._tensor("pooled", TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
+        self._operator(OPERATOR.AVERAGE_POOL_2D, OPTIONS.Pool2DOptions, options, [self.last], output)
+
+    def reshape(self) -> None:
+        self.values = self.values.reshape(len(self.values), -1)
+        wanted = np.array([1, self.values.shape[1]], dtype=np.int32)
+        shape = self._tensor("shape", TYPE.INT32, (2,), data=wanted)
+        output = self._tensor("flat", TYPE.INT8, (1, wanted[1]), self.scale, self.zero_point)
+        options = schema.ReshapeOptionsT()
+        options.newShape = wanted
+        self._operator(OPERATOR.RESHAPE, OPTIONS.ReshapeOptions, options, [self.last, shape], output)
+
+    def softmax(self) -> None:
+        options = schema.SoftmaxOptionsT()
+        options.beta = 1.0
+        output = self._tensor("probabilities", TYPE.INT8, (1, self.values.shape[1]), 1 / 256, -128)
+        self._operator(OPERATOR.SOFTMAX, OPTIONS.SoftmaxOptions, options, [self.last], output)
+
+    def logistic(self) -> None:
+        output = self._tensor("probability", TYPE.INT8, (1, self.values.shape[1]), 1 / 256, -128)
+        self._operator(OPERATOR.LOGISTIC, OPTIONS.NONE, None, [self.last], output)
+
+    def finish(self, outputs: int, end: str) -> None:
+        self.dense("dense", outputs, relu=end == "relu")
+        {"softmax": self.softmax, "logistic": self.logistic}.get(end, lambda: None)()
+
+    def bytes(self) -> bytes:
+        self.graph.outputs = np.array([self.last], dtype=np.int32)
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(self.model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+    def _weights(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        axis: int,
+        weights: tuple[int, np.ndarray] | None = None,
+        share_tensor: bool = True,
+    ) -> tuple[int, np.ndarray]:
+        if weights is not None:
+            tensor, real = weights
+            if not share_tensor:
+                old = self.graph.tensors[tensor]
+                scales = old.quantization.scale
+                tensor = self._tensor(name, TYPE.INT8, shape, scales, 0, buffer=old.buffer, axis=axis)
+            return tensor, real
+        channels = shape[axis]
+        fan_in = int(np.prod(shape)) // channels
+        real = self.rng.normal(0, np.sqrt(2 / fan_in), shape) * self.rng.uniform(0.5, 2, channels if axis else 1)
+        others = tuple(i for i in range(len(shape)) if i != axis)
+        largest = np.abs(real).max(axis=others, keepdims=True)
+        if not self.per_channel:
+            largest = np.full_like(largest, largest.max())
+        codes = np.rint(real / largest * 127).astype(np.int8)
+        if self.extreme:
+            extreme = self.rng.choice(EXTREME_CODES, shape).astype(np.int8)
+            codes = np.where(self.rng.random(shape) < 0.4, extreme, codes)
+        scales = (largest / 127).reshape(-1).astype(np.float32)
+        tensor = self._tensor(
+            name, TYPE.INT8, shape, scales if self.per_channel else scales[0], 0, data=codes, axis=axis
+        )
+        return tensor, codes * (largest / 127)
+
+    def _layer(self, name: str, code: int, kind: int, options: Any, weights: int, values: np.ndarray) -> None:
+        """Adds a bias, sets the output's quantization from its values, appends the operator."""
+        inputs = [self.last, weights]
+        scales = np.asarray(self.graph.tensors[weights].quantization.scale) * self.scale
+        if self.bias:
+            real = self.rng.normal(0, 0.1, values.shape[-1]) * values.std()
+            codes = np.rint(real / scales).astype(np.int32)
+            inputs.append(self._tensor(f"{name}/bias", TYPE.INT32, codes.shape, scales, 0, data=codes))
+            values = values + codes * scales
+        elif code == OPERATOR.FULLY_CONNECTED:
+            inputs.append(-1)  # as converters write it; convolutions just have one input less
+        if options.fusedActivationFunction == ACTIVATION.RELU:
+            values = np.maximum(values, 0)
+        low, high = min(values.min(), 0.0), max(values.max(), 1e-3)
+        self.scale = float((high - low) / 255)
+        self.zero_point = int(np.rint(-128 - low / self.scale))
+        shape = (1, *values.shape[1:])
+        output = self._tensor(f"{name}/output", TYPE.INT8, shape, self.scale, self.zero_point)
+        self._operator(code, kind, options, inputs, output)
+        self.values = values
+
+    def _tensor(
+        self,
+        name: str,
+        kind: int,
+        shape: tuple[int, ...],
+        scales: Any = None,
+        zero_point: int = 0,
+        *,
+        data: np.ndarray | None = None,
+        buffer: int = 0,
+        axis: int = 0,
+    ) -> int:
+        tensor = schema.TensorT()
+        tensor.name, tensor.type = name, kind
+        tensor.shape = np.array(shape, dtype=np.int32)
+        tensor.buffer = buffer
+        if scales is not None:
+            scales = np.atleast_1d(np.asarray(scales, dtype=np.float32))
+            tensor.quantization = schema.QuantizationParametersT()
+            tensor.quantization.scale = scales
+            tensor.quantization.zeroPoint = np.full(scales.shape, zero_point, dtype=np.int64)
+            tensor.quantization.quantizedDimension = axis
+        if data is not None:
+            content = schema.BufferT()
+            content.data = np.frombuffer(data.tobytes(), dtype=np.uint8)
+            self.model.buffers.append(content)
+            tensor.buffer = len(self.model.buffers) - 1
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
+
+    def _operator(self, code: int, kind: int, options: Any, inputs: list[int], output: int) -> None:
+        codes = [c.builtinCode for c in self.model.operatorCodes]
+        if code not in codes:
+            entry = schema.OperatorCodeT()
+            entry.builtinCode = entry.deprecatedBuiltinCode = code
+            entry.version = 1
+            self.model.operatorCodes.append(entry)
+            codes.append(code)
+        operator = schema.OperatorT()
+        operator.opcodeIndex = codes.index(code)
+        operator.inputs = np.array(inputs, dtype=np.int32)
+        operator.outputs = np.array([output], dtype=np.int32)
+        operator.builtinOptionsType, operator.builtinOptions = kind, options
+        self.graph.operators.append(operator)
+        self.last = output
+
+
+def _patches(x: np.ndarray, kernel: int, stride: int) -> np.ndarray:
+    """Windows (n, h, w, c, kernel, kernel) of a SAME-padded image."""
+    pads = [(0, 0)]
+    for size in x.shape[1:3]:
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        pads.append((total // 2, total - total // 2))
+    padded = np.pad(x, [*pads, (0, 0)])
+    return np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), (1, 2))[:, ::stride, ::stride]

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training in the simulator: the weights of :class:`~tflm_zo.trainer.Trainer`, much sooner."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+from tflm_zo import plugin
+from tflm_zo.counter_random import permutation
+from tflm_zo.files import read_bytes
+from tflm_zo.interpreter import Interpreter
+from tflm_zo.op_options import LOSS_CROSS_ENTROPY
+from tflm_zo.patched import read_patched
+from tflm_zo.progress import ProgressBar
+from tflm_zo.recipe import Hyperparameters, Recipe
+from tflm_zo.samples import input_codes, target_codes
+from tflm_zo.simulator.training import Samples, TrainingEngine
+from tflm_zo.trainer import History, Progress, Trainer, _Plan
+
+
+class SimTrainer(Trainer):
+    """A patched model that learns from labelled samples, in the simulator.
+
+    Arguments, methods and results are those of :class:`~tflm_zo.trainer.Trainer`, to the bit; the passes of a step
+    go through the layers together as far as they can. ``arena_size`` is checked against what TFLM needs.
+    Raises :class:`ZoError` also for models with operators that the simulator does not know.
+    """
+
+    def __init__(self, model: bytes | str | os.PathLike[str], seed: int = 0, arena_size: int | None = None) -> None:
+        data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_bytes(model)
+        self.model = read_patched(data)
+        self.seed = seed
+        self.progress = Progress()
+        if arena_size is not None:
+            Interpreter(data, arena_size)  # raises if it does not fit
+        self._engine = TrainingEngine(self.model)
+        self._classes = self.model.loss.kind == LOSS_CROSS_ENTROPY
+        self._idle = plugin.make_command()
+        self._evaluate = plugin.make_command(plugin.LOSS)
+        self._no_target = np.zeros(self.model.target_shape, dtype=np.int32 if self._classes else np.int8)
+        self._cached: Samples | None = None
+        self._passes_a_step = 0
+        report = self._pass(self._no_input(), self._no_target, self._idle)
+        low, high = (int(v) & 0xFFFFFFFF for v in report[4:6])
+        self._state = plugin.OpState(low | high << 32)
+
+    def fit(self, *args: Any, **kwargs: Any) -> History:
+        """Train as :meth:`Trainer.fit <tflm_zo.trainer.Trainer.fit>` does."""
+        self._cached = None
+        try:
+            return super().fit(*args, **kwargs)
+        finally:
+            self._cached = None
+
+    def _schedule(self, recipe: Recipe, hyper: Hyperparameters, plan: _Plan) -> plugin.Schedule:
+        self._passes_a_step = recipe.passes_a_sample(hyper.antithetic) * plan.batch_size
+        return super()._schedule(recipe, hyper, plan)
+
+    def _epoch(
+        self,
+        codes: np.ndarray,
+        targets: np.ndarray,
+        plan: _Plan,
+        schedule: plugin.Schedule,
+        bar: ProgressBar,
+        interrupt: threading.Event,
+    ) -> dict[str, float]:
+        if self._cached is None:
+            self._cached = self._engine.samples(codes, targets, cache=True)
+        progress = self.progress
+        order = permutation(self.seed, progress.epoch, len(codes))
+        loss, hits, count = 0.0, 0, 0
+        while progress.batch < plan.batches_in(progress.epoch) and not interrupt.is_set():
+            batch = order[progress.batch * plan.batch_size :][: plan.batch_size]
+            done = progress.epoch * plan.batches + progress.batch
+            commands, places = self._commands(schedule, len(batch), plan.rate_scale(done))
+            indices = batch[places]
+            reports, _ = self._engine.run(self._cached, commands, indices)
+            loss = _add_in_order(loss, reports["loss"])
+            if self._classes:
+                hits += int(np.sum(reports["prediction"] == targets[indices, 0]))
+            count += len(indices)
+            progress.passes += len(indices)
+            progress.batch += 1
+            progress.step += 1
+            bar.advance(len(indices))
+            bar.show({"loss": loss / count} | ({"accuracy": hits / count} if self._classes else {}))
+        if schedule.flush():
+            self._pass(codes[0], targets[0], schedule.command)
+            progress.passes += 1
+        if progress.batch == plan.batches_in(progress.epoch):
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        logs = {"loss": loss / max(count, 1), "passes": progress.passes}
+        if self._classes:
+            logs["accuracy"] = hits / max(count, 1)
+        return logs
+
+    def _commands(self, schedule: plugin.Schedule, batch: int, rate_scale: float) -> tuple[np.ndarray, np.ndarray]:
+        """Commands of all passes of the next step, and which sample of the batch each is for."""
+        commands = np.zeros(self._passes_a_step, dtype=plugin.COMMAND_DTYPE)
+        places = np.zeros(self._passes_a_step, dtype=np.int32)
+        step_at_once = plugin.library().tflm_zo_schedule_step
+        count = step_at_once(
+            schedule._handle,
+            ctypes.c_uint32(self.progress.step),
+            batch,
+            ctypes.c_float(rate_scale),
+            ctypes.c_void_p(commands.ctypes.data),
+            ctypes.c_void_p(places.ctypes.data),
+            len(commands),
+        )
+        if count < 0:
+            raise AssertionError("a step has more passes than its recipe says")
+        return commands[:count], places[:count]
+
+    def predict_codes(self, x: np.ndarray) -> np.ndarray:
+        """Return the model's outputs for ``x`` as it stores them (int8 codes), shape (n, ...)."""
+        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
+        targets = np.repeat(self._no_target[None], len(codes), axis=0)
+        return self._measure(codes, targets, self._idle)[1]
+
+    def evaluate(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+        """Return ``loss`` and, for classes, ``accuracy`` (of the model's int8 output) on samples and labels."""
+        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
+        targets = target_codes(y, self.model, len(codes))
+        reports, outputs = self._measure(codes, targets, self._evaluate)
+        scores = {"loss": _add_in_order(0.0, reports["loss"]) / len(codes)}
+        if self._classes:
+            one_unit = self.model.loss.outputs == 1
+            classes = reports["prediction"] if one_unit else outputs.reshape(len(codes), -1).argmax(axis=1)
+            scores["accuracy"] = int(np.sum(classes == targets[:, 0])) / len(codes)
+        return scores
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Continue from the checkpoint ``path``, as :meth:`Trainer.load <tflm_zo.trainer.Trainer.load>` does."""
+        self._cached = None
+        super().load(path)
+
+    def reset(self) -> None:
+        """Bring back the weights that the model was patched with, and start the steps anew."""
+        self._cached = None
+        super().reset()
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of the arena that TFLM uses for this model, by its own accounting (of this 64-bit build)."""
+        return Interpreter(self.model.data).arena_bytes
+
+    def _measure(self, codes: np.ndarray, targets: np.ndarray, command: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reports and outputs of one pass for each sample."""
+        commands = np.repeat(command.view(plugin.COMMAND_DTYPE), len(codes))
+        samples = self._engine.samples(codes, targets)
+        reports, outputs = self._engine.run(samples, commands, np.arange(len(codes)), want_outputs=True)
+        assert outputs is not None
+        return reports, outputs.reshape(len(codes), *self.model.output_shape[1:])
+
+    def _pass(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.ndarray:
+        """One forward pass; returns the report (int32[8])."""
+        samples = self._engine.samples(x[None], target[None])
+        reports, _ = self._engine.run(samples, command.view(plugin.COMMAND_DTYPE), np.zeros(1, dtype=np.int32))
+        return reports.view(np.int32)
+
+
+def _add_in_order(start: float, values: np.ndarray) -> float:
+    """Sum in double precision from the first to the last value, as a loop over passes adds them."""
+    return float(np.cumsum(np.concatenate([[start], values.astype(np.float64)]))[-1])
