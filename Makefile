@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV_DEMO := .venv-demo
 VENV_TEST := .venv-test
-SOURCES := pyproject.toml $(wildcard kernels/*.cc kernels/*.h kernels/CMakeLists.txt kernels/sim/*) \
+SOURCES := pyproject.toml $(shell find kernels micro_app -type f) \
            $(wildcard tflm_zo/*.py tflm_zo/*/*.py)
 
 .PHONY: demo test lint format clean

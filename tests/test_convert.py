@@ -105,10 +105,7 @@ def test_result_is_int8_with_batch_one(cnn: tuple[Any, bytes, np.ndarray]) -> No
     for index in (*graph.inputs, *graph.outputs):
         assert graph.tensors[index].type == schema.TensorType.INT8
         assert graph.tensors[index].shape[0] == 1
-    assert all(
-        tensor.shapeSignature is None or min(tensor.shapeSignature, default=0) >= 0
-        for tensor in graph.tensors
-    )
+    assert all(tensor.shapeSignature is None or min(tensor.shapeSignature, default=0) >= 0 for tensor in graph.tensors)
     assert "SHAPE" not in ops and "SOFTMAX" in ops
 
 

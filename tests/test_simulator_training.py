@@ -23,6 +23,7 @@ SETTINGS: dict[str, Any] = {
     "lr": 3e-3,
     "node_lr": 1e-2,
     "lr_end": 0.3,
+    "adapter_lr": 0.03,
     "verbose": False,
 }
 

@@ -165,7 +165,11 @@ def test_same_seed_same_bits_in_two_processes_and_another_seed_other_bits(everyt
     folder = str(Path(__file__).parent)
     digests = [
         subprocess.run(
-            [sys.executable, "-c", PROGRAM, folder, seed], capture_output=True, text=True, check=True
+            [sys.executable, "-c", PROGRAM, folder, seed],
+            cwd=folder,  # not the source tree, which would hide the installed package
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
         for seed in ("7", "7", "8")
     ]
@@ -378,6 +382,7 @@ def test_ctrl_c_keeps_a_clean_state_to_go_on_from(everything: bytes, tmp_path: P
     path = tmp_path / "state"
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, str(Path(__file__).parent), str(path)],
+        cwd=path.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -13,8 +13,11 @@ import click
 import numpy as np
 
 from tflm_zo import __version__
+from tflm_zo.board.cli import add_commands as add_board_commands
+from tflm_zo.cli_options import hyperparameter_options, methods_by_layer
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, require_writable, write_atomic
+from tflm_zo.serial.cli import monitor, simulate
 
 _IN = click.Path(dir_okay=False)
 _OUT = click.Path(dir_okay=False, writable=True)
@@ -38,14 +41,6 @@ def _json_option(command: Callable) -> Callable:
 def _finish(as_json: bool, result: dict[str, Any]) -> None:
     if as_json:
         click.echo(json.dumps(result))
-
-
-def _methods(options: tuple[str, ...]) -> str | dict[str, str]:
-    """``--method nodes`` is for all layers, ``--method conv2d=nodes`` for those the glob matches."""
-    pairs = [option.rsplit("=", 1) for option in options]
-    if len(pairs) == 1 and len(pairs[0]) == 1:
-        return pairs[0][0]
-    return {pair[0] if len(pair) == 2 else "*": pair[-1] for pair in pairs}
 
 
 def _percent(value: float) -> str:
@@ -164,28 +159,7 @@ def inspect(model: str, as_json: bool) -> None:
 @click.option("--data", required=True, type=_IN, help=".npz with x and y to learn from.")
 @click.option("-o", "--output", required=True, type=_OUT, help="The checkpoint to write.")
 @click.option("--test", type=_IN, help=".npz with x and y to measure before and after.")
-@click.option("--epochs", default=20, show_default=True, help="Times the samples are gone through.")
-@click.option("--passes", type=int, help="At most this many forward passes.")
-@click.option("--batch-size", default=16, show_default=True)
-@click.option("--lr-end", default=0.0, show_default=True, help="Part of all learning rates left at the end.")
-@click.option(
-    "--method",
-    multiple=True,
-    metavar="[GLOB=]METHOD",
-    help="exact, weights, nodes, frozen or auto, for all layers or those of a name; may be repeated.",
-)
-@click.option("--queries", default=4, show_default=True, help="Directions a step or sample, and layer.")
-@click.option("--antithetic/--forward-difference", default=True, help="Two-sided or one-sided losses.")
-@click.option("--layerwise/--all-at-once", default=True, help="Perturb layer by layer, or all layers.")
-@click.option("--head-lr", type=float, help="Rate of the exact layers; default: found from the samples.")
-@click.option("--adapter-lr", default=0.005, show_default=True, help="Step of the input adapter.")
-@click.option("--lr", default=1e-5, show_default=True, help="Rate of weight perturbation.")
-@click.option("--sigma", default=1, show_default=True, help="Perturbation of weights, in codes.")
-@click.option("--bias-sigma", default=100, show_default=True, help="Perturbation of biases, in codes.")
-@click.option("--node-lr", default=1e-4, show_default=True, help="Rate of node perturbation.")
-@click.option("--node-sigma", default=5, show_default=True, help="Perturbation of outputs, in codes.")
-@click.option("--node-block", default=1, show_default=True, help="Side of blocks that share a sign; 0: all.")
-@click.option("--seed", default=0, show_default=True)
+@hyperparameter_options
 @click.option("--arena-size", type=int, help="Bytes; default: as much as the model needs.")
 @click.option("--resume", type=_IN, help="A checkpoint of an interrupted training to go on from.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -215,7 +189,7 @@ def train(
         trainer.load(resume)
     before = trainer.evaluate(*held_out) if held_out else {}
     if method:
-        hyperparameters["method"] = _methods(method)
+        hyperparameters["method"] = methods_by_layer(method)
     history = trainer.fit(x, y, resume=bool(resume), verbose=not quiet, **hyperparameters)
     trainer.save(output)
     last = history.epochs[-1] if history.epochs else {}
@@ -296,6 +270,11 @@ def demo(output: str, seed: int, as_json: bool) -> None:
 
     result = run_demo(Path(output), seed, show=lambda line: click.echo(line))
     _finish(as_json, result)
+
+
+add_board_commands(main)
+main.add_command(simulate)
+main.add_command(monitor)
 
 
 if __name__ == "__main__":

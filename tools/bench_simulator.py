@@ -9,6 +9,9 @@ XNNPACK, one thread, one sample at a time and, where the model can be resized, i
 one sample and in a batch, with each instruction set of this processor. Engines take turns, round after round,
 and the fastest round counts, so that other load on the machine meets all of them alike. "equal" says whether
 an engine's outputs are those of TFLite Micro to the bit.
+
+With --training the second table has training passes per second: each method is trained for the same steps in
+TFLite Micro and in the simulator, on random samples and labels, and "equal" compares the weights afterwards.
 """
 
 from __future__ import annotations
@@ -146,17 +149,73 @@ def bench(path: Path, batch: int, seconds: float) -> None:
         print(f"  {name:36} {value * 1e3:9.4f} {base / value:13.1f} {'yes' if equal[name] else 'no':>6}")
 
 
+# How a model is patched and fitted, by what is trained. Convolutions by their outputs would take minutes in TFLite
+# Micro on the large models, so they get few samples.
+METHODS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "exact head": ({"trainable": "head"}, {}),
+    "closed forms": ({"trainable": "exact"}, {}),
+    "closed forms, input adapter": ({"trainable": "exact", "adapter": True}, {}),
+    "all layers by nodes": ({"trainable": "all"}, {"method": "nodes", "queries": 1}),
+    "all layers by weights": ({"trainable": "all"}, {"method": "weights", "queries": 1}),
+}
+
+
+def bench_training(path: Path, samples: int, repeats: int) -> None:
+    """Print training passes per second of one model, TFLite Micro beside the simulator.
+
+    Few samples would hide what the simulator saves by batches and pay for what it sets up, so it is timed on
+    ``repeats`` epochs, after one that is compared with TFLite Micro's.
+    """
+    from tflm_zo import Trainer, patch
+    from tflm_zo.errors import ZoError
+    from tflm_zo.simulator import SimTrainer
+
+    model = path.read_bytes()
+    print(f"\n{path.name}: training passes per second, {samples} samples, batches of 8")
+    print(f"  {'trained':30} {'TFLite Micro':>13} {'simulator':>13} {'times faster':>13} {'equal':>6}")
+    for name, (patching, fitting) in METHODS.items():
+        try:
+            patched = patch(model, **patching)  # type: ignore[arg-type]
+            trainers = [Trainer(patched), SimTrainer(patched)]
+        except ZoError as error:
+            print(f"  {name:30} left out, {error}")
+            continue
+        described = trainers[0].model
+        rng = np.random.default_rng(0)
+        x = rng.integers(-128, 128, (samples, *described.input_shape[1:]), dtype=np.int8)
+        classes = described.loss.kind == 0
+        y = np.arange(samples) % max(described.loss.outputs, 2) if classes else x.reshape(samples, -1)
+        speeds = []
+        for trainer in trainers:
+            start = time.perf_counter()
+            trainer.fit(x, y, epochs=1, batch_size=8, verbose=False, **fitting)  # type: ignore[arg-type]
+            speeds.append(trainer.progress.passes / (time.perf_counter() - start))
+        tflm, sim = (trainer.weights for trainer in trainers)
+        equal = all(np.array_equal(tflm[key], sim[key]) for key in tflm)
+        start = time.perf_counter()
+        trainers[1].fit(x, y, epochs=repeats, batch_size=8, verbose=False, **fitting)  # type: ignore[arg-type]
+        speeds[1] = trainers[1].progress.passes / (time.perf_counter() - start)
+        print(
+            f"  {name:30} {speeds[0]:13.0f} {speeds[1]:13.0f} {speeds[1] / speeds[0]:13.1f} "
+            f"{'yes' if equal else 'no':>6}"
+        )
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", type=Path, help="int8 .tflite models")
     parser.add_argument("--batch", type=int, default=96, help="samples in a batch (default: 96)")
     parser.add_argument("--seconds", type=float, default=5.0, help="time for each model (default: 5)")
+    parser.add_argument("--training", action="store_true", help="measure training too")
+    parser.add_argument("--samples", type=int, default=16, help="samples trained on (default: 16)")
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     for path in arguments.models:
         bench(path, arguments.batch, arguments.seconds)
+        if arguments.training:
+            bench_training(path, arguments.samples, repeats=10)
 
 
 if __name__ == "__main__":

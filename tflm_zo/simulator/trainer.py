@@ -18,7 +18,7 @@ from tflm_zo.op_options import LOSS_CROSS_ENTROPY
 from tflm_zo.patched import read_patched
 from tflm_zo.progress import ProgressBar
 from tflm_zo.recipe import Hyperparameters, Recipe
-from tflm_zo.samples import input_codes, target_codes
+from tflm_zo.samples import input_codes
 from tflm_zo.simulator.training import Samples, TrainingEngine
 from tflm_zo.trainer import History, Progress, Trainer, _Plan
 
@@ -93,7 +93,8 @@ class SimTrainer(Trainer):
         if schedule.flush():
             self._pass(codes[0], targets[0], schedule.command)
             progress.passes += 1
-        if progress.batch == plan.batches_in(progress.epoch):
+        # More than that: the fit is resumed with larger batches or fewer passes.
+        if progress.batch >= plan.batches_in(progress.epoch):
             progress.epoch, progress.batch = progress.epoch + 1, 0
         logs = {"loss": loss / max(count, 1), "passes": progress.passes}
         if self._classes:
@@ -126,8 +127,7 @@ class SimTrainer(Trainer):
 
     def evaluate(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
         """Return ``loss`` and, for classes, ``accuracy`` (of the model's int8 output) on samples and labels."""
-        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
-        targets = target_codes(y, self.model, len(codes))
+        codes, targets = self._codes_and_targets(x, y)
         reports, outputs = self._measure(codes, targets, self._evaluate)
         scores = {"loss": _add_in_order(0.0, reports["loss"]) / len(codes)}
         if self._classes:

@@ -31,7 +31,7 @@ REPORT_DTYPE = np.dtype(
     ]
 )
 
-_TYPES = {
+_TYPES: dict[int, tuple[int, np.dtype]] = {
     schema.TensorType.INT8: (0, np.dtype(np.int8)),
     schema.TensorType.INT32: (1, np.dtype(np.int32)),
     schema.TensorType.FLOAT32: (2, np.dtype(np.float32)),
@@ -76,7 +76,7 @@ class TrainingEngine:
         return arrays
 
     def _describe(self, index: int, tensor: Any) -> library.TrainingTensor:
-        kind, _ = _TYPES.get(tensor.type, (0, None))
+        kind, _ = _TYPES.get(tensor.type, (0, np.dtype(np.int8)))
         array = self._arrays.get(index)
         address = None if array is None else array.ctypes.data
         elements = int(np.prod(shape_of(tensor))) if array is None else array.size

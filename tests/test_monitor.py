@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training over a serial line: the app in C++ behind a pseudo-terminal, with real training in TFLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_models
+from faulty_line import FaultyLine
+
+from tflm_zo.errors import ZoError
+from tflm_zo.patch import patch
+from tflm_zo.serial.device import Device
+from tflm_zo.serial.host_app import HostApp, PseudoTerminal
+from tflm_zo.serial.link import BoardRestarted, Link
+from tflm_zo.serial.messages import Request
+from tflm_zo.serial.monitor import RemoteTrainer
+from tflm_zo.serial.port import SerialPort
+from tflm_zo.trainer import Trainer
+
+pytest.importorskip("serial")
+
+SMALL_FIT: dict[str, Any] = {"epochs": 3, "batch_size": 8, "queries": 2, "verbose": False}
+
+
+class Board:
+    """The app in a thread of this process, behind a pseudo-terminal."""
+
+    def __init__(self, model: bytes, flash: Path, **options: Any) -> None:
+        self._terminal = PseudoTerminal()
+        self.port = self._terminal.name
+        self._stopped = threading.Event()
+        self.app = HostApp(model, self._terminal.line, flash, **options)
+        self._thread = threading.Thread(target=self.app.serve, args=(self._stopped.is_set,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if not self._stopped.is_set():
+            self._stopped.set()
+            self._thread.join()
+            self.app.close()
+            self._terminal.close()
+
+
+@pytest.fixture
+def make_board(tmp_path: Path) -> Iterator[Callable[..., Board]]:
+    boards: list[Board] = []
+
+    def make(model: bytes, **options: Any) -> Board:
+        boards.append(Board(model, tmp_path / "flash", **options))
+        return boards[-1]
+
+    yield make
+    for board in boards:
+        board.stop()
+
+
+def connect(port: str, seed: int = 0, patience: float = 20.0) -> RemoteTrainer:
+    device = Device(SerialPort(port), patience)
+    return RemoteTrainer(device, device.read_model(), seed)
+
+
+def host_result(model: bytes, seed: int, data: Any, test: Any, **fit: Any) -> dict[str, Any]:
+    trainer = Trainer(model, seed=seed)
+    trainer.fit(*data, **fit)
+    return {"model": trainer.bake(), "passes": trainer.progress.passes} | trainer.evaluate(*test)
+
+
+def remote_result(remote: RemoteTrainer, data: Any, test: Any, **fit: Any) -> dict[str, Any]:
+    remote.fit(*data, **fit)
+    return {"model": remote.bake(), "passes": remote.progress.passes} | remote.evaluate(*test)
+
+
+MODELS = {
+    "exact": lambda small: patch(small, "exact"),
+    "all": lambda small: patch(small, "all"),
+    "adapter": lambda small: patch(small, "exact", adapter=True),
+    "accumulate": lambda small: patch(small, "all", accumulate=True),
+    "float": lambda small: patch(small_models.small_model(float_ends=True), "bias"),
+    "sigmoid": lambda small: patch(small_models.small_model("logistic", outputs=1), "all"),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_trains_to_the_bits_of_the_host(small: bytes, make_board: Callable[..., Board], kind: str) -> None:
+    model = MODELS[kind](small)
+    classes = 2 if kind == "sigmoid" else 3
+    data, test = (small_models.separable_samples(n, s, classes) for n, s in ((44, 1), (40, 2)))
+    expected = host_result(model, 5, data, test, **SMALL_FIT)
+    board = make_board(model)
+    remote = connect(board.port, 5)
+    before = remote.evaluate(*test)
+    assert before == Trainer(model).evaluate(*test)
+    assert remote_result(remote, data, test, **SMALL_FIT) == expected
+    assert expected["loss"] != before["loss"]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_faults_cost_retries_only(small: bytes, make_board: Callable[..., Board], seed: int) -> None:
+    """Far more faults than any line has."""
+    model = patch(small, "all")
+    data, test = small_models.separable_samples(24, 1), small_models.separable_samples(20, 2)
+    expected = host_result(model, 0, data, test, **SMALL_FIT)
+    line = FaultyLine(make_board(model).port, seed, dropped=0.04, damaged=0.04, repeated=0.08)
+    remote = connect(line.name)
+    assert remote_result(remote, data, test, **SMALL_FIT) == expected
+    metrics = remote._device.metrics()
+    line.close()
+    assert line.done["dropped"] > 8 and line.done["damaged"] > 8 and line.done["repeated"] > 20
+    assert remote._device.link.repeats > 20
+    assert metrics.damaged_frames > 0
+    assert metrics.progress.passes == expected["passes"] - 24  # without those that find the head's rate
+
+
+def test_device_calls(small: bytes, make_board: Callable[..., Board]) -> None:
+    model = patch(small, "exact", adapter=True)
+    board = make_board(model)
+    remote = connect(board.port)
+    device = remote._device
+    assert device.read_model() == model
+    assert "no checkpoint" in device.hello.message
+    for parameter in remote.model.parameters:
+        found = device.parameter(parameter.index)
+        assert (found.kind, found.count, found.moments) == (parameter.kind, parameter.count, parameter.moments)
+        assert found.headroom == parameter.entry.headroom
+    x, y = small_models.separable_samples(10, 3)
+    trainer = Trainer(model)
+    assert np.array_equal(remote.predict_codes(x), trainer.predict_codes(x))
+    assert np.array_equal(remote.predict(x), trainer.predict(x))
+
+    first = next(p for p in remote.model.parameters if p.name.endswith("weights"))
+    values = np.clip(device.read_weights(first).astype(int) + 3, -100, 100).astype(np.int8)
+    device.write_weights(first, values)
+    assert np.array_equal(device.read_weights(first), values)
+    with pytest.raises(ZoError, match="out of range"):
+        device.write_weights(first, np.full_like(values, -128))
+    device.factory_reset()
+    assert np.array_equal(device.read_weights(first).reshape(-1), first.initial)
+    with pytest.raises(ZoError, match=r"restore: no checkpoint saved yet"):
+        device.restore()
+    # A step of one sample.
+    device.set_schedule(
+        run=1, step=0, seed=0, antithetic=True, exact=True, head_rate=0.1, accumulate=False, groups=[], batch=1
+    )
+    codes = remote.model
+    target = np.array([int(y[0])], np.int32)
+    sample = np.rint(x[:1] / codes.input_quantization.scale + codes.input_quantization.zero_point).astype(np.int8)
+    assert device.train(sample, target, 0, 1.0).passes == 1
+    assert device.metrics().progress.steps == 1
+
+
+def test_samples_larger_than_a_frame(make_board: Callable[..., Board]) -> None:
+    model = patch(small_models.dense_model(features=3000, outputs=5), "exact")
+    rng = np.random.default_rng(0)
+    data = rng.uniform(-1, 1, (12, 3000)).astype(np.float32), rng.integers(0, 5, 12)
+    expected = host_result(model, 0, data, data, epochs=2, verbose=False)
+    board = make_board(model)
+    assert remote_result(connect(board.port), data, data, epochs=2, verbose=False) == expected
+
+
+def test_a_board_that_restarts_goes_on_from_its_checkpoint(small: bytes, make_board: Callable[..., Board]) -> None:
+    model = patch(small, "all")
+    data, test = small_models.separable_samples(40, 1), small_models.separable_samples(20, 2)
+    expected = host_result(model, 0, data, test, **SMALL_FIT)
+    boards = [make_board(model)]
+
+    class Socket(SerialPort):
+        """The cable is put into another port while the board starts."""
+
+        unplug_after = 90
+
+        def write(self, line: bytes) -> None:
+            Socket.unplug_after -= 1
+            if Socket.unplug_after == 0:
+                boards[-1].stop()
+                boards.append(make_board(model))
+                raise OSError("gone")
+            super().write(line)
+
+        def reopen(self) -> None:
+            self.name = boards[-1].port
+            super().reopen()
+
+    device = Device(Socket(boards[0].port))
+    remote = RemoteTrainer(device, device.read_model())
+    remote.fit(*data, **SMALL_FIT)
+    assert len(boards) == 2
+    assert "restored" in boards[1].app.boot_message
+    assert device.link.reconnections == 1
+    assert remote.bake() == expected["model"]
+    assert remote.evaluate(*test)["loss"] == expected["loss"]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_resume_after_the_host_has_gone(small: bytes, make_board: Callable[..., Board], restart: bool) -> None:
+    model = patch(small, "all")
+    data, test = small_models.separable_samples(40, 1), small_models.separable_samples(20, 2)
+    expected = host_result(model, 0, data, test, **SMALL_FIT)
+    board = make_board(model)
+    remote = connect(board.port)
+    steps = iter(range(100))
+    end_batch = remote._device.end_batch
+
+    def crash(*arguments: Any) -> Any:
+        if next(steps) == 8:
+            raise RuntimeError("power failure")
+        return end_batch(*arguments)
+
+    remote._device.end_batch = crash  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError):
+        remote.fit(*data, **SMALL_FIT)
+    if restart:
+        board.stop()
+        board = make_board(model)
+    again = connect(board.port)
+    assert again._device.hello.progress.steps == (5 if restart else 8)
+    with pytest.raises(ZoError, match="nothing of this run"):
+        again.fit(*data, resume=True, **(SMALL_FIT | {"epochs": 4}))
+    again.fit(*data, resume=True, **SMALL_FIT)
+    assert again.bake() == expected["model"]
+    assert again.evaluate(*test)["loss"] == expected["loss"]
+
+
+def test_patience_ends_a_fit(small: bytes, make_board: Callable[..., Board]) -> None:
+    board = make_board(patch(small, "exact"))
+    x, y = small_models.separable_samples(24, 1)
+    history = connect(board.port).fit(x, y, epochs=30, head_lr=0.0, patience=2, verbose=False)
+    assert history.interrupted
+    assert len(history.epochs) == 3
+
+
+def test_errors_say_what_to_do(small: bytes, make_board: Callable[..., Board], tmp_path: Path) -> None:
+    model = patch(small, "exact")
+    board = make_board(model, batch_size=4)
+    remote = connect(board.port)
+    x, y = small_models.separable_samples(24, 1)
+    with pytest.raises(ZoError, match="memory for 4 samples"):
+        remote.fit(x, y, batch_size=8, verbose=False)
+    with pytest.raises(ZoError, match="another model"):
+        RemoteTrainer(remote._device, patch(small, "head"))
+    with pytest.raises(ZoError, match="refused end batch: the batch has no samples"):
+        remote._device.end_batch(0, 1.0)
+    with pytest.raises(ZoError, match="cannot open the port"):
+        SerialPort(str(tmp_path / "none"))
+    silent = PseudoTerminal()
+    with pytest.raises(ZoError, match="has not answered for 1 s"):
+        Device(SerialPort(silent.name), patience=1)
+    silent.close()
+    # A board that lost its session does nothing until it is asked anew.
+    link = Link(SerialPort(board.port))
+    link.hello()
+    other = Link(SerialPort(board.port))
+    other.hello()
+    with pytest.raises(ZoError, match="neither the next one"):
+        link.request(Request.FACTORY_RESET)
+    with pytest.raises(BoardRestarted):
+        board.stop()
+        fresh = make_board(model, batch_size=4)
+        other._port = SerialPort(fresh.port)
+        other.request(Request.METRICS)
+    board.stop()
+    (tmp_path / "flash").write_bytes(b"short")
+    with pytest.raises(ZoError, match="delete it"):
+        make_board(model)
+
+
+def run_tflm_zo(command: str, *words: str, cwd: Path) -> subprocess.Popen[str]:
+    program = f"from tflm_zo.serial.cli import {command}; {command}()"
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", program, *words],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture
+def simulate(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """``tflm-zo simulate`` as a program; returns its port."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*words: str) -> str:
+        process = run_tflm_zo("simulate", *words, cwd=tmp_path)
+        running.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("port: "), line + process.stdout.read()
+        return line.removeprefix("port: ").strip()
+
+    yield start
+    for process in running:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+def monitor(cwd: Path, *words: str) -> dict[str, Any]:
+    process = run_tflm_zo("monitor", *words, "--quiet", "--json", cwd=cwd)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return json.loads(output.splitlines()[-1])
+
+
+def test_programs(small: bytes, simulate: Callable[..., str], tmp_path: Path) -> None:
+    """The commands of the manual, with a board that is killed and started again in between."""
+    model = patch(small, "exact")
+    (tmp_path / "model_zo.tflite").write_bytes(model)
+    data, test = small_models.separable_samples(40, 1), small_models.separable_samples(30, 2)
+    np.savez(tmp_path / "adapt.npz", x=data[0], y=data[1])
+    np.savez(tmp_path / "test.npz", x=test[0], y=test[1])
+    expected = host_result(model, 3, data, test, epochs=4, verbose=False)
+    killed = run_tflm_zo("simulate", "model_zo.tflite", "--link", "board", cwd=tmp_path)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "board").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    words = ["--data", "adapt.npz", "--test", "test.npz", "--epochs", "4", "--seed", "3"]
+    found = monitor(tmp_path, "--port", "board", *words, "-o", "adapted.tflite")
+    assert found["after_loss"] == expected["loss"]
+    assert found["after_accuracy"] == expected["accuracy"]
+    assert found["forward_passes"] == expected["passes"]
+    assert (tmp_path / "adapted.tflite").read_bytes() == expected["model"]
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+
+    port = simulate("model_zo.tflite")
+    device = Device(SerialPort(port))
+    assert "restored" in device.hello.message
+    assert RemoteTrainer(device, device.read_model()).bake() == expected["model"]
+    again = monitor(tmp_path, "--port", port, *words, "-o", "again.tflite")
+    assert again["before_loss"] == expected["loss"]
+    reset = monitor(tmp_path, "--port", port, *words, "--factory-reset", "-o", "reset.tflite")
+    assert reset["after_loss"] == expected["loss"]
+    assert (tmp_path / "reset.tflite").read_bytes() == expected["model"]
+
+
+@pytest.mark.parametrize(("adapter", "faults"), [(False, True), (True, False)])
+def test_keyword_spotting_adapts(
+    shared_data: Path, simulate: Callable[..., str], tmp_path: Path, adapter: bool, faults: bool
+) -> None:
+    """Gain drift: the accuracy and the weights that the host's fit gets, also over a line with faults."""
+    original = (shared_data / "mlperf_tiny" / "kws_ref_model.tflite").read_bytes()
+    samples = np.load(shared_data / "kws01_dev.npz")
+    x = np.clip(samples["x"].astype(np.int16) + 15, -128, 127).astype(np.int8)
+    data, test = (x[:400], samples["y"][:400]), (x[400:], samples["y"][400:])
+    np.savez(tmp_path / "adapt.npz", x=data[0], y=data[1])
+    np.savez(tmp_path / "test.npz", x=test[0], y=test[1])
+    model = patch(original, "exact", adapter=adapter)
+    (tmp_path / "model_zo.tflite").write_bytes(model)
+    expected = host_result(model, 1, data, test, passes=1300, verbose=False)
+    port = simulate("model_zo.tflite")
+    line = FaultyLine(port, seed=11) if faults else None
+    words = ["--data", "adapt.npz", "--test", "test.npz", "--passes", "1300", "--seed", "1", "-o", "adapted.tflite"]
+    found = monitor(tmp_path, "--port", port if line is None else line.name, *words)
+    if line is not None:
+        line.close()
+        assert line.done["dropped"] > 10 and line.done["damaged"] > 10
+        assert found["repeats"] > 20
+    assert found["before_accuracy"] < 0.45
+    assert found["after_accuracy"] == expected["accuracy"] > 0.7
+    assert found["after_loss"] == expected["loss"]
+    assert found["forward_passes"] == expected["passes"]
+    assert (tmp_path / "adapted.tflite").read_bytes() == expected["model"]

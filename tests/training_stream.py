@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records what a Trainer does as a training stream (micro_app/src/app/training_stream.h), for other TFLMs to repeat.
+
+python tests/training_stream.py model_zo.tflite --data adapt.npz --test test.npz -o run.zos
+"""
+
+from __future__ import annotations
+
+import argparse
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from tflm_zo import plugin
+from tflm_zo.op_options import KIND_RESIDUAL
+from tflm_zo.samples import input_codes, load_npz, target_codes
+from tflm_zo.trainer import Trainer
+
+MAGIC, VERSION = b"ZOST", 1
+END, STEP, FINISH, EVALUATE = range(4)
+
+
+class _Schedule(plugin.Schedule):
+    """A schedule that tells its recorder of every step."""
+
+    recorder: RecordingTrainer
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.recorder.write_header(settings)
+
+    def step(self, step: int, batch: int, rate_scale: float) -> Iterator[int]:
+        samples: dict[int, bytes] = {}
+        for sample in super().step(step, batch, rate_scale):
+            self.recorder.expect = lambda data, sample=sample: samples.__setitem__(sample, data)
+            yield sample
+        self.recorder.items.append(
+            struct.pack("<IIif", STEP, step, batch, rate_scale) + b"".join(samples[i] for i in range(batch))
+        )
+
+    def flush(self) -> bool:
+        pending = super().flush()
+        if pending:
+            self.recorder.expect = lambda data: self.recorder.items.append(struct.pack("<I", FINISH) + data)
+        return pending
+
+
+class RecordingTrainer(Trainer):
+    """A Trainer whose fits and evaluations can be repeated elsewhere: ``stream()``."""
+
+    def __init__(self, model: bytes, seed: int = 0) -> None:
+        self.expect: Any = None
+        self.items: list[bytes] = []
+        self.header = b""
+        self.parameter_values: dict[int, tuple[int, float]] = {}
+        self.node_values: dict[int, tuple[int, int, float]] = {}
+        super().__init__(model, seed)
+
+    def _pass(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.ndarray:
+        if self.expect is not None:
+            take, self.expect = self.expect, None
+            take(x.tobytes() + target.tobytes())
+        return super()._pass(x, target, command)
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        configure, configure_node = plugin.OpState.configure, plugin.OpState.configure_node
+
+        def parameter(state: plugin.OpState, index: int, sigma: int, rate: float) -> bool:
+            self.parameter_values[index] = (sigma, rate)
+            return configure(state, index, sigma, rate)
+
+        def node(state: plugin.OpState, number: int, sigma: int, block: int, rate: float) -> bool:
+            self.node_values[number] = (sigma, block, rate)
+            return configure_node(state, number, sigma, block, rate)
+
+        schedule = type("Schedule", (_Schedule,), {"recorder": self})
+        with (
+            mock.patch.object(plugin, "Schedule", schedule),
+            mock.patch.object(plugin.OpState, "configure", parameter),
+            mock.patch.object(plugin.OpState, "configure_node", node),
+        ):
+            return super().fit(*args, **kwargs)
+
+    def evaluate(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
+        targets = target_codes(y, self.model, len(codes))
+        samples = (c.tobytes() + t.tobytes() for c, t in zip(codes, targets, strict=True))
+        self.items.append(struct.pack("<II", EVALUATE, len(codes)) + b"".join(samples))
+        return super().evaluate(x, y)
+
+    def write_header(self, settings: dict[str, Any]) -> None:
+        sample = self._no_input().nbytes
+        head = struct.pack("<4sIII", MAGIC, VERSION, sample, self._no_target.nbytes)
+        groups = settings["groups"]
+        head += struct.pack(
+            "<iIiifii",
+            settings["batch"],
+            settings["seed"],
+            settings["antithetic"],
+            settings["exact"],
+            settings["head_rate"],
+            settings["accumulate"],
+            len(groups),
+        )
+        head += b"".join(struct.pack("<iiii", g.mode, g.first, g.last, g.queries) for g in groups)
+        self.header = head
+
+    def _configuration(self) -> bytes:
+        parameters = [
+            (0, 0.0) if p.kind == KIND_RESIDUAL else self.parameter_values[p.index] for p in self.model.parameters
+        ]
+        nodes = [self.node_values[node.number] for node in sorted(self.model.nodes, key=lambda n: n.number)]
+        return (
+            struct.pack("<i", len(parameters))
+            + b"".join(struct.pack("<if", *values) for values in parameters)
+            + struct.pack("<i", len(nodes))
+            + b"".join(struct.pack("<iif", *values) for values in nodes)
+        )
+
+    def stream(self) -> bytes:
+        """Everything since this trainer was made (one fit)."""
+        return self.header + self._configuration() + b"".join(self.items) + struct.pack("<I", END)
+
+    def trained_bytes(self) -> bytes:
+        """All parameters, residuals included, in the order of the table: what the C++ programs write."""
+        return b"".join(self._tensor(p).tobytes() for p in self.model.parameters)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--test")
+    parser.add_argument("-o", "--output", required=True)
+    for name, default in (("epochs", 5), ("batch_size", 8), ("queries", 4), ("seed", 0)):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+    options = parser.parse_args()
+    trainer = RecordingTrainer(Path(options.model).read_bytes(), options.seed)
+    test = load_npz(options.test) if options.test else None
+    if test is not None:
+        print("before:", trainer.evaluate(*test))
+    trainer.fit(
+        *load_npz(options.data),
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        queries=options.queries,
+    )
+    if test is not None:
+        print("after:", trainer.evaluate(*test))
+    Path(options.output).write_bytes(trainer.stream())
+
+
+if __name__ == "__main__":
+    main()

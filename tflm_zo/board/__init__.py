@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a patched model to a board: sketch, Arduino library, memory plan."""

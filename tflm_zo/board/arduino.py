@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arduino sketches and the Arduino library: folders that the Arduino IDE and ``arduino-cli`` build as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tflm_zo import __version__
+from tflm_zo.board.arena import ARDUINO_32, TFLM_32, plan_arena
+from tflm_zo.board.boards import Board, find_board
+from tflm_zo.board.model_ops import ModelOps, model_ops
+from tflm_zo.board.sources import device_folder, device_sources
+from tflm_zo.errors import ZoError
+from tflm_zo.files import write_atomic
+from tflm_zo.model_file import load_model
+from tflm_zo.op_options import LOSS_CROSS_ENTROPY
+from tflm_zo.patched import PatchedModel, read_patched
+
+# Arduino builds everything under src/, of a sketch as of a library; the header's includes name the folder beside it.
+_HEADER = "src/TflmZo.h"
+_SOURCES = "src/tflm_zo"
+_BY_LIBRARY, _BY_SKETCH = "#include <TflmZo.h>", '#include "src/TflmZo.h"'
+DEFAULT_EXAMPLE = "Train"
+# Beyond what the plan says, against differences between versions of TFLM and of its kernels.
+_ARENA_RESERVE = 0.03
+_ARENA_GRAIN = 256
+# Samples that one training step may have on the board, unless the caller wants another number.
+DEFAULT_BATCH = 16
+
+
+@dataclass(frozen=True)
+class TflmLibrary:
+    """A packaging of TFLM for Arduino: what pulls it into a sketch, and how one gets it."""
+
+    name: str
+    header: str
+    install: str
+    recent: bool
+
+
+TFLM_LIBRARIES = {
+    "chirale": TflmLibrary(
+        "Chirale_TensorFLowLite",
+        "Chirale_TensorFlowLite.h",
+        "arduino-cli lib install Chirale_TensorFLowLite",
+        recent=False,
+    ),
+    "arduino-examples": TflmLibrary(
+        "tflite-micro-arduino-examples",
+        "TensorFlowLite.h",
+        "git clone https://github.com/tensorflow/tflite-micro-arduino-examples "
+        "~/Arduino/libraries/Arduino_TensorFlowLite",
+        recent=False,
+    ),
+    "tree": TflmLibrary(
+        "a library made from a current TFLM",
+        "TensorFlowLite.h",
+        "follow scripts/ of tflite-micro-arduino-examples with a current tflite-micro, into ~/Arduino/libraries",
+        recent=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export wrote, and the sizes in it (bytes)."""
+
+    files: tuple[str, ...]
+    model_bytes: int
+    arena_bytes: int
+    batch_bytes: int
+    ops: tuple[str, ...]
+
+
+def example_names() -> list[str]:
+    """Return the programs that a sketch can be made of."""
+    return sorted(path.name for path in (device_folder("micro_app") / "examples").iterdir() if path.is_dir())
+
+
+def export_sketch(
+    model: bytes,
+    folder: str | os.PathLike[str],
+    *,
+    board: str = "nano33ble",
+    tflm_library: str = "chirale",
+    batch_size: int = DEFAULT_BATCH,
+    example: str = DEFAULT_EXAMPLE,
+) -> Export:
+    """Write a sketch that runs and trains the patched ``model`` into ``folder`` (made if it is missing).
+
+    The folder's name becomes the sketch's; the IDE opens it, ``arduino-cli`` compiles it, with nothing to install
+    but the board's core and the TFLM library. Files of an earlier export are replaced, others left alone.
+    batch_size: the most samples that a training step may have on the board. example: the program, one of
+    :func:`example_names`.
+
+    Raises :class:`ZoError` if the model is not patched, has an op that the library lacks, or the folder's name is
+    none for a sketch.
+    """
+    target = Path(folder)
+    name = target.resolve().name
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", name):
+        raise ZoError(
+            f"{name!r} cannot be the name of a sketch: use up to 63 letters, digits, _, . and -, a letter or digit "
+            "first"
+        )
+    device, library = find_board(board), _find_library(tflm_library)
+    model_files, export = _model_files(model, library, batch_size)
+    program = _example(example)
+    files = {f"{_SOURCES}/{path}": data for path, data in device_sources().items()}
+    files[_HEADER] = (device_folder("micro_app") / _HEADER).read_bytes()
+    for path, data in (program | model_files).items():
+        renamed = f"{name}.ino" if path == f"{example}.ino" else path
+        files[renamed] = data.replace(_BY_LIBRARY.encode(), _BY_SKETCH.encode())
+    files["README.md"] = _readme(name, device, library, export.arena_bytes).encode()
+    _write(target, files)
+    return replace(export, files=tuple(sorted(files)))
+
+
+def export_library(
+    folder: str | os.PathLike[str],
+    model: bytes | None = None,
+    *,
+    tflm_library: str = "chirale",
+    batch_size: int = DEFAULT_BATCH,
+) -> tuple[str, ...]:
+    """Write the Arduino library (library.properties, keywords.txt, src/) into ``folder``; returns its files' names.
+
+    With a patched ``model`` the library gets its examples too, each with that model. Raises :class:`ZoError` as
+    :func:`export_sketch` does.
+    """
+    origin = device_folder("micro_app")
+    files = {f"{_SOURCES}/{path}": data for path, data in device_sources().items()}
+    for path in ("library.properties", "keywords.txt", _HEADER):
+        files[path] = (origin / path).read_bytes()
+    if model is not None:
+        model_files, _ = _model_files(model, _find_library(tflm_library), batch_size)
+        for example in example_names():
+            files |= {f"examples/{example}/{p}": data for p, data in (_example(example) | model_files).items()}
+    _write(Path(folder), files)
+    return tuple(sorted(files))
+
+
+def _find_library(name: str) -> TflmLibrary:
+    if name not in TFLM_LIBRARIES:
+        raise ZoError(f"unknown TFLM library {name!r}: choose one of {', '.join(TFLM_LIBRARIES)}")
+    return TFLM_LIBRARIES[name]
+
+
+def _example(name: str) -> dict[str, bytes]:
+    if name not in example_names():
+        raise ZoError(f"unknown example {name!r}: choose one of {', '.join(example_names())}")
+    folder = device_folder("micro_app") / "examples" / name
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def _model_files(model: bytes, library: TflmLibrary, batch_size: int) -> tuple[dict[str, bytes], Export]:
+    """The files that are written for one model, and their sizes."""
+    if not 1 <= batch_size <= 4096:
+        raise ZoError(f"batch_size is {batch_size}: it must be from 1 to 4096")
+    patched = read_patched(model)
+    tree = load_model(model)
+    ops = model_ops(tree, library.recent)
+    arena = arena_size(tree, library.recent)
+    batch = batch_size * (input_bytes(patched) + target_bytes(patched))
+    files = {
+        "model.h": _model_header(patched, arena, batch).encode(),
+        "model.cpp": _model_source(patched.data).encode(),
+        "model_ops.h": _ops_header(ops).encode(),
+        "tflm_library.h": _library_header(library).encode(),
+    }
+    names = (*ops.builtin, *(op.registration for op in ops.training))
+    return files, Export(tuple(sorted(files)), len(patched.data), arena, batch, names)
+
+
+def arena_size(tree: object, recent: bool) -> int:
+    """Return the arena (bytes) that a model is given on a board: the plan for CMSIS-NN's kernels, which need
+    scratch memory, with a reserve of 3 percent, rounded up."""
+    required = plan_arena(tree, TFLM_32 if recent else ARDUINO_32, cmsis_nn=True).required
+    return -(-int(required * (1 + _ARENA_RESERVE)) // _ARENA_GRAIN) * _ARENA_GRAIN
+
+
+def input_bytes(model: PatchedModel) -> int:
+    """Return the bytes of one sample in the model's input tensor."""
+    width = 1 if model.input_quantization is not None else 4
+    return width * _product(model.input_shape)
+
+
+def target_bytes(model: PatchedModel) -> int:
+    """Return the bytes of one label in the model's target tensor."""
+    return 4 if model.loss.kind == LOSS_CROSS_ENTROPY else _product(model.target_shape)
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    result = 1
+    for length in shape:
+        result *= length
+    return result
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        path = folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ZoError(f"cannot make {path.parent}: {error.strerror}") from error
+        write_atomic(path, data)
+
+
+def _model_header(model: PatchedModel, arena: int, batch: int) -> str:
+    digest = hashlib.sha256(model.data).hexdigest()
+    return f"""// Written by tflm-zo {__version__}. Export the model again instead of editing this file.
+#ifndef MODEL_H_
+#define MODEL_H_
+
+#include <cstddef>
+#include <cstdint>
+
+// SHA-256 {digest}
+constexpr size_t kModelBytes = {len(model.data)};
+extern const uint8_t kModel[kModelBytes];  // in flash, aligned to 16 bytes
+
+// Tells checkpoints of this model from those of others: the first 8 bytes of the hash.
+constexpr uint64_t kModelHash = 0x{digest[:16]}u;
+
+// What TFLM needs in RAM for tensors, trainable weights and its own structures.
+constexpr size_t kArenaBytes = {arena};
+
+// One sample and its label, and the samples that a training step may have at most.
+constexpr uint32_t kInputBytes = {input_bytes(model)};
+constexpr uint32_t kTargetBytes = {target_bytes(model)};
+constexpr size_t kBatchBytes = {batch};
+
+#endif  // MODEL_H_
+"""
+
+
+def _model_source(data: bytes) -> str:
+    lines = [
+        f"// Written by tflm-zo {__version__}. Export the model again instead of editing this file.",
+        '#include "model.h"',
+        "",
+        "alignas(16) const uint8_t kModel[kModelBytes] = {",
+    ]
+    for start in range(0, len(data), 20):
+        lines.append("    " + ", ".join(str(b) for b in data[start : start + 20]) + ",")
+    return "\n".join([*lines, "};", ""])
+
+
+def _ops_header(ops: ModelOps) -> str:
+    calls = [f"ops_.{method}() == kTfLiteOk" for method in ops.builtin]
+    calls += [f"tflm_zo::AddOp(&ops_, tflm_zo::{op.name}, tflm_zo::{op.registration}())" for op in ops.training]
+    body = " &&\n           ".join(calls)
+    return f"""// Written by tflm-zo {__version__}. Export the model again instead of editing this file.
+#ifndef MODEL_OPS_H_
+#define MODEL_OPS_H_
+
+{_BY_LIBRARY}
+
+#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
+
+// The ops of this model and no others, so that no other op takes flash.
+class ModelOps {{
+ public:
+  // False: TFLM refused one, and has printed which.
+  bool Add() {{
+    return {body};
+  }}
+
+  const tflite::MicroOpResolver& resolver() const {{ return ops_; }}
+
+ private:
+  tflite::MicroMutableOpResolver<{ops.count}> ops_;
+}};
+
+#endif  // MODEL_OPS_H_
+"""
+
+
+def _library_header(library: TflmLibrary) -> str:
+    return f"""// Written by tflm-zo {__version__}.
+//
+// The one line that says which TFLM the sketch is built with: {library.name}.
+#ifndef TFLM_LIBRARY_H_
+#define TFLM_LIBRARY_H_
+
+#include <{library.header}>
+
+#endif  // TFLM_LIBRARY_H_
+"""
+
+
+def _readme(name: str, board: Board, library: TflmLibrary, arena: int) -> str:
+    core = ":".join(board.fqbn.split(":")[:2])
+    return f"""# {name}: a model that learns on the {board.title}
+
+Written by tflm-zo {__version__}. Everything the sketch needs is in this folder, except the board's core and the
+TFLM library:
+
+    arduino-cli core install {core}
+    {library.install}
+
+Build and upload:
+
+    arduino-cli compile --fqbn {board.fqbn} .
+    arduino-cli upload --fqbn {board.fqbn} --port /dev/ttyACM0 .
+
+or `tflm-zo build .` and `tflm-zo flash .`, or open `{name}.ino` in the Arduino IDE. Another TFLM library is chosen by
+the one line of `tflm_library.h`.
+
+| file | what |
+|---|---|
+| {name}.ino | the program |
+| model.h, model.cpp | the model, and the memory it needs (arena: {arena} bytes) |
+| model_ops.h | the ops it needs, and no others |
+| src/tflm_zo/ | the training ops and the app |
+"""

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RAM and flash of a patched model on a board, and what to freeze where it does not fit."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from tflm_zo.board.arduino import DEFAULT_BATCH, TFLM_LIBRARIES, arena_size, input_bytes, target_bytes
+from tflm_zo.board.arena import ARDUINO_32, TFLM_32, ArenaPlan, plan_arena
+from tflm_zo.board.boards import Board, find_board
+from tflm_zo.board.model_ops import model_ops
+from tflm_zo.errors import ZoError
+from tflm_zo.files import write_atomic
+from tflm_zo.model_file import load_model
+from tflm_zo.patched import PatchedModel, read_patched
+from tflm_zo.training_ops import NODE_OP, custom_code
+
+# Static RAM of the app beside the arena and the samples: schedule, frames, buffers of the serial port.
+_APP_RAM = 6 * 1024
+# Flash, linked for a Cortex-M4F at -O2 with CMSIS-NN's kernels: TFLM without kernels and with the C library's parts
+# that it calls, the training ops, the app, and the kernels by op (with the variants for other types that come along).
+_TFLM_FLASH = 50_000
+_OPS_FLASH = 17_500
+_APP_FLASH = 12_000
+_KERNEL_FLASH = {
+    "AddConv2D": 26_000, "AddDepthwiseConv2D": 17_500, "AddFullyConnected": 15_000, "AddSoftmax": 7_600,
+    "AddAveragePool2D": 4_000, "AddMaxPool2D": 4_000, "AddReshape": 1_100, "AddAdd": 12_500, "AddSub": 10_200,
+    "AddMul": 14_300, "AddMean": 10_600, "AddPad": 5_200, "AddQuantize": 2_700, "AddDequantize": 1_300,
+    "AddConcatenation": 5_400, "AddLogistic": 3_700, "AddTanh": 3_900, "AddRelu": 2_300, "AddStridedSlice": 13_200,
+}  # fmt: skip
+_OTHER_KERNEL_FLASH = 6_000
+
+
+@dataclass(frozen=True)
+class Share:
+    """One part of a memory, in bytes."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a board's RAM and flash are for; ``advice`` is empty if both suffice."""
+
+    board: Board
+    ram: tuple[Share, ...]
+    flash: tuple[Share, ...]
+    arena: ArenaPlan
+    arena_bytes: int
+    layers: dict[str, int]
+    advice: str
+
+    @property
+    def ram_used(self) -> int:
+        """Bytes of RAM in use."""
+        return sum(share.size for share in self.ram)
+
+    @property
+    def flash_used(self) -> int:
+        """Bytes of flash in use."""
+        return sum(share.size for share in self.flash)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the board has enough of both."""
+        return self.ram_used <= self.board.ram and self.flash_used <= self.board.flash
+
+
+def plan_memory(
+    model: bytes,
+    board: str = "nano33ble",
+    *,
+    tflm_library: str = "chirale",
+    batch_size: int = DEFAULT_BATCH,
+) -> MemoryPlan:
+    """Return the memory plan of the patched ``model`` on a board, for the sketch that the export writes.
+
+    The arena is counted structure by structure (:mod:`tflm_zo.board.arena`); what the board's core and compiled code
+    take is a measured size of a typical build. Raises :class:`ZoError` if the model is not patched or has an op that
+    TFLM lacks.
+    """
+    if tflm_library not in TFLM_LIBRARIES:
+        raise ZoError(f"unknown TFLM library {tflm_library!r}: choose one of {', '.join(TFLM_LIBRARIES)}")
+    device, recent = find_board(board), TFLM_LIBRARIES[tflm_library].recent
+    patched = read_patched(model)
+    tree = load_model(model)
+    arena = plan_arena(tree, TFLM_32 if recent else ARDUINO_32, cmsis_nn=True)
+    arena_bytes = arena_size(tree, recent)
+    sample_bytes = input_bytes(patched) + target_bytes(patched)
+    ram = (
+        Share("activations", arena.activations),
+        Share("trainable weights", arena.weights),
+        Share("state of the training ops", arena.op_state),
+        Share("TFLM's structures", arena.structures),
+        Share("reserve of the arena", arena_bytes - arena.used),
+        Share("samples of a step", batch_size * sample_bytes),
+        Share("app", _APP_RAM),
+        Share("stack", device.stack),
+        Share("board's core", device.core_ram),
+    )
+    ops = model_ops(tree, recent)
+    flash = (
+        Share("model", len(patched.data)),
+        Share("kernels", sum(_KERNEL_FLASH.get(op, _OTHER_KERNEL_FLASH) for op in ops.builtin)),
+        Share("TFLM", _TFLM_FLASH),
+        Share("training ops", _OPS_FLASH),
+        Share("app", _APP_FLASH),
+        Share("board's core", device.core_flash),
+    )
+    layers = _layer_bytes(tree, patched)
+    excess = (sum(share.size for share in ram) - device.ram, sum(share.size for share in flash) - device.flash)
+    return MemoryPlan(
+        board=device,
+        ram=ram,
+        flash=flash,
+        arena=arena,
+        arena_bytes=arena_bytes,
+        layers=layers,
+        advice=_advice(excess, layers, patched, sample_bytes, batch_size),
+    )
+
+
+def _layer_bytes(tree: Any, patched: PatchedModel) -> dict[str, int]:
+    """RAM that freezing a layer would free: its values, state of its optimiser, sums of its gradient."""
+    layers: dict[str, int] = {}
+    for parameter in patched.parameters:
+        size = parameter.arena_bytes + 4 * parameter.moments
+        layers[parameter.layer] = layers.get(parameter.layer, 0) + size
+    graph = tree.subgraphs[0]
+    owner = {parameter.tensor: parameter.layer for parameter in patched.parameters}
+    for operator in graph.operators:
+        if custom_code(tree, operator) == NODE_OP and int(operator.inputs[8]) >= 0:
+            elements = int(graph.tensors[int(operator.inputs[8])].shape[0])
+            layers[owner[int(operator.inputs[3])]] += 4 * elements
+    return layers
+
+
+def _advice(
+    plan_excess: tuple[int, int], layers: dict[str, int], patched: PatchedModel, sample_bytes: int, batch_size: int
+) -> str:
+    """What to do about the bytes of RAM and of flash that are too many; '' if neither is."""
+    ram, flash = plan_excess
+    if flash > 0:
+        return f"{flash} bytes of flash too much: the model must be smaller"
+    if ram <= 0:
+        return ""
+    ways = []
+    fewer = batch_size - -(-ram // sample_bytes)
+    if fewer >= 1:
+        ways.append(f"train on at most {fewer} samples a step (--batch-size {fewer})")
+    freeze = _freezing(ram, layers, patched)
+    if freeze:
+        ways.append(freeze)
+    if not ways and batch_size > 1:
+        freeze = _freezing(ram - (batch_size - 1) * sample_bytes, layers, patched)
+        if freeze:
+            ways.append(f"train on one sample a step (--batch-size 1), and {freeze}")
+    if not ways:
+        ways.append("its activations alone are too large for the board: a smaller model, or a larger board")
+    return f"{ram} bytes of RAM too much: {'; or '.join(ways)}"
+
+
+def _freezing(excess: int, layers: dict[str, int], patched: PatchedModel) -> str:
+    """Layers to freeze, the largest first and none that need not be; '' if no layer would be left."""
+    freed, frozen = 0, []
+    for name in sorted(layers, key=lambda name: -layers[name]):
+        if freed >= excess:
+            break
+        frozen.append(name)
+        freed += layers[name]
+    for name in list(frozen):
+        if freed - layers[name] >= excess:
+            frozen.remove(name)
+            freed -= layers[name]
+    kept = [name for name in layers if name not in frozen]
+    if freed < excess or not kept:
+        return ""
+    sums = " (or patch without sums of gradients)" if any(node.accumulates for node in patched.nodes) else ""
+    return f"freeze {', '.join(frozen)}, which frees {freed} bytes{sums}: patch with --trainable {','.join(kept)}"
+
+
+def plan_text(plan: MemoryPlan) -> str:
+    """Return the plan as a table of text."""
+    lines = [plan.board.title]
+    for title, shares, used, total in (
+        ("RAM", plan.ram, plan.ram_used, plan.board.ram),
+        ("flash", plan.flash, plan.flash_used, plan.board.flash),
+    ):
+        lines += ["", f"{title:28} {'bytes':>9}"]
+        lines += [f"  {share.name:26} {share.size:9}" for share in shares]
+        lines.append(f"  {'together':26} {used:9}  of {total}, {100 * used / total:.0f} %")
+    lines += ["", f"arena: {plan.arena_bytes} bytes, of which TFLM uses {plan.arena.used}"]
+    if plan.arena.estimated_ops:
+        lines.append(f"estimated, because their structures are not known: {', '.join(plan.arena.estimated_ops)}")
+    lines += ["", plan.advice or "it fits"]
+    return "\n".join(lines)
+
+
+def plan_picture(plan: MemoryPlan, path: str | os.PathLike[str]) -> None:
+    """Write a picture (PNG) of the plan: both memories, and the activations over the pass.
+
+    Raises :class:`ZoError` if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MultipleLocator
+    except ImportError as error:
+        raise ZoError("the picture needs matplotlib: pip install 'tflm-zo[demo]'") from error
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    grid = figure.add_gridspec(3, 1, height_ratios=[1, 1, 2.4])
+    for row, (title, shares, total) in enumerate(
+        (("RAM", plan.ram, plan.board.ram), ("flash", plan.flash, plan.board.flash))
+    ):
+        axes = figure.add_subplot(grid[row])
+        left = 0
+        for number, share in enumerate(shares):
+            axes.barh(0, share.size, left=left, color=f"C{number}", label=f"{share.name} {share.size / 1024:.1f} KB")
+            left += share.size
+        axes.axvline(total, color="black", linewidth=2)
+        axes.set_xlim(0, 1.02 * max(left, total))
+        axes.set_yticks([])
+        axes.set_title(f"{plan.board.title}: {title} {left / 1024:.0f} of {total / 1024:.0f} KB", loc="left")
+        axes.xaxis.set_major_locator(MultipleLocator(total / 8))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1024:.0f} KB")
+        axes.legend(fontsize=7, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    axes = figure.add_subplot(grid[2])
+    for number, buffer in enumerate(plan.arena.buffers):
+        width, height = buffer.last - buffer.first + 1, buffer.size
+        axes.bar(
+            buffer.first - 0.5, height, width, bottom=buffer.offset, align="edge", color=f"C{number % 10}",
+            edgecolor="white",
+        )  # fmt: skip
+    axes.set_title("activations and scratch memory over the operators of a pass", loc="left")
+    axes.set_xlabel("operator")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value / 1024:.1f} KB")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    write_atomic(path, stream.getvalue())

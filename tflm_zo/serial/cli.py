@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands ``monitor`` and ``simulate``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tflm_zo.cli_options import hyperparameter_options, methods_by_layer
+from tflm_zo.files import read_bytes, require_writable, write_atomic
+
+_IN = click.Path(dir_okay=False)
+_OUT = click.Path(dir_okay=False, writable=True)
+
+_LEDS = ("idle", "running the model", "training", "saving a checkpoint", "refused a request")
+
+
+@click.command()
+@click.argument("model", type=_IN)
+@click.option("--flash", type=_OUT, help="File of the checkpoints; default: the model's name with .flash.")
+@click.option("--batch-size", default=64, show_default=True, help="Samples that there is memory for.")
+@click.option("--link", type=click.Path(), help="Also make a symbolic link of this name to the port.")
+def simulate(model: str, flash: str | None, batch_size: int, link: str | None) -> None:
+    """Be a board that runs the patched MODEL, behind a pseudo-terminal; ends with Ctrl-C.
+
+    The same app as on a board, with TFLM's Python wheel as its engine. What it has saved in its flash file is
+    there again when it is started the next time.
+    """
+    from tflm_zo.serial.host_app import HostApp, PseudoTerminal
+
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: stopped.append(number))
+    terminal = PseudoTerminal()
+    flash_path = flash or f"{model}.flash"
+    shown: list[int] = [0]
+
+    def show(led: int) -> None:
+        # Between the passes of a training the LED changes too often to be told of.
+        if led != shown[0] and led in (3, 4):
+            click.echo(_LEDS[led])
+        shown[0] = led
+
+    with HostApp(read_bytes(model), terminal.line, flash_path, batch_size, show) as app:
+        if link:
+            Path(link).unlink(missing_ok=True)
+            Path(link).symlink_to(terminal.name)
+        click.echo(f"port: {terminal.name}")
+        click.echo(f"flash: {flash_path}; {app.boot_message}")
+        app.serve(lambda: bool(stopped))
+    if link:
+        with contextlib.suppress(OSError):
+            Path(link).unlink()
+    terminal.close()
+
+
+@click.command()
+@click.option("--port", required=True, help="Serial port of the board, such as /dev/ttyACM0 or COM3.")
+@click.option("--data", required=True, type=_IN, help=".npz with x and y to learn from.")
+@click.option("-o", "--output", required=True, type=_OUT, help="The plain int8 .tflite with the adapted weights.")
+@click.option("--test", type=_IN, help=".npz with x and y to measure before and after.")
+@hyperparameter_options
+@click.option("--patience", type=int, help="End after so many epochs without a lower training loss.")
+@click.option("--factory-reset", is_flag=True, help="Start from the exported weights; removes the checkpoints.")
+@click.option("--resume", is_flag=True, help="Go on with the run that the board is in; same data and options.")
+@click.option("--checkpoints/--no-checkpoints", default=True, help="Save in the board's flash after each epoch.")
+@click.option("--timeout", default=20.0, show_default=True, help="Seconds without an answer until it is given up.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
+def monitor(
+    port: str,
+    data: str,
+    output: str,
+    test: str | None,
+    seed: int,
+    method: tuple[str, ...],
+    patience: int | None,
+    factory_reset: bool,
+    resume: bool,
+    checkpoints: bool,
+    timeout: float,
+    quiet: bool,
+    as_json: bool,
+    **hyperparameters: Any,
+) -> None:
+    """Train the model on a board with samples from this machine, and bake the result.
+
+    Ctrl-C ends the training after the batch in work; what was learned until then is saved and baked.
+    """
+    from tflm_zo.samples import load_npz
+    from tflm_zo.serial.device import Device
+    from tflm_zo.serial.monitor import RemoteTrainer
+    from tflm_zo.serial.port import SerialPort
+
+    require_writable(output)
+    x, y = load_npz(data)
+    held_out = load_npz(test) if test else None
+    if method:
+        hyperparameters["method"] = methods_by_layer(method)
+    device = Device(SerialPort(port), timeout)
+    click.echo(f"{port}: {device.hello.message}")
+    if factory_reset:
+        device.factory_reset()
+    trainer = RemoteTrainer(device, device.read_model(), seed)
+    before = trainer.evaluate(*held_out) if held_out else {}
+    history = trainer.fit(
+        x, y, verbose=not quiet, resume=resume, checkpoints=checkpoints, patience=patience, **hyperparameters
+    )
+    baked = trainer.bake()
+    write_atomic(output, baked)
+    click.echo(f"{output}: {len(baked)} bytes, runs on any TFLite or TFLM")
+    result: dict[str, Any] = {
+        "forward_passes": trainer.progress.passes,
+        "interrupted": history.interrupted,
+        "repeats": device.link.repeats,
+        "reconnections": device.link.reconnections,
+    }
+    if history.epochs:
+        last = history.epochs[-1]
+        click.echo(f"{trainer.progress.passes} forward passes, training loss {last['loss']:.4f}")
+        result |= {f"train_{name}": last[name] for name in ("loss", "accuracy") if name in last}
+    if held_out:
+        after = trainer.evaluate(*held_out)
+        for name, value in after.items():
+            click.echo(f"test {name}: {_shown(name, before[name])} before, {_shown(name, value)} after")
+        result |= {f"before_{k}": v for k, v in before.items()} | {f"after_{k}": v for k, v in after.items()}
+    if as_json:
+        click.echo(json.dumps(result))
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if name == "accuracy" else f"{value:.4f}"

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A board and what it can be asked, as Python calls."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tflm_zo.errors import ZoError
+from tflm_zo.op_options import KIND_BIAS
+from tflm_zo.patched import Parameter
+from tflm_zo.serial.link import Link, OnWork, Port
+from tflm_zo.serial.messages import (
+    Evaluation,
+    Hello,
+    Metrics,
+    ParameterInfo,
+    Request,
+    StepTotals,
+    TrainingProgress,
+    pack_schedule,
+    unpack_evaluation,
+    unpack_metrics,
+    unpack_parameter,
+    unpack_progress,
+    unpack_totals,
+)
+
+_CHUNK = 512  # bytes of model or weights that are asked for at a time
+
+_OFFSET = struct.Struct("<I")
+_STEP = struct.Struct("<If")
+_INDEX = struct.Struct("<H")
+
+
+def model_hash(model: bytes) -> int:
+    """Return what a board calls its model by: the first 8 bytes of the SHA-256, as a big-endian number."""
+    return int.from_bytes(hashlib.sha256(model).digest()[:8], "big")
+
+
+class Device:
+    """A board at ``port``, with a session of its own.
+
+    Every method raises :class:`ZoError` if the board refuses or does not answer, and
+    :class:`~tflm_zo.serial.link.BoardRestarted` if it has started anew; ``hello`` says what it is.
+    """
+
+    def __init__(self, port: Port, patience: float = 20.0) -> None:
+        self.link = Link(port, patience)
+        self.hello: Hello = self.link.hello()
+        if not self.hello.model_runs:
+            raise ZoError(f"the board's model does not run: {self.hello.message}")
+
+    def read_model(self, on_bytes: Callable[[int], Any] | None = None) -> bytes:
+        """Return the patched model that the board runs; ``on_bytes`` is told how many bytes came."""
+        model = bytearray()
+        while len(model) < self.hello.model_bytes:
+            size = min(_CHUNK, self.hello.model_bytes - len(model))
+            model += self.link.request(Request.READ_MODEL, struct.pack("<IH", len(model), size))
+            if on_bytes is not None:
+                on_bytes(size)
+        if model_hash(bytes(model)) != self.hello.model_hash:
+            raise ZoError("the board's model does not have the hash that the board gives: export and flash it again")
+        return bytes(model)
+
+    def parameter(self, index: int) -> ParameterInfo:
+        """Return entry ``index`` of the parameter table."""
+        return unpack_parameter(self.link.request(Request.PARAMETER, _INDEX.pack(index)))
+
+    def metrics(self) -> Metrics:
+        """Return progress and counters."""
+        return unpack_metrics(self.link.request(Request.METRICS))
+
+    # -- passes --------------------------------------------------------------------------------------------
+
+    def infer(self, code: np.ndarray) -> tuple[int, bytes]:
+        """Return the predicted class and the bytes of the output tensor for one sample in codes."""
+        body = self._send_record(Request.INFER, b"", code.tobytes())
+        return int.from_bytes(body[:4], "little", signed=True), body[4:]
+
+    def evaluate(self, code: np.ndarray, target: np.ndarray) -> Evaluation:
+        """Return prediction and loss of one labelled sample in codes."""
+        return unpack_evaluation(self._send_record(Request.EVALUATE, b"", code.tobytes() + target.tobytes()))
+
+    def train(self, code: np.ndarray, target: np.ndarray, step: int, rate_scale: float) -> StepTotals:
+        """Train on one labelled sample, as a step of its own."""
+        record = code.tobytes() + target.tobytes()
+        return unpack_totals(self._send_record(Request.TRAIN, _STEP.pack(step, rate_scale), record))
+
+    def begin_batch(self) -> None:
+        """Forget the samples of the batch."""
+        self.link.request(Request.BEGIN_BATCH)
+
+    def add_sample(self, code: np.ndarray, target: np.ndarray) -> None:
+        """Add a labelled sample in codes to the batch."""
+        self._send_record(Request.SAMPLE, b"", code.tobytes() + target.tobytes())
+
+    def end_batch(self, step: int, rate_scale: float, on_work: OnWork | None = None) -> StepTotals:
+        """Train one step on the batch; ``rate_scale`` multiplies all learning rates."""
+        return unpack_totals(self.link.request(Request.END_BATCH, _STEP.pack(step, rate_scale), on_work))
+
+    def finish(self) -> int:
+        """Apply the update that the last step left pending; returns the passes that took (0 or 1)."""
+        return int.from_bytes(self.link.request(Request.FINISH), "little")
+
+    def _send_record(self, kind: Request, fields: bytes, record: bytes) -> bytes:
+        room = self.hello.max_payload - len(fields) - _OFFSET.size
+        body = b""
+        for offset in range(0, len(record), room):
+            piece = record[offset : offset + room]
+            body = self.link.request(kind, fields + _OFFSET.pack(offset) + piece)
+        return body
+
+    # -- settings ------------------------------------------------------------------------------------------
+
+    def set_schedule(self, **settings: Any) -> None:
+        """Say what a step is made of; see :func:`~tflm_zo.serial.messages.pack_schedule`."""
+        self.link.request(Request.SET_SCHEDULE, pack_schedule(**settings))
+
+    def set_parameter(self, index: int, sigma: int, rate: float) -> None:
+        """Set perturbation (codes) and learning rate of a parameter."""
+        self.link.request(Request.SET_PARAMETER, struct.pack("<Hif", index, sigma, rate))
+
+    def set_node(self, node: int, sigma: int, block: int, rate: float) -> None:
+        """Set perturbation (output codes), block and learning rate of a node."""
+        self.link.request(Request.SET_NODE, struct.pack("<Hiif", node, sigma, block, rate))
+
+    # -- weights -------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> int:
+        """Save the weights in flash; returns the checkpoint's number."""
+        return int.from_bytes(self.link.request(Request.CHECKPOINT), "little")
+
+    def restore(self) -> TrainingProgress:
+        """Load the newest checkpoint."""
+        return unpack_progress(self.link.request(Request.RESTORE))
+
+    def factory_reset(self) -> None:
+        """Bring back the weights that the model was exported with, and remove the checkpoints."""
+        self.link.request(Request.FACTORY_RESET)
+
+    def read_weights(self, parameter: Parameter) -> np.ndarray:
+        """Return a parameter's values, shaped (int8, or int32 for a bias)."""
+        size = parameter.arena_bytes
+        data = b""
+        while len(data) < size:
+            piece = struct.pack("<HIH", parameter.index, len(data), min(_CHUNK, size - len(data)))
+            data += self.link.request(Request.READ_WEIGHTS, piece)
+        return np.frombuffer(data, dtype=_dtype(parameter)).reshape(parameter.shape)
+
+    def write_weights(self, parameter: Parameter, values: np.ndarray) -> None:
+        """Overwrite a parameter's values."""
+        data = np.ascontiguousarray(values, dtype=_dtype(parameter)).tobytes()
+        if len(data) != parameter.arena_bytes:
+            raise ZoError(f"{parameter.name}: got {np.size(values)} values, it has {parameter.count}")
+        room = (self.hello.max_payload - 6) // 4 * 4
+        for offset in range(0, len(data), room):
+            head = struct.pack("<HI", parameter.index, offset)
+            self.link.request(Request.WRITE_WEIGHTS, head + data[offset : offset + room])
+
+
+def _dtype(parameter: Parameter) -> np.dtype:
+    return np.dtype("<i4") if parameter.kind == KIND_BIAS else np.dtype("i1")

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training a board from the host: the fit of :class:`~tflm_zo.trainer.Trainer`, with its passes on the board."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tflm_zo import plugin
+from tflm_zo.counter_random import permutation
+from tflm_zo.errors import ZoError
+from tflm_zo.op_options import LOSS_CROSS_ENTROPY
+from tflm_zo.patched import Parameter, read_patched
+from tflm_zo.progress import ProgressBar
+from tflm_zo.recipe import Hyperparameters, Recipe
+from tflm_zo.samples import input_codes, target_codes
+from tflm_zo.serial.device import Device, model_hash
+from tflm_zo.serial.link import BoardRestarted
+from tflm_zo.serial.messages import Hello, StepTotals
+from tflm_zo.trainer import Callback, History, Progress, Trainer, _Plan
+
+
+class RemoteTrainer(Trainer):
+    """A :class:`Trainer` whose engine is a board: the host streams samples, the passes run there.
+
+    ``model`` is the patched model on the board (:meth:`Device.read_model`); ``seed`` fixes every random choice.
+    Raises :class:`ZoError` if the board runs another model. From the factory weights, the same samples, seed and
+    hyperparameters give the same weights as on the host, to the bit.
+    """
+
+    def __init__(self, device: Device, model: bytes, seed: int = 0) -> None:
+        # Not the base class's: its interpreter would run the model here.
+        self.model = read_patched(model)
+        self.seed = seed
+        self.progress = Progress()
+        self._device = device
+        self._classes = self.model.loss.kind == LOSS_CROSS_ENTROPY
+        self._evaluate = plugin.make_command(plugin.LOSS)
+        self._state: Any = _BoardState()
+        self._run = 0
+        self._first_step = 0
+        self._checkpoints = True
+        self._recipe = Recipe(exact=False)
+        self._settings: dict[str, Any] = {}
+        if model_hash(model) != device.hello.model_hash:
+            raise ZoError("the board runs another model: export and flash this one")
+
+    def fit(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        *,
+        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        callbacks: Sequence[Callback] = (),
+        verbose: bool = True,
+        resume: bool = False,
+        checkpoints: bool = True,
+        patience: int | None = None,
+        **hyperparameters: Any,
+    ) -> History:
+        """Train the board; see :meth:`Trainer.fit`.
+
+        resume: go on with a fit of the same samples, seed and hyperparameters that the board is in, or has in its
+        checkpoint. checkpoints: save the weights in the board's flash at the start and after each epoch; a board
+        that starts anew then goes on from there. patience: end after so many epochs without a lower training loss.
+
+        Also raises :class:`ZoError` if the board refuses, is gone, or has no room for a batch.
+        """
+        self._checkpoints = checkpoints
+        if not resume:
+            self._first_step = self.progress.step
+        hyper = Hyperparameters(**hyperparameters)
+        hyper.check()
+        self._run = self._name_of_run(x, y, hyper)
+        if resume:
+            self._take_up(self._device.hello, -(-len(x) // min(hyper.batch_size, len(x))))
+        watch = [] if patience is None else [_Patience(patience)]
+        return super().fit(
+            x,
+            y,
+            validation_data=validation_data,
+            callbacks=[*callbacks, *watch],
+            verbose=verbose,
+            resume=resume,
+            **hyperparameters,
+        )
+
+    def _name_of_run(self, x: np.ndarray, y: np.ndarray, hyper: Hyperparameters) -> int:
+        """A number (not 0) by which the board's progress is known to belong to these arguments."""
+        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
+        targets = target_codes(y, self.model, len(codes))
+        what = repr((self._device.hello.model_hash, self.seed, self._first_step, sorted(vars(hyper).items())))
+        return zlib.crc32(targets.tobytes(), zlib.crc32(codes.tobytes(), zlib.crc32(what.encode()))) or 1
+
+    def _take_up(self, hello: Hello, batches: int) -> None:
+        """Go on where the board is; ``batches``: of an epoch."""
+        found = hello.progress
+        if found.run != self._run:
+            raise ZoError(
+                f"the board holds nothing of this run ({hello.message}): start without resuming, or with the samples, "
+                "seed and options that it was started with"
+            )
+        epoch, batch = divmod(found.steps - self._first_step, batches)
+        self.progress = Progress(epoch, batch, found.steps, self.progress.passes, found.head_rate)
+        self.progress.passes += self._device.finish()
+
+    def _schedule(self, recipe: Recipe, hyper: Hyperparameters, plan: _Plan) -> plugin.Schedule:
+        schedule = super()._schedule(recipe, hyper, plan)  # refuses what cannot be run
+        capacity = self._device.hello.batch_capacity
+        if plan.batch_size > capacity:
+            raise ZoError(f"batch_size is {plan.batch_size}, but the board has memory for {capacity} samples")
+        self._recipe = recipe
+        self._settings = {
+            "seed": self.seed,
+            "antithetic": hyper.antithetic,
+            "exact": recipe.exact,
+            "accumulate": any(node.accumulates for node in self.model.nodes),
+            "groups": recipe.groups,
+            "batch": plan.batch_size,
+        }
+        return schedule
+
+    def _configure(self, recipe: Recipe) -> None:
+        device, rate = self._device, self.progress.head_lr or 0.0
+        device.set_schedule(run=self._run, step=self.progress.step, head_rate=rate, **self._settings)
+        for index, (sigma, parameter_rate) in recipe.parameters.items():
+            device.set_parameter(index, sigma, parameter_rate)
+        for number, (sigma, block, node_rate) in recipe.nodes.items():
+            device.set_node(number, sigma, block, rate if node_rate is None else node_rate)
+        if self._checkpoints and self.progress.step == self._first_step:
+            device.checkpoint()
+
+    def _epoch(
+        self,
+        codes: np.ndarray,
+        targets: np.ndarray,
+        plan: _Plan,
+        schedule: plugin.Schedule,
+        bar: ProgressBar,
+        interrupt: threading.Event,
+    ) -> dict[str, float]:
+        try:
+            return self._train_epoch(codes, targets, plan, bar, interrupt)
+        except BoardRestarted as restarted:
+            if not self._checkpoints:
+                raise
+            self._take_up(restarted.hello, plan.batches)
+            self._configure(self._recipe)
+        return self._epoch(codes, targets, plan, schedule, bar, interrupt)
+
+    def _train_epoch(
+        self, codes: np.ndarray, targets: np.ndarray, plan: _Plan, bar: ProgressBar, interrupt: threading.Event
+    ) -> dict[str, float]:
+        """As the base class's, but the board goes through the passes of a batch by itself."""
+        device, progress = self._device, self.progress
+        order = permutation(self.seed, progress.epoch, len(codes))
+        loss, hits, count = 0.0, 0, 0
+        while progress.batch < plan.batches_in(progress.epoch) and not interrupt.is_set():
+            device.begin_batch()
+            for index in order[progress.batch * plan.batch_size :][: plan.batch_size]:
+                device.add_sample(codes[index], targets[index])
+            shown = _Shown(bar)
+            done = progress.epoch * plan.batches + progress.batch
+            totals = device.end_batch(progress.step, plan.rate_scale(done), shown)
+            shown(totals)
+            loss, hits, count = loss + totals.loss, hits + totals.right, count + totals.passes
+            progress.passes += totals.passes
+            progress.batch += 1
+            progress.step += 1
+            bar.show({"loss": loss / count} | ({"accuracy": hits / count} if self._classes else {}))
+        progress.passes += device.finish()
+        if self._checkpoints:
+            device.checkpoint()
+        if progress.batch >= plan.batches_in(progress.epoch):
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        logs = {"loss": loss / count if count else float("nan"), "passes": progress.passes}
+        if self._classes:
+            logs["accuracy"] = hits / max(count, 1)
+        return logs
+
+    def _pass(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.ndarray:
+        """One pass that computes the loss, as evaluation needs it; all others the board does by itself."""
+        found = self._device.evaluate(x, target)
+        report = np.zeros(4, dtype=np.int32)
+        report[1:2].view(np.float32)[0] = found.loss
+        report[2] = found.prediction
+        report[3:4].view(np.float32)[0] = found.feature_energy
+        return report
+
+    def _predicted_class(self, reported: int) -> int:
+        return reported  # the board has looked at the int8 output
+
+    def predict_codes(self, x: np.ndarray) -> np.ndarray:
+        """Return the model's outputs for ``x`` as it stores them (int8 codes), shape (n, ...)."""
+        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
+        dtype = np.float32 if self.model.output_quantization is None else np.int8
+        outputs = [np.frombuffer(self._device.infer(code)[1], dtype) for code in codes]
+        return np.stack(outputs).reshape(len(codes), *self.model.output_shape[1:])
+
+    def _tensor(self, parameter: Parameter) -> np.ndarray:
+        return self._device.read_weights(parameter)
+
+    def reset(self) -> None:
+        """Bring back the exported weights, and remove the board's checkpoints."""
+        self._device.factory_reset()
+        self.progress = Progress()
+
+    def save(self, path: Any) -> None:
+        """Not for boards, which keep checkpoints of their own: raises :class:`ZoError`."""
+        raise ZoError("a board keeps its checkpoints in its own flash")
+
+    load = save
+
+    @property
+    def arena_bytes(self) -> int:
+        """Not for boards: raises :class:`ZoError`."""
+        raise ZoError("the arena of a board is what its sketch gives it: see `tflm-zo plan`")
+
+
+class _BoardState:
+    """Stands for the ops' state, which a board keeps clean by itself between requests."""
+
+    def restore_clean(self) -> None:
+        pass
+
+
+class _Shown:
+    """Brings a progress bar to where a batch is."""
+
+    def __init__(self, bar: ProgressBar) -> None:
+        self._bar = bar
+        self._passes = 0
+
+    def __call__(self, so_far: StepTotals) -> None:
+        self._bar.advance(so_far.passes - self._passes)
+        self._passes = so_far.passes
+
+
+class _Patience:
+    """Ends a fit after ``epochs`` epochs without a lower training loss."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._best = float("inf")
+        self._since = 0
+
+    def __call__(self, trainer: Trainer, logs: dict[str, float]) -> bool:
+        # A board adds losses up in single precision: the last digits depend on the order of the samples.
+        lower = logs["loss"] < 0.9999 * self._best
+        self._best = logs["loss"] if lower else self._best
+        self._since = 0 if lower else self._since + 1
+        return self._since >= self._epochs
