@@ -67,12 +67,12 @@ class Hyperparameters:
     layerwise: bool = True
     head_lr: float | None = None
     adapter_lr: float = 0.005
-    lr: float | Mapping[str, float] = 1e-5
+    lr: float | Mapping[str, float] = 3e-6
     sigma: int | Mapping[str, int] = 1
     bias_sigma: int | Mapping[str, int] = 100
-    node_lr: float | Mapping[str, float] = 1e-4
+    node_lr: float | Mapping[str, float] = 3e-6
     node_sigma: int | Mapping[str, int] = 5
-    node_block: int = 1
+    node_block: int = 0
 
     def check(self) -> None:
         """Raise :class:`ZoError` naming a value that is out of range."""

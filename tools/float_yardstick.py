@@ -62,7 +62,7 @@ class FloatNetwork:
         tf = self.tf
 
         # A whole epoch in one call: small steps are otherwise mostly the overhead of calling.
-        @tf.function(autograph=False, jit_compile=True)  # type: ignore[untyped-decorator]
+        @tf.function(autograph=False)  # type: ignore[untyped-decorator]
         def epoch(x: Any, y: Any, batches: Any, rates: Any, clip: Any) -> None:
             def body(index: Any) -> tuple[Any]:
                 rows = batches[index]
@@ -91,14 +91,10 @@ class FloatNetwork:
         self._count.assign_add(1.0)
         adam = tf.cast(self._adam, tf.float32)
         size = rate * tf.sqrt(1 - 0.999**self._count) / (1 - 0.9**self._count)
-        for variable, first, second, gradient in zip(
-            self.variables, self._first, self._second, gradients, strict=True
-        ):
+        for variable, first, second, gradient in zip(self.variables, self._first, self._second, gradients, strict=True):
             first.assign(0.9 * first + (1.0 - 0.9 * adam) * gradient)
             second.assign(0.999 * second + 0.001 * gradient * gradient)
-            variable.assign_sub(
-                adam * size * first / (tf.sqrt(second) + 1e-7) + (1.0 - adam) * rate * first
-            )
+            variable.assign_sub(adam * size * first / (tf.sqrt(second) + 1e-7) + (1.0 - adam) * rate * first)
 
     def reals(self, codes: np.ndarray) -> np.ndarray:
         """Input codes (int8) as the float values they stand for."""

@@ -10,9 +10,7 @@ namespace {
 class FileSource final : public tflm_zo::StreamSource {
  public:
   explicit FileSource(std::FILE* file) : file_(file) {}
-  bool Read(void* data, uint32_t size) override {
-    return std::fread(data, 1, size, file_) == size;
-  }
+  bool Read(void* data, uint32_t size) override { return std::fread(data, 1, size, file_) == size; }
 
  private:
   std::FILE* file_;

@@ -12,6 +12,10 @@
 
 namespace tflm_zo {
 
+// The export counts for a microcontroller; with 64-bit pointers TFLM's structures are twice as
+// large.
+constexpr size_t kRunArenaBytes = kArenaBytes * (sizeof(void*) / 4);
+
 class WeightSink {
  public:
   virtual bool Write(const void* data, uint32_t size) = 0;
@@ -55,7 +59,7 @@ class TrainingRun {
   }
 
   ModelOps ops_;
-  alignas(16) uint8_t arena_[kArenaBytes];
+  alignas(16) uint8_t arena_[kRunArenaBytes];
   uint8_t batch_[kBatchBytes];
 };
 

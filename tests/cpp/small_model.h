@@ -9,9 +9,9 @@
 #include <cstdint>
 #include <cstring>
 
-#include "momentum.h"
 #include "app/model_runtime.h"
 #include "loss_op.h"
+#include "momentum.h"
 #include "op_options.h"
 #include "parameter_op.h"
 #include "session.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the app needs from the engine that runs a patched model. TflmRuntime (tflm_runtime.h) does it
-// with TFLM's C++ interpreter.
+// What the app needs from the engine that runs a patched model. TflmRuntime (tflm_runtime.h) does
+// it with TFLM's C++ interpreter.
 #ifndef TFLM_ZO_MICRO_APP_MODEL_RUNTIME_H_
 #define TFLM_ZO_MICRO_APP_MODEL_RUNTIME_H_
 

@@ -13,16 +13,15 @@ Command CleanCommand(uint32_t actions) {
   return command;
 }
 
-bool ValidSettings(const ScheduleSettings& settings, int32_t parameter_count) {
-  if (settings.queries < 0 || settings.queries > kMaxQueries || settings.group_count < 0 ||
-      settings.group_count > kMaxGroups) {
-    return false;
-  }
+bool ValidSettings(const ScheduleSettings& settings, int32_t batch, int32_t parameter_count,
+                   int32_t node_count) {
+  if (!Schedule::Valid(settings, batch)) return false;
   // The negated comparison also refuses a NaN.
   if (!(settings.head_rate >= 0.0f && settings.head_rate < 1e30f)) return false;
   for (int32_t g = 0; g < settings.group_count; ++g) {
-    const ScheduleSettings::Group& group = settings.groups[g];
-    if (group.first < 0 || group.first > group.last || group.last > parameter_count) return false;
+    const ScheduleGroup& group = settings.groups[g];
+    const int32_t count = group.mode == kNodes ? node_count : parameter_count;
+    if (group.first < 0 || group.first > group.last || group.last > count) return false;
   }
   return true;
 }
@@ -44,7 +43,7 @@ const char* TrainerStatusMessage(TrainerStatus status) {
     case TrainerStatus::kNoPass:
       return "no training step is in work: begin a batch first";
     case TrainerStatus::kBadParameter:
-      return "no such parameter, or sigma, rate or size out of range";
+      return "no such parameter or node, or sigma, block, rate or size out of range";
     case TrainerStatus::kBadSettings:
       return "training settings out of range";
   }
@@ -74,8 +73,7 @@ TrainerStatus OnDeviceTrainer::Start() {
 }
 
 // nullptr leaves a tensor as it is.
-TrainerStatus OnDeviceTrainer::Pass(const Command& command, const void* input,
-                                    const void* target) {
+TrainerStatus OnDeviceTrainer::Pass(const Command& command, const void* input, const void* target) {
   // Later layers may overwrite input tensors, so all are set before each pass.
   if (input != nullptr) std::memcpy(input_.data, input, input_.bytes);
   if (target != nullptr) std::memcpy(target_.data, target, target_.bytes);
@@ -109,22 +107,32 @@ int32_t OnDeviceTrainer::PredictedClass() const {
 
 TrainerStatus OnDeviceTrainer::SetParameter(int32_t index, int32_t sigma, float rate) {
   if (state_ == nullptr) return TrainerStatus::kNotStarted;
-  return Configure(*state_, index, sigma, rate) ? TrainerStatus::kOk
-                                                : TrainerStatus::kBadParameter;
+  return Configure(*state_, index, sigma, rate) ? TrainerStatus::kOk : TrainerStatus::kBadParameter;
 }
 
-TrainerStatus OnDeviceTrainer::SetSchedule(const ScheduleSettings& settings) {
+TrainerStatus OnDeviceTrainer::SetNode(int32_t node, int32_t sigma, int32_t block, float rate) {
   if (state_ == nullptr) return TrainerStatus::kNotStarted;
-  if (!ValidSettings(settings, parameter_count())) return TrainerStatus::kBadSettings;
+  return ConfigureNode(*state_, node, sigma, block, rate) ? TrainerStatus::kOk
+                                                          : TrainerStatus::kBadParameter;
+}
+
+TrainerStatus OnDeviceTrainer::SetSchedule(const ScheduleSettings& settings,
+                                           int32_t largest_batch) {
+  if (state_ == nullptr) return TrainerStatus::kNotStarted;
+  if (!ValidSettings(settings, largest_batch, parameter_count(), node_count())) {
+    return TrainerStatus::kBadSettings;
+  }
   Abort();
   settings_ = settings;
+  largest_batch_ = largest_batch;
   schedule_ = Schedule(settings_);
   return TrainerStatus::kOk;
 }
 
 TrainerStatus OnDeviceTrainer::BeginStep(uint32_t step, int32_t batch, float rate_scale) {
   if (state_ == nullptr) return TrainerStatus::kNotStarted;
-  if (batch < 1 || !(rate_scale >= 0.0f && rate_scale < 1e30f)) return TrainerStatus::kBadSettings;
+  if (batch < 1 || batch > largest_batch_) return TrainerStatus::kBadSettings;
+  if (!(rate_scale >= 0.0f && rate_scale < 1e30f)) return TrainerStatus::kBadSettings;
   schedule_.BeginStep(step, batch, rate_scale);
   announced_ = false;
   return TrainerStatus::kOk;
@@ -161,6 +169,10 @@ void OnDeviceTrainer::Abort() {
 
 int32_t OnDeviceTrainer::parameter_count() const {
   return state_ == nullptr ? 0 : state_->options->parameter_count;
+}
+
+int32_t OnDeviceTrainer::node_count() const {
+  return state_ == nullptr ? 0 : state_->options->node_count;
 }
 
 bool OnDeviceTrainer::ReadParameter(int32_t index, ParameterView* view) {

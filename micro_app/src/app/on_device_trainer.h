@@ -23,13 +23,13 @@ namespace tflm_zo {
 
 enum class TrainerStatus : uint8_t {
   kOk,
-  kNotPatched,     // the model's tensors are not those of a patched model
-  kOtherVersion,   // its ops left no report: model and ops are of different versions
-  kNotStarted,     // Start() has not succeeded yet
-  kPassFailed,     // an op refused the pass; TFLM has printed why
-  kNoPass,         // RunPass() without a NextPass() that returned true
-  kBadParameter,   // no such parameter, or a value out of range
-  kBadSettings,    // schedule settings out of range
+  kNotPatched,    // the model's tensors are not those of a patched model
+  kOtherVersion,  // its ops left no report: model and ops are of different versions
+  kNotStarted,    // Start() has not succeeded yet
+  kPassFailed,    // an op refused the pass; TFLM has printed why
+  kNoPass,        // RunPass() without a NextPass() that returned true
+  kBadParameter,  // no such parameter or node, or a value out of range
+  kBadSettings,   // schedule or step settings out of range
 };
 
 // One line for a user: what is the case, and what to do about it.
@@ -59,7 +59,10 @@ class OnDeviceTrainer {
 
   // Perturbation (codes) and learning rate of parameter `index`; sigma 0: not trained.
   TrainerStatus SetParameter(int32_t index, int32_t sigma, float rate);
-  TrainerStatus SetSchedule(const ScheduleSettings& settings);
+  // Perturbation (output codes), block and learning rate of node `node`; see ConfigureNode.
+  TrainerStatus SetNode(int32_t node, int32_t sigma, int32_t block, float rate);
+  // What a step is made of, for steps of up to `largest_batch` samples; see Schedule::Valid.
+  TrainerStatus SetSchedule(const ScheduleSettings& settings, int32_t largest_batch);
 
   // Starts a training step on `batch` samples; see Schedule::BeginStep.
   TrainerStatus BeginStep(uint32_t step, int32_t batch, float rate_scale);
@@ -74,6 +77,7 @@ class OnDeviceTrainer {
   void Abort();
 
   int32_t parameter_count() const;
+  int32_t node_count() const;
   // Parameter `index`, clean, where it lies in the arena. False if there is none.
   bool ReadParameter(int32_t index, ParameterView* view);
   TrainerStatus WriteParameter(int32_t index, const void* data, int32_t count);
@@ -88,6 +92,7 @@ class OnDeviceTrainer {
   Report report_{};
   ScheduleSettings settings_{};
   Schedule schedule_{ScheduleSettings{}};
+  int32_t largest_batch_ = 0;
   Command next_{};
   bool announced_ = false;
 };

@@ -34,8 +34,10 @@ class TextLine {
     return *this;
   }
 
-  // With four decimals; values from 0 to 400,000.
+  // With four decimals. For losses and shares: what is not in 0 .. 400,000 is shown as its end.
   TextLine& AddDecimal(float value) {
+    if (!(value >= 0.0f)) value = 0.0f;
+    if (value > 400000.0f) value = 400000.0f;
     const auto scaled = static_cast<uint32_t>(value * 10000.0f + 0.5f);
     AddNumber(scaled / 10000).Add(".");
     for (uint32_t unit = 1000; unit > 0; unit /= 10)

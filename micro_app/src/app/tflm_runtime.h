@@ -16,8 +16,8 @@ namespace tflm_zo {
 
 class TflmRuntime final : public ModelRuntime {
  public:
-  // `model`: a .tflite, aligned to 16 bytes. `arena`: likewise aligned, as large as the export says.
-  // All of them, and `ops`, must outlive the runtime.
+  // `model`: a .tflite, aligned to 16 bytes. `arena`: likewise aligned, as large as the export
+  // says. All of them, and `ops`, must outlive the runtime.
   TflmRuntime(const void* model, const tflite::MicroOpResolver& ops, uint8_t* arena,
               size_t arena_bytes)
       : model_(tflite::GetModel(model)), interpreter_(model_, ops, arena, arena_bytes) {}

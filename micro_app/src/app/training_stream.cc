@@ -35,9 +35,15 @@ bool TrainingStream::ReadHeader() {
   }
   if (memory_bytes_ < head[2] + head[3]) return Fail("the memory for samples is too small");
 
+  return ReadSchedule() && ReadParameters() && ReadNodes();
+}
+
+bool TrainingStream::ReadSchedule() {
+  int32_t largest_step;
   ScheduleSettings settings{};
-  if (!Get(&settings.seed) || !Get(&settings.queries) || !Get(&settings.antithetic) ||
-      !Get(&settings.head) || !Get(&settings.head_rate) || !Get(&settings.group_count)) {
+  if (!Get(&largest_step) || !Get(&settings.seed) || !Get(&settings.antithetic) ||
+      !Get(&settings.exact) || !Get(&settings.head_rate) || !Get(&settings.accumulate) ||
+      !Get(&settings.group_count)) {
     return false;
   }
   if (settings.group_count < 0 || settings.group_count > kMaxGroups) {
@@ -46,20 +52,38 @@ bool TrainingStream::ReadHeader() {
   for (int32_t g = 0; g < settings.group_count; ++g) {
     if (!Get(&settings.groups[g])) return false;
   }
-  if (!Check(trainer_->SetSchedule(settings))) return false;
+  return Check(trainer_->SetSchedule(settings, largest_step));
+}
 
-  int32_t parameters;
-  if (!Get(&parameters)) return false;
-  if (parameters != trainer_->parameter_count()) {
+bool TrainingStream::ReadParameters() {
+  int32_t count;
+  if (!Get(&count)) return false;
+  if (count != trainer_->parameter_count()) {
     return Fail("the stream was made for another model: it has another number of parameters");
   }
-  for (int32_t p = 0; p < parameters; ++p) {
+  for (int32_t p = 0; p < count; ++p) {
     int32_t sigma;
     float rate;
     ParameterView view;
     if (!Get(&sigma) || !Get(&rate) || !trainer_->ReadParameter(p, &view)) return false;
     if (view.entry->kind == kResidual) continue;
     if (!Check(trainer_->SetParameter(p, sigma, rate))) return false;
+  }
+  return true;
+}
+
+bool TrainingStream::ReadNodes() {
+  int32_t count;
+  if (!Get(&count)) return false;
+  if (count != trainer_->node_count()) {
+    return Fail("the stream was made for another model: it has another number of nodes");
+  }
+  for (int32_t n = 0; n < count; ++n) {
+    int32_t sigma;
+    int32_t block;
+    float rate;
+    if (!Get(&sigma) || !Get(&block) || !Get(&rate)) return false;
+    if (!Check(trainer_->SetNode(n, sigma, block, rate))) return false;
   }
   return true;
 }
@@ -105,6 +129,7 @@ bool TrainingStream::Finish() {
 bool TrainingStream::Evaluate() {
   uint32_t samples;
   if (!Get(&samples)) return false;
+  if (samples == 0) return Fail("an evaluation without samples");
   const uint32_t input_bytes = trainer_->input_bytes();
   const uint32_t target_bytes = trainer_->target_bytes();
   // A class index is one int32; regression has no accuracy.

@@ -6,9 +6,9 @@
 //
 // Little-endian, no padding:
 //   "ZOST" | version u32 = 1 | input bytes u32 | target bytes u32
-//   seed u32 | queries i32 | antithetic i32 | head i32 | head rate f32
-//   group count i32 | per group: first i32, last i32
-//   parameter count i32 | per parameter: sigma i32, rate f32 (rate and sigma of a residual: 0)
+//   largest step in samples i32 | the fields of ScheduleSettings (schedule.h), groups last
+//   parameter count i32 | per parameter: sigma i32, rate f32 (ignored for a residual)
+//   node count i32 | per node: sigma i32, block i32, rate f32
 // then items, each starting with its tag u32:
 //   0 end
 //   1 step: step u32 | samples i32 | rate scale f32 | per sample: input, target
@@ -64,6 +64,9 @@ class TrainingStream {
 
  private:
   bool ReadHeader();
+  bool ReadSchedule();
+  bool ReadParameters();
+  bool ReadNodes();
   bool Step();
   bool Finish();
   bool Evaluate();

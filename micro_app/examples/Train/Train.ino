@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Runs and trains a patched model on what comes in over the serial port.
+//
+// model.h, model.cpp, model_ops.h and tflm_library.h beside it are written by `tflm-zo export`.
+#include <TflmZo.h>
+
 #include "model.h"
 #include "model_ops.h"
-#include "src/tflm_zo/on_device_trainer.h"
-#include "src/tflm_zo/tflm_runtime.h"
-#include "src/tflm_zo/training_stream.h"
 #include "tflm_library.h"
 
 namespace {

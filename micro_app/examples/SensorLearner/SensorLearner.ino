@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A board that learns from its own motion sensor, without a host: it says what the model takes the
+// last movement for, and is told what it was.
+//
+// Over the serial monitor, or any terminal at 115200 baud:
+//   0 .. 9   the last movement was of this class: learn it
+//   s        save what was learned; it is loaded again at the next start
+//   f        forget all: back to the exported weights
+// Or by buttons from D2, D3, D4 ... to ground: the one of the class, pressed after the movement.
+//
+// The model takes windows of acceleration, x y z x y z ..., as int8 codes of kCodesPerG per g:
+// train it on windows that were recorded so, and patch it with --trainable exact (or head).
+//
+// model.h, model.cpp, model_ops.h and tflm_library.h beside it are written by `tflm-zo export`.
+#include <TflmZo.h>
+
+#include "tflm_library.h"
+
+#if __has_include(<Arduino_BMI270_BMM150.h>)
+#include <Arduino_BMI270_BMM150.h>  // Nano 33 BLE Sense Rev2
+#else
+#include <Arduino_LSM9DS1.h>  // Nano 33 BLE
+#endif
+
+#include <cstring>
+
+#include "model.h"
+#include "model_ops.h"
+
+namespace {
+
+using tflm_zo::CheckpointStatus;
+using tflm_zo::LedState;
+using tflm_zo::TrainerStatus;
+
+constexpr float kCodesPerG = 32.0f;  // of the model's input; 4 g are 127
+constexpr uint32_t kAxes = 3;
+constexpr uint32_t kWindow = kInputBytes / kAxes * kAxes;
+constexpr int kFirstButton = 2;
+constexpr int kMostButtons = 6;
+// Of the largest rate that the head bears; the host's default.
+constexpr float kHeadRate = 3.0f;
+
+static_assert(kTargetBytes == 4, "this example learns classes");
+
+alignas(16) uint8_t arena[kArenaBytes];
+int8_t recording[kInputBytes];
+uint32_t filled = 0;
+int8_t window[kInputBytes];  // the last complete one
+bool has_window = false;
+
+tflm_zo::Nano33Ble board;
+tflm_zo::OnDeviceTrainer* trainer = nullptr;
+tflm_zo::ModelState* state = nullptr;
+tflm_zo::TrainingProgress progress{};
+bool pressed = false;
+
+int ButtonCount() {
+  const auto classes = static_cast<int>(trainer->result().bytes);
+  return classes < kMostButtons ? classes : kMostButtons;
+}
+
+bool Good(TrainerStatus status) {
+  if (status == TrainerStatus::kOk) return true;
+  board.SetLed(LedState::kError);
+  Serial.println(tflm_zo::TrainerStatusMessage(status));
+  return false;
+}
+
+const char* Start() {
+  // Built here, not before main(): constructors of global objects must not need each other.
+  static ModelOps ops;
+  if (!ops.Add()) return "an op of the model is missing";
+  static tflm_zo::TflmRuntime runtime(kModel, ops.resolver(), arena, kArenaBytes);
+  if (!runtime.Allocate()) return "the model does not fit its arena, or was made for another TFLM";
+  static tflm_zo::OnDeviceTrainer the_trainer(&runtime);
+  const TrainerStatus status = the_trainer.Start();
+  if (status != TrainerStatus::kOk) return tflm_zo::TrainerStatusMessage(status);
+  trainer = &the_trainer;
+  static tflm_zo::ModelState the_state(trainer, &board.flash(), kModelHash);
+  state = &the_state;
+  const CheckpointStatus found = state->Load(&progress);
+  Serial.println(found == CheckpointStatus::kOk ? "going on with what was learned before"
+                                                : tflm_zo::CheckpointStatusMessage(found));
+  return IMU.begin() ? nullptr : "no motion sensor found";
+}
+
+// Takes in what the sensor has. True once another window is complete.
+bool Sense() {
+  while (IMU.accelerationAvailable() && filled < kWindow) {
+    float g[kAxes];
+    IMU.readAcceleration(g[0], g[1], g[2]);
+    for (const float value : g) {
+      const float code = value * kCodesPerG;
+      recording[filled++] =
+          static_cast<int8_t>(code < -127.0f ? -127.0f : (code > 127.0f ? 127.0f : code));
+    }
+  }
+  if (filled < kWindow) return false;
+  std::memcpy(window, recording, sizeof(window));
+  has_window = true;
+  filled = 0;
+  return true;
+}
+
+void Classify() {
+  board.SetLed(LedState::kInferring);
+  if (!Good(trainer->Infer(window))) return;
+  Serial.print("class ");
+  Serial.println(trainer->PredictedClass());
+  board.SetLed(LedState::kIdle);
+}
+
+// One step on the last window. The rate follows from the window itself, as the host's does from its
+// first samples.
+void Learn(int32_t label) {
+  if (!has_window) return;
+  board.SetLed(LedState::kTraining);
+  if (!Good(trainer->Evaluate(window, &label))) return;
+  Serial.print("loss before ");
+  Serial.println(trainer->report().loss);
+  tflm_zo::ScheduleSettings settings{};
+  settings.seed = 1;
+  settings.antithetic = 1;
+  settings.exact = 1;
+  settings.head_rate = kHeadRate / (1.0f + trainer->report().feature_energy);
+  if (!Good(trainer->SetSchedule(settings, 1))) return;
+  for (int32_t node = 0; node < trainer->node_count(); ++node) {
+    if (!Good(trainer->SetNode(node, 0, 1, settings.head_rate))) return;
+  }
+  if (!Good(trainer->BeginStep(progress.steps, 1, 1.0f))) return;
+  int32_t sample;
+  while (trainer->NextPass(&sample)) {
+    board.FeedWatchdog();
+    if (!Good(trainer->RunPass(window, &label))) return;
+    progress.passes += 1;
+  }
+  progress.steps += 1;
+  if (!Good(trainer->Evaluate(window, &label))) return;
+  Serial.print("loss after ");
+  Serial.println(trainer->report().loss);
+  board.SetLed(LedState::kIdle);
+}
+
+void Obey(int request) {
+  if (request >= '0' && request <= '9') {
+    Learn(request - '0');
+  } else if (request == 's') {
+    board.SetLed(LedState::kSaving);
+    Serial.println(tflm_zo::CheckpointStatusMessage(state->Save(progress)));
+    board.SetLed(LedState::kIdle);
+  } else if (request == 'f') {
+    state->Reset();
+    progress = {};
+    Serial.println(tflm_zo::CheckpointStatusMessage(state->Clear()));
+  }
+}
+
+// The button that has just been pressed, or -1.
+int PressedButton() {
+  int found = -1;
+  for (int i = 0; i < ButtonCount(); ++i) {
+    if (digitalRead(kFirstButton + i) == LOW) found = i;
+  }
+  const bool is_new = found >= 0 && !pressed;
+  pressed = found >= 0;
+  return is_new ? found : -1;
+}
+
+}  // namespace
+
+void setup() {
+  Serial.begin(115200);
+  board.Begin();
+  const char* fault = Start();
+  while (fault != nullptr) {
+    board.SetLed(LedState::kError);
+    board.FeedWatchdog();
+    Serial.println(fault);
+    delay(2000);
+  }
+  for (int i = 0; i < ButtonCount(); ++i) pinMode(kFirstButton + i, INPUT_PULLUP);
+}
+
+void loop() {
+  board.FeedWatchdog();
+  if (Sense()) Classify();
+  const int button = PressedButton();
+  if (button >= 0) Learn(button);
+  if (Serial.available() > 0) Obey(Serial.read());
+}

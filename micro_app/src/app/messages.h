@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What frames carry: requests of the host and the board's answers. docs/protocol.md specifies every
+// field; tflm_zo/serial/messages.py is the same in Python.
+#ifndef TFLM_ZO_MICRO_APP_MESSAGES_H_
+#define TFLM_ZO_MICRO_APP_MESSAGES_H_
+
+#include <cstdint>
+#include <cstring>
+
+#include "byte_order.h"
+
+namespace tflm_zo {
+
+// Of the payloads; the frame layer has a version of its own.
+constexpr uint16_t kMessageVersion = 1;
+
+enum class Request : uint8_t {
+  kHello = 0x01,
+  kParameter = 0x02,
+  kMetrics = 0x03,
+  kReadModel = 0x04,
+  kInfer = 0x10,
+  kEvaluate = 0x11,
+  kTrain = 0x12,
+  kBeginBatch = 0x13,
+  kSample = 0x14,
+  kEndBatch = 0x15,
+  kFinish = 0x16,
+  kSetSchedule = 0x20,
+  kSetParameter = 0x21,
+  kSetNode = 0x22,
+  kCheckpoint = 0x30,
+  kRestore = 0x31,
+  kFactoryReset = 0x32,
+  kReadWeights = 0x33,
+  kWriteWeights = 0x34,
+};
+
+// The type of an answer is that of its request with this bit set.
+constexpr uint8_t kAnswerBit = 0x80;
+
+// First byte of every answer. After kOk come the fields of the answer, after kInWork those of a
+// progress report, otherwise one line of text for a user.
+enum class AnswerStatus : uint8_t {
+  kOk = 0,
+  kInWork = 1,  // the answer will come; until then this is what a repeated request gets
+  kUnknownRequest = 2,
+  kBadRequest = 3,     // sizes or values that the board cannot use
+  kNoSession = 4,      // say hello first; the board has started anew since the last one
+  kOutOfSequence = 5,  // neither the next request nor a repeat of the last one
+  kModel = 6,          // the model does not run, or refused a pass
+  kStorage = 7,        // flash, or what is in it
+};
+
+// Takes a payload apart. After a field that is not there, all others are 0 and good() is false.
+class FieldReader {
+ public:
+  FieldReader(const uint8_t* data, uint32_t size) : at_(data), left_(size) {}
+
+  uint8_t U8() {
+    const uint8_t* field = Take(1);
+    return field == nullptr ? uint8_t{0} : *field;
+  }
+  uint16_t U16() {
+    const uint8_t* field = Take(2);
+    return field == nullptr ? uint16_t{0} : LoadLe16(field);
+  }
+  uint32_t U32() {
+    const uint8_t* field = Take(4);
+    return field == nullptr ? 0u : LoadLe32(field);
+  }
+  int32_t I32() { return static_cast<int32_t>(U32()); }
+  float F32() {
+    const uint32_t bits = U32();
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    return value;
+  }
+
+  const uint8_t* rest() const { return at_; }
+  uint32_t left() const { return left_; }
+  bool good() const { return good_; }
+  bool complete() const { return good_ && left_ == 0; }
+
+ private:
+  const uint8_t* Take(uint32_t size) {
+    if (!good_ || size > left_) {
+      good_ = false;
+      return nullptr;
+    }
+    const uint8_t* field = at_;
+    at_ += size;
+    left_ -= size;
+    return field;
+  }
+
+  const uint8_t* at_;
+  uint32_t left_;
+  bool good_ = true;
+};
+
+// The payload of an answer: fields, then bytes that stay where they are. Kept until the next
+// request, for the case that the host asks again.
+class AnswerFields {
+ public:
+  static constexpr uint32_t kCapacity = 80;
+
+  void Start(AnswerStatus status) {
+    size_ = 0;
+    tail_ = nullptr;
+    tail_size_ = 0;
+    U8(static_cast<uint8_t>(status));
+  }
+  AnswerFields& U8(uint8_t value) {
+    if (uint8_t* to = Add(1)) *to = value;
+    return *this;
+  }
+  AnswerFields& U16(uint16_t value) {
+    if (uint8_t* to = Add(2)) StoreLe16(to, value);
+    return *this;
+  }
+  AnswerFields& U32(uint32_t value) {
+    if (uint8_t* to = Add(4)) StoreLe32(to, value);
+    return *this;
+  }
+  AnswerFields& U64(uint64_t value) {
+    if (uint8_t* to = Add(8)) StoreLe64(to, value);
+    return *this;
+  }
+  AnswerFields& I32(int32_t value) { return U32(static_cast<uint32_t>(value)); }
+  AnswerFields& F32(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    return U32(bits);
+  }
+  // `data` must not change until the next request is carried out.
+  AnswerFields& Tail(const void* data, uint32_t size) {
+    tail_ = data;
+    tail_size_ = size;
+    return *this;
+  }
+  AnswerFields& Text(const char* text) {
+    return Tail(text, static_cast<uint32_t>(std::strlen(text)));
+  }
+
+  const uint8_t* data() const { return data_; }
+  uint32_t size() const { return size_; }
+  const void* tail() const { return tail_; }
+  uint32_t tail_size() const { return tail_size_; }
+
+ private:
+  uint8_t* Add(uint32_t size) {
+    if (size > kCapacity - size_) return nullptr;
+    uint8_t* to = data_ + size_;
+    size_ += size;
+    return to;
+  }
+
+  uint8_t data_[kCapacity] = {};
+  uint32_t size_ = 0;
+  const void* tail_ = nullptr;
+  uint32_t tail_size_ = 0;
+};
+
+}  // namespace tflm_zo
+
+#endif  // TFLM_ZO_MICRO_APP_MESSAGES_H_

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training in TFLM's C++ interpreter: on this machine, and on a Cortex-M4F in QEMU with the memory of a small board.
+
+Runs where TFLM_ROOT names TFLM's headers and libraries (micro_app/tflm/README.md).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_models
+from training_stream import RecordingTrainer
+
+from tflm_zo.board.arduino import export_sketch
+from tflm_zo.board.arena import TFLM_32, plan_arena
+from tflm_zo.model_file import load_model
+from tflm_zo.patch import patch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ROOT = Path(os.environ.get("TFLM_ROOT", ""))
+ARM_TOOLS = ("arm-none-eabi-g++", "qemu-system-arm")
+
+pytestmark = pytest.mark.skipif(not os.environ.get("TFLM_ROOT"), reason="TFLM_ROOT is not set: no TFLM to link")
+
+# Folder of TFLM_ROOT/lib, and whether it is for Arm.
+VARIANTS = [("x86_64", False), ("cortex-m4f", True), ("cortex-m4f-cmsis-nn", True)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a program printed and wrote."""
+
+    arena_used: int
+    right: list[int]
+    passes: int
+    weights: bytes
+
+
+def run(*command: str | Path) -> str:
+    result = subprocess.run([str(w) for w in command], capture_output=True, text=True)
+    if result.returncode != 0:
+        pytest.fail(f"{' '.join(map(str, command))}\n{result.stdout}\n{result.stderr}", pytrace=False)
+    return result.stdout
+
+
+def build(variant: str, arm: bool, model: bytes, folder: Path) -> Path:
+    """Export the model, link it with a TFLM, return the program."""
+    if not (ROOT / "lib" / variant / "libtensorflow-microlite.a").is_file():
+        pytest.skip(f"TFLM_ROOT has no lib/{variant}")
+    for tool in ("cmake", *(ARM_TOOLS if arm else ())):
+        if shutil.which(tool) is None:
+            pytest.skip(f"no {tool}")
+    export_sketch(model, folder / "Sketch", tflm_library="tree")
+    options = [f"-DTFLM_ROOT={ROOT}", f"-DTFLM_ZO_SKETCH={folder / 'Sketch'}", f"-DTFLM_VARIANT={variant}"]
+    if arm:
+        options.append(f"-DCMAKE_TOOLCHAIN_FILE={REPOSITORY / 'tests/cpp/cortex_m4f.cmake'}")
+    run("cmake", "-S", REPOSITORY / "micro_app/tflm", "-B", folder / "build", *options)
+    run("cmake", "--build", folder / "build")
+    return folder / "build/train_stream"
+
+
+def train(program: Path, arm: bool, stream: bytes) -> Outcome:
+    """Carry the stream out, return what came of it."""
+    recorded, weights = program.with_name("run.zos"), program.with_name("weights.bin")
+    recorded.write_bytes(stream)
+    if arm:
+        files = f"enable=on,arg=train_stream,arg={recorded},arg={weights}"
+        emulator = "qemu-system-arm -M mps2-an386 -display none -monitor none -serial none -semihosting-config"
+        text = run(*emulator.split(), files, "-kernel", program)
+    else:
+        text = run(program, recorded, weights)
+    used = re.search(r"arena (\d+) of", text)
+    passes = re.search(r"(\d+) passes", text)
+    assert used is not None and passes is not None, text
+    return Outcome(
+        arena_used=int(used[1]),
+        right=[int(n) for n in re.findall(r": (\d+) right", text)],
+        passes=int(passes[1]),
+        weights=weights.read_bytes(),
+    )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A run of the Python Trainer in the wheel's TFLM."""
+
+    model: bytes
+    stream: bytes
+    weights: bytes
+    right: list[int]
+    steps: int
+
+
+def record(
+    model: bytes, x: np.ndarray, y: np.ndarray, test: tuple[np.ndarray, np.ndarray], **hyperparameters: object
+) -> Reference:
+    trainer = RecordingTrainer(model, seed=7)
+    before = trainer.trained_bytes()
+    right = [round(trainer.evaluate(*test)["accuracy"] * len(test[0]))]
+    trainer.fit(x, y, verbose=False, **hyperparameters)
+    right.append(round(trainer.evaluate(*test)["accuracy"] * len(test[0])))
+    after = trainer.trained_bytes()
+    # Otherwise equal weights would prove nothing.
+    assert np.mean(np.frombuffer(before, np.uint8) != np.frombuffer(after, np.uint8)) > 0.05
+    return Reference(model, trainer.stream(), after, right, trainer.progress.step)
+
+
+@pytest.fixture(scope="module", params=["nodes", "weights", "accumulate"])
+def small_run(request: pytest.FixtureRequest) -> Reference:
+    """200 steps of everything that the ops can do, on a small model."""
+    rng = np.random.default_rng(2)
+    model = patch(small_models.small_model(), "all", adapter=True, accumulate=request.param == "accumulate")
+    y = rng.integers(0, 3, 100)
+    x = np.clip(rng.integers(-40, 40, (100, 8, 8, 1)) + 40 * y[:, None, None, None] - 40, -128, 127)
+    x = x.astype(np.int8)
+    method = {"nodes": "auto", "weights": "weights", "accumulate": "auto"}[request.param]
+    return record(model, x, y, (x[:50], y[:50]), method=method, epochs=8, batch_size=4, queries=2, node_lr=1e-3)
+
+
+@pytest.fixture(scope="module")
+def keyword_run(shared_data: Path) -> Reference:
+    """200 steps on keyword spotting with the drift "gain": head, last convolution and input adapter."""
+    original = (shared_data / "mlperf_tiny/kws_ref_model.tflite").read_bytes()
+    model = patch(original, "exact", adapter=True)
+    with np.load(shared_data / "kws01_dev.npz") as archive:
+        x = np.clip(archive["x"].astype(np.int16) + 15, -128, 127).astype(np.int8)
+        y = archive["y"]
+    return record(model, x[:400], y[:400], (x[400:500], y[400:500]), epochs=1, batch_size=2)
+
+
+def check(reference: Reference, outcome: Outcome) -> None:
+    assert reference.steps == 200
+    assert outcome.weights == reference.weights
+    assert outcome.right == reference.right
+
+
+@pytest.mark.parametrize(("variant", "arm"), VARIANTS[:2])
+def test_small_model_trains_to_the_same_bits(small_run: Reference, variant: str, arm: bool, tmp_path: Path) -> None:
+    check(small_run, train(build(variant, arm, small_run.model, tmp_path), arm, small_run.stream))
+
+
+@pytest.mark.parametrize(("variant", "arm"), VARIANTS)
+def test_keyword_spotting_trains_to_the_same_bits(
+    keyword_run: Reference, variant: str, arm: bool, tmp_path: Path
+) -> None:
+    """CMSIS-NN's kernels are meant to compute what the reference kernels do; here they do, to the bit."""
+    outcome = train(build(variant, arm, keyword_run.model, tmp_path), arm, keyword_run.stream)
+    check(keyword_run, outcome)
+    assert outcome.right[1] > outcome.right[0]
+    if arm:
+        plan = plan_arena(load_model(keyword_run.model), TFLM_32, cmsis_nn="cmsis" in variant)
+        assert abs(plan.used - outcome.arena_used) <= 0.03 * outcome.arena_used
+
+
+def test_damaged_stream_is_refused(small_run: Reference, tmp_path: Path) -> None:
+    program = build("x86_64", False, small_run.model, tmp_path)
+    with pytest.raises(pytest.fail.Exception, match="the stream ends too early"):
+        train(program, False, small_run.stream[:-100])
+    with pytest.raises(pytest.fail.Exception, match="not a training stream"):
+        train(program, False, b"ZOSX" + small_run.stream[4:])
