@@ -220,6 +220,14 @@ def test_keyword_spotting(shared_data: Path, options: dict[str, Any], settings: 
     train_both(model, data["x"][:44], data["y"][:44], **settings)
 
 
+def test_steps_of_more_passes_than_go_together(shared_data: Path) -> None:
+    """A step of 1040 passes needs more memory than the simulator takes at a time."""
+    data = np.load(shared_data / "kws01_dev.npz")
+    model = real_model(shared_data, "kws_ref_model.tflite", trainable="conv2d*", accumulate=True)
+    settings = {"epochs": 1, "batch_size": 16, "queries": 32, "layerwise": False}
+    train_both(model, data["x"][:16], data["y"][:16], **settings)
+
+
 @pytest.mark.parametrize("method", ["auto", "weights"])
 def test_resnet(shared_data: Path, method: str) -> None:
     """Additions: a branch that is not perturbed is needed behind one that is."""

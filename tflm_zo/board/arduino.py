@@ -24,7 +24,7 @@ from tflm_zo.patched import PatchedModel, read_patched
 _HEADER = "src/TflmZo.h"
 _SOURCES = "src/tflm_zo"
 _BY_LIBRARY, _BY_SKETCH = "#include <TflmZo.h>", '#include "src/TflmZo.h"'
-DEFAULT_EXAMPLE = "Train"
+DEFAULT_EXAMPLE = "Learner"
 # Beyond what the plan says, against differences between versions of TFLM and of its kernels.
 _ARENA_RESERVE = 0.03
 _ARENA_GRAIN = 256

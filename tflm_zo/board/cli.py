@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tflm_zo.board.arduino import DEFAULT_EXAMPLE
 from tflm_zo.board.boards import board_names
 from tflm_zo.files import read_bytes
 
@@ -44,7 +45,7 @@ def export() -> None:
 @_BOARD
 @_LIBRARY
 @_BATCH
-@click.option("--example", default="Train", show_default=True, help="The program that the sketch is made of.")
+@click.option("--example", default=DEFAULT_EXAMPLE, show_default=True, help="The program that the sketch is made of.")
 @_JSON
 def export_arduino(
     model: str, output: str, board: str, tflm_library: str, batch_size: int, example: str, as_json: bool
