@@ -101,6 +101,7 @@ void Schedule::TakePending(Command* command) {
 void Schedule::AddExactUpdate(Command* command) const {
   if (!settings_.exact) return;
   command->actions |= kHeadUpdate;
+  if (sample_ + 1 == batch_) command->actions |= kNodeApply;
   command->head_rate = settings_.head_rate * rate_scale_;
   command->head_seed =
       StreamKey(settings_.seed, Stream::kStep, step_,

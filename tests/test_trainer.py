@@ -123,6 +123,31 @@ def test_samples_without_features_do_not_blow_up_the_head() -> None:
     assert trainer.evaluate(x, np.arange(40) % 5)["loss"] < 2.0
 
 
+def test_collected_gradients_of_exact_layers_are_applied_beside_the_adapter() -> None:
+    """Their update rides on the adapter's passes, and so must the end of the batch."""
+    model = patch(small_models.small_model(), adapter=True, accumulate=True)
+    x, y = small_models.separable_samples(32, seed=3)
+    trainer = Trainer(model)
+    before = trainer.weights
+    trainer.fit(x, y, epochs=2, batch_size=8, verbose=False)
+    after = trainer.weights
+    closed = [node.layer for node in trainer.model.nodes if node.closed_form]
+    assert closed
+    for layer in closed:
+        assert not np.array_equal(before[f"{layer}/weights"], after[f"{layer}/weights"]), layer
+
+
+def test_adapter_in_front_of_the_head_is_trained_by_perturbation_alone() -> None:
+    """Pooling and reshaping alone lead from it to the head, but it is perturbed in the passes of exact updates."""
+    trainer = Trainer(patch(small_models.dense_model(), adapter=True))
+    assert not any(node.closed_form for node in trainer.model.nodes)
+    x = np.random.default_rng(5).integers(-100, 100, (16, *trainer.model.input_shape[1:])).astype(np.int8)
+    y = np.arange(16) % 5
+    before = trainer.weights["adapter/weights"]
+    trainer.fit(x, y, epochs=20, batch_size=8, adapter_lr=0.1, verbose=False)
+    assert not np.array_equal(before, trainer.weights["adapter/weights"])
+
+
 @pytest.mark.parametrize("method", ["auto", "exact", "nodes", "weights"])
 @pytest.mark.parametrize("trainable", ["all", "exact", "stem,spread", "bias", "head,bias"])
 def test_every_selection_can_be_trained(small: bytes, trainable: str, method: str) -> None:

@@ -77,7 +77,8 @@ def patch(
         trainable = f"{trainable},{input_adapter.NAME}"
     layers = trainable_layers(tree)
     end = find_loss_end(tree, layers, loss)
-    closed = closed_forms(tree, layers, end.head)
+    # The adapter is perturbed in the very passes that update in closed form.
+    closed = [f for f in closed_forms(tree, layers, end.head) if f.layer.name != input_adapter.NAME]
     exact = [form.layer.ordinal for form in closed]
     if end.head is not None:
         exact.append(end.head.ordinal)

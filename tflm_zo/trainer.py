@@ -18,6 +18,7 @@ from tflm_zo.bake import bake
 from tflm_zo.counter_random import permutation
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
+from tflm_zo.fit_plan import FitPlan
 from tflm_zo.interpreter import Interpreter
 from tflm_zo.op_options import KIND_RESIDUAL, LOSS_CROSS_ENTROPY
 from tflm_zo.patched import Parameter, read_patched
@@ -112,7 +113,7 @@ class Trainer:
         recipe = make_recipe(self.model, hyper)
         wants_rate = hyper.head_lr is None and recipe.exact
         probes = min(_PROBES, len(codes)) if wants_rate else 0
-        plan = _Plan(len(codes), hyper, recipe.passes_a_sample(hyper.antithetic), probes)
+        plan = FitPlan(len(codes), hyper, recipe.passes_a_sample(hyper.antithetic), probes)
         schedule = self._schedule(recipe, hyper, plan)
         if not resume:
             self.progress = Progress(step=self.progress.step)
@@ -142,7 +143,7 @@ class Trainer:
                 self._state.restore_clean()
         return history
 
-    def _schedule(self, recipe: Recipe, hyper: Hyperparameters, plan: _Plan) -> plugin.Schedule:
+    def _schedule(self, recipe: Recipe, hyper: Hyperparameters, plan: FitPlan) -> plugin.Schedule:
         return plugin.Schedule(
             seed=self.seed,
             antithetic=hyper.antithetic,
@@ -174,7 +175,7 @@ class Trainer:
         self,
         codes: np.ndarray,
         targets: np.ndarray,
-        plan: _Plan,
+        plan: FitPlan,
         schedule: plugin.Schedule,
         bar: ProgressBar,
         interrupt: threading.Event,
@@ -186,14 +187,11 @@ class Trainer:
         while progress.batch < plan.batches_in(progress.epoch) and not interrupt.is_set():
             batch = order[progress.batch * plan.batch_size :][: plan.batch_size]
             done = progress.epoch * plan.batches + progress.batch
-            for sample in schedule.step(progress.step, len(batch), plan.rate_scale(done)):
-                index = batch[sample]
-                report = self._pass(codes[index], targets[index], schedule.command)
-                loss += float(report[1:2].view(np.float32)[0])
-                hits += self._classes and int(report[2]) == int(targets[index][0])
-                count += 1
-                progress.passes += 1
-                bar.advance(1)
+            losses, hit = self._step(codes, targets, batch, plan.rate_scale(done), schedule, bar)
+            loss = add_in_order(loss, losses)
+            hits += hit
+            count += len(losses)
+            progress.passes += len(losses)
             progress.batch += 1
             progress.step += 1
             bar.show({"loss": loss / count} | ({"accuracy": hits / count} if self._classes else {}))
@@ -207,6 +205,25 @@ class Trainer:
         if self._classes:
             logs["accuracy"] = hits / max(count, 1)
         return logs
+
+    def _step(
+        self,
+        codes: np.ndarray,
+        targets: np.ndarray,
+        batch: np.ndarray,
+        rate_scale: float,
+        schedule: plugin.Schedule,
+        bar: ProgressBar,
+    ) -> tuple[np.ndarray, int]:
+        """Train on the samples ``batch``; returns the losses of all passes, in order, and the right answers."""
+        losses, hits = [], 0
+        for sample in schedule.step(self.progress.step, len(batch), rate_scale):
+            index = batch[sample]
+            report = self._pass(codes[index], targets[index], schedule.command)
+            losses.append(report[1:2].view(np.float32)[0])
+            hits += self._classes and int(report[2]) == int(targets[index][0])
+            bar.advance(1)
+        return np.array(losses, dtype=np.float32), hits
 
     # -- using the model -----------------------------------------------------------------------------------
 
@@ -312,38 +329,9 @@ class Trainer:
         return interpreter.get_output(_REPORT)
 
 
-class _Plan:
-    """How many batches a fit has, and the decay of its learning rates over them.
-
-    Raises :class:`ZoError` if ``passes`` does not suffice for one batch.
-    """
-
-    def __init__(self, samples: int, hyper: Hyperparameters, passes_a_sample: int, probes: int) -> None:
-        self.batch_size = min(hyper.batch_size, samples)
-        self.batches = -(-samples // self.batch_size)
-        self.lr_end = hyper.lr_end
-        self.steps = hyper.epochs * self.batches
-        passes_a_batch = passes_a_sample * self.batch_size
-        if hyper.passes is not None:
-            # One pass more an epoch may apply the last update.
-            an_epoch = passes_a_sample * samples + 1
-            whole, rest = divmod(max(hyper.passes - probes, 0), an_epoch)
-            self.steps = min(self.steps, whole * self.batches + max(rest - 1, 0) // passes_a_batch)
-        if self.steps == 0:
-            raise ZoError(
-                f"passes is {hyper.passes}, but {probes} go before the first batch and one batch takes "
-                f"{passes_a_batch}: raise passes, or lower batch_size or queries"
-            )
-        self.epochs = -(-self.steps // self.batches)
-        last = self.steps - (self.epochs - 1) * self.batches
-        self.total_passes = passes_a_sample * ((self.epochs - 1) * samples + min(last * self.batch_size, samples))
-
-    def batches_in(self, epoch: int) -> int:
-        return min(self.batches, self.steps - epoch * self.batches)
-
-    def rate_scale(self, step: int) -> float:
-        """Linear, so that every platform computes the same value."""
-        return 1.0 - (1.0 - self.lr_end) * step / self.steps
+def add_in_order(start: float, values: np.ndarray) -> float:
+    """Return the sum in double precision from the first to the last value, as a loop over passes adds them."""
+    return float(np.cumsum(np.concatenate([[start], values.astype(np.float64)]))[-1])
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 from tflm_zo import plugin
 from tflm_zo.counter_random import permutation
 from tflm_zo.errors import ZoError
+from tflm_zo.fit_plan import FitPlan
 from tflm_zo.op_options import LOSS_CROSS_ENTROPY
 from tflm_zo.patched import Parameter, read_patched
 from tflm_zo.progress import ProgressBar
@@ -21,7 +22,7 @@ from tflm_zo.samples import input_codes, target_codes
 from tflm_zo.serial.device import Device, model_hash
 from tflm_zo.serial.link import BoardRestarted
 from tflm_zo.serial.messages import Hello, StepTotals
-from tflm_zo.trainer import Callback, History, Progress, Trainer, _Plan
+from tflm_zo.trainer import Callback, History, Progress, Trainer
 
 
 class RemoteTrainer(Trainer):
@@ -108,7 +109,7 @@ class RemoteTrainer(Trainer):
         self.progress = Progress(epoch, batch, found.steps, self.progress.passes, found.head_rate)
         self.progress.passes += self._device.finish()
 
-    def _schedule(self, recipe: Recipe, hyper: Hyperparameters, plan: _Plan) -> plugin.Schedule:
+    def _schedule(self, recipe: Recipe, hyper: Hyperparameters, plan: FitPlan) -> plugin.Schedule:
         schedule = super()._schedule(recipe, hyper, plan)  # refuses what cannot be run
         capacity = self._device.hello.batch_capacity
         if plan.batch_size > capacity:
@@ -138,7 +139,7 @@ class RemoteTrainer(Trainer):
         self,
         codes: np.ndarray,
         targets: np.ndarray,
-        plan: _Plan,
+        plan: FitPlan,
         schedule: plugin.Schedule,
         bar: ProgressBar,
         interrupt: threading.Event,
@@ -153,7 +154,7 @@ class RemoteTrainer(Trainer):
         return self._epoch(codes, targets, plan, schedule, bar, interrupt)
 
     def _train_epoch(
-        self, codes: np.ndarray, targets: np.ndarray, plan: _Plan, bar: ProgressBar, interrupt: threading.Event
+        self, codes: np.ndarray, targets: np.ndarray, plan: FitPlan, bar: ProgressBar, interrupt: threading.Event
     ) -> dict[str, float]:
         """As the base class's, but the board goes through the passes of a batch by itself."""
         device, progress = self._device, self.progress

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from typing import Any
 
 import numpy as np
 
 from tflm_zo import plugin
-from tflm_zo.counter_random import permutation
 from tflm_zo.files import read_bytes
+from tflm_zo.fit_plan import FitPlan
 from tflm_zo.interpreter import Interpreter
 from tflm_zo.op_options import LOSS_CROSS_ENTROPY
 from tflm_zo.patched import read_patched
@@ -20,7 +19,7 @@ from tflm_zo.progress import ProgressBar
 from tflm_zo.recipe import Hyperparameters, Recipe
 from tflm_zo.samples import input_codes
 from tflm_zo.simulator.training import Samples, TrainingEngine
-from tflm_zo.trainer import History, Progress, Trainer, _Plan
+from tflm_zo.trainer import History, Progress, Trainer, add_in_order
 
 
 class SimTrainer(Trainer):
@@ -57,49 +56,27 @@ class SimTrainer(Trainer):
         finally:
             self._cached = None
 
-    def _schedule(self, recipe: Recipe, hyper: Hyperparameters, plan: _Plan) -> plugin.Schedule:
+    def _schedule(self, recipe: Recipe, hyper: Hyperparameters, plan: FitPlan) -> plugin.Schedule:
         self._passes_a_step = recipe.passes_a_sample(hyper.antithetic) * plan.batch_size
         return super()._schedule(recipe, hyper, plan)
 
-    def _epoch(
+    def _step(
         self,
         codes: np.ndarray,
         targets: np.ndarray,
-        plan: _Plan,
+        batch: np.ndarray,
+        rate_scale: float,
         schedule: plugin.Schedule,
         bar: ProgressBar,
-        interrupt: threading.Event,
-    ) -> dict[str, float]:
+    ) -> tuple[np.ndarray, int]:
         if self._cached is None:
             self._cached = self._engine.samples(codes, targets, cache=True)
-        progress = self.progress
-        order = permutation(self.seed, progress.epoch, len(codes))
-        loss, hits, count = 0.0, 0, 0
-        while progress.batch < plan.batches_in(progress.epoch) and not interrupt.is_set():
-            batch = order[progress.batch * plan.batch_size :][: plan.batch_size]
-            done = progress.epoch * plan.batches + progress.batch
-            commands, places = self._commands(schedule, len(batch), plan.rate_scale(done))
-            indices = batch[places]
-            reports, _ = self._engine.run(self._cached, commands, indices)
-            loss = _add_in_order(loss, reports["loss"])
-            if self._classes:
-                hits += int(np.sum(reports["prediction"] == targets[indices, 0]))
-            count += len(indices)
-            progress.passes += len(indices)
-            progress.batch += 1
-            progress.step += 1
-            bar.advance(len(indices))
-            bar.show({"loss": loss / count} | ({"accuracy": hits / count} if self._classes else {}))
-        if schedule.flush():
-            self._pass(codes[0], targets[0], schedule.command)
-            progress.passes += 1
-        # More than that: the fit is resumed with larger batches or fewer passes.
-        if progress.batch >= plan.batches_in(progress.epoch):
-            progress.epoch, progress.batch = progress.epoch + 1, 0
-        logs = {"loss": loss / max(count, 1), "passes": progress.passes}
-        if self._classes:
-            logs["accuracy"] = hits / max(count, 1)
-        return logs
+        commands, places = self._commands(schedule, len(batch), rate_scale)
+        indices = batch[places]
+        reports, _ = self._engine.run(self._cached, commands, indices)
+        bar.advance(len(indices))
+        hits = int(np.sum(reports["prediction"] == targets[indices, 0])) if self._classes else 0
+        return reports["loss"], hits
 
     def _commands(self, schedule: plugin.Schedule, batch: int, rate_scale: float) -> tuple[np.ndarray, np.ndarray]:
         """Commands of all passes of the next step, and which sample of the batch each is for."""
@@ -129,7 +106,7 @@ class SimTrainer(Trainer):
         """Return ``loss`` and, for classes, ``accuracy`` (of the model's int8 output) on samples and labels."""
         codes, targets = self._codes_and_targets(x, y)
         reports, outputs = self._measure(codes, targets, self._evaluate)
-        scores = {"loss": _add_in_order(0.0, reports["loss"]) / len(codes)}
+        scores = {"loss": add_in_order(0.0, reports["loss"]) / len(codes)}
         if self._classes:
             one_unit = self.model.loss.outputs == 1
             classes = reports["prediction"] if one_unit else outputs.reshape(len(codes), -1).argmax(axis=1)
@@ -164,8 +141,3 @@ class SimTrainer(Trainer):
         samples = self._engine.samples(x[None], target[None])
         reports, _ = self._engine.run(samples, command.view(plugin.COMMAND_DTYPE), np.zeros(1, dtype=np.int32))
         return reports.view(np.int32)
-
-
-def _add_in_order(start: float, values: np.ndarray) -> float:
-    """Sum in double precision from the first to the last value, as a loop over passes adds them."""
-    return float(np.cumsum(np.concatenate([[start], values.astype(np.float64)]))[-1])
