@@ -192,7 +192,8 @@ def select(model: Any, layers: list[Layer], trainable: str, exact: frozenset[int
         chosen = set(exact) if part == "exact" else _matching(graph, layers, part)
         if not chosen:
             names = ", ".join(layer.name for layer in layers)
-            raise ZoError(f"--trainable: {part!r} matches no layer; the layers are: {names}")
+            hint = " (none has a gradient in closed form; try all or last:K)" if part == "exact" else ""
+            raise ZoError(f"--trainable: {part!r} matches no layer{hint}; the layers are: {names}")
         weights |= chosen
         biases |= {i for i in chosen if layers[i].bias >= 0}
     if not weights and not biases:
