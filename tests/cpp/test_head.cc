@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+#include <cstdint>
+
+#include "check.h"
+#include "head.h"
+#include "loss.h"
+#include "vectors.h"
+
+using namespace tflm_zo;
+
+namespace {
+
+constexpr int32_t kOutputs = 5;
+constexpr int32_t kFeatures = 40;
+
+struct Fixture {
+  int8_t weights[kOutputs * kFeatures];
+  int8_t residual[kOutputs * kFeatures] = {};
+  int32_t bias[kOutputs] = {10, -20, 30, -40, 50};
+  int8_t input[kFeatures];
+  float accumulator_scales[kOutputs];
+  float weight_factors[kOutputs];
+  Head head;
+
+  Fixture() {
+    FillCodes(weights, kOutputs * kFeatures, 3);
+    FillCodes(input, kFeatures, 4);
+    for (int32_t j = 0; j < kOutputs; ++j) {
+      accumulator_scales[j] = 0.0004f;
+      weight_factors[j] = 4.0f;
+    }
+    head = Head{weights, residual,           bias,          input, kOutputs, kFeatures, -7,
+                127,     accumulator_scales, weight_factors};
+  }
+};
+
+}  // namespace
+
+TEST(LossesAndGradientsAreThoseOfTheDefinition) {
+  float logits[kOutputs] = {1.5f, -2.0f, 0.25f, 3.0f, -0.5f};
+  double sum = 0.0;
+  for (float z : logits) sum += std::exp(static_cast<double>(z));
+  const float loss = CrossEntropy(logits, kOutputs, 2);
+  CHECK(std::fabs(loss - (std::log(sum) - 0.25)) < 1e-6);
+  CrossEntropyGradient(logits, kOutputs, 2);
+  float total = 0.0f;
+  for (float g : logits) total += g;
+  CHECK(std::fabs(total) < 1e-6f);
+  CHECK(std::fabs(logits[2] - (std::exp(0.25) / sum - 1.0)) < 1e-6);
+  CHECK_EQ(Digest(logits, kOutputs), 3627360697u);
+
+  float unit = 0.7f;
+  CHECK(std::fabs(CrossEntropy(&unit, 1, 1) - std::log1p(std::exp(-0.7))) < 1e-6);
+
+  float outputs[2] = {0.5f, -1.0f};
+  const int8_t target[2] = {4, -4};
+  CHECK(std::fabs(MeanSquaredError(outputs, target, 2, 0.25f, 0) - 0.125f) < 1e-7f);
+  MeanSquaredErrorGradient(outputs, target, 2, 0.25f, 0);
+  CHECK_EQ(outputs[0] == -0.5f && outputs[1] == 0.0f, true);
+}
+
+TEST(HeadLearnsItsSample) {
+  Fixture f;
+  float logits[kOutputs];
+  HighResolutionLogits(f.head, logits);
+  int32_t accumulator = 10;
+  for (int32_t k = 0; k < kFeatures; ++k) accumulator += f.weights[k] * (f.input[k] + 7);
+  CHECK(logits[0] == static_cast<float>(accumulator) * 0.0004f);
+  const float before = CrossEntropy(logits, kOutputs, 1);
+  for (uint32_t step = 0; step < 30; ++step) {
+    HighResolutionLogits(f.head, logits);
+    CrossEntropyGradient(logits, kOutputs, 1);
+    HeadUpdate(f.head, logits, 0.001f, step);
+  }
+  HighResolutionLogits(f.head, logits);
+  CHECK(CrossEntropy(logits, kOutputs, 1) < 0.5f * before);
+  CHECK_EQ(Digest(f.weights, kOutputs * kFeatures), 3913335543u);
+  CHECK_EQ(Digest(f.residual, kOutputs * kFeatures), 924181277u);
+  CHECK_EQ(Digest(f.bias, kOutputs), 1712668885u);
+}
+
+TEST(FeatureGradientIsTheTransposedProduct) {
+  Fixture f;
+  float gradient[kOutputs];
+  for (int32_t j = 0; j < kOutputs; ++j) gradient[j] = Real(8, j, 1.0f);
+  float features[kFeatures];
+  FeatureGradient(f.head, gradient, 0.02f, features);
+  for (int32_t k = 0; k < kFeatures; ++k) {
+    double expected = 0.0;
+    for (int32_t j = 0; j < kOutputs; ++j)
+      expected += gradient[j] * 0.02 * f.weights[j * kFeatures + k];
+    CHECK(std::fabs(features[k] - expected) < 1e-4);
+  }
+  CHECK_EQ(Digest(features, kFeatures), 3772327285u);
+}
+
+CHECK_MAIN()
