@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import numpy as np
 
 from tflm_zo import __version__
 from tflm_zo.board.cli import add_commands as add_board_commands
-from tflm_zo.cli_options import hyperparameter_options, methods_by_layer
+from tflm_zo.cli_options import finish, hyperparameter_options, json_option, methods_by_layer, report_scores
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, require_writable, write_atomic
 from tflm_zo.serial.cli import monitor, simulate
@@ -34,19 +32,6 @@ class _Command(click.Group):
             ctx.exit(1)
 
 
-def _json_option(command: Callable) -> Callable:
-    return click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")(command)
-
-
-def _finish(as_json: bool, result: dict[str, Any]) -> None:
-    if as_json:
-        click.echo(json.dumps(result))
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
 @click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tflm-zo")
 def main() -> None:
@@ -57,7 +42,7 @@ def main() -> None:
 @click.argument("model", type=_IN)
 @click.option("--data", required=True, type=_IN, help=".npz with representative x, and y for accuracies.")
 @click.option("-o", "--output", required=True, type=_OUT, help="The int8 .tflite to write.")
-@_json_option
+@json_option
 def convert(model: str, data: str, output: str, as_json: bool) -> None:
     """Convert a Keras model (.keras, .h5) to a full int8 .tflite."""
     from tflm_zo.convert import accuracy_report
@@ -73,7 +58,7 @@ def convert(model: str, data: str, output: str, as_json: bool) -> None:
         result |= {"metric": report.metric, "float": report.float_value, "int8": report.int8_value}
         click.echo(str(report))
     write_atomic(output, tflite)
-    _finish(as_json, result)
+    finish(as_json, result)
 
 
 @main.command()
@@ -94,7 +79,7 @@ def convert(model: str, data: str, output: str, as_json: bool) -> None:
 )
 @click.option("--adapter", is_flag=True, help="Put a trainable gain and offset per input channel in front.")
 @click.option("--accumulate", is_flag=True, help="Keep batch gradients: 4 bytes of RAM a trained weight.")
-@_json_option
+@json_option
 def patch(model: str, output: str, trainable: str, loss: str, adapter: bool, accumulate: bool, as_json: bool) -> None:
     """Add training ops to an int8 .tflite and put its trainable weights in the arena."""
     from tflm_zo.inspect import inspect as look
@@ -108,7 +93,7 @@ def patch(model: str, output: str, trainable: str, loss: str, adapter: bool, acc
         f"{output}: {len(trained)} of {len(found.layers)} layers trainable, loss {found.loss}, "
         f"{found.ram_bytes} bytes of weights in RAM, arena {found.arena_bytes} bytes"
     )
-    _finish(
+    finish(
         as_json,
         {
             "trainable": [row.name for row in trained],
@@ -122,7 +107,7 @@ def patch(model: str, output: str, trainable: str, loss: str, adapter: bool, acc
 
 @main.command()
 @click.argument("model", type=_IN)
-@_json_option
+@json_option
 def inspect(model: str, as_json: bool) -> None:
     """Show a model's layers, what is trainable, and the memory it takes."""
     from tflm_zo.inspect import inspect as look
@@ -141,7 +126,7 @@ def inspect(model: str, as_json: bool) -> None:
         f"model {found.model_bytes} bytes; trainable in RAM {found.ram_bytes} bytes; "
         f"arena {found.arena_bytes} bytes (64-bit host)"
     )
-    _finish(
+    finish(
         as_json,
         {
             "patched": found.patched,
@@ -163,7 +148,7 @@ def inspect(model: str, as_json: bool) -> None:
 @click.option("--arena-size", type=int, help="Bytes; default: as much as the model needs.")
 @click.option("--resume", type=_IN, help="A checkpoint of an interrupted training to go on from.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-@_json_option
+@json_option
 def train(
     model: str,
     data: str,
@@ -201,25 +186,15 @@ def train(
     result |= {f"train_{name}": last[name] for name in ("loss", "accuracy") if name in last}
     if held_out:
         after = trainer.evaluate(*held_out)
-        for name, value in after.items():
-            shown = (
-                (_percent(before[name]), _percent(value))
-                if name == "accuracy"
-                else (
-                    f"{before[name]:.4f}",
-                    f"{value:.4f}",
-                )
-            )
-            click.echo(f"test {name}: {shown[0]} before, {shown[1]} after")
-        result |= {f"before_{k}": v for k, v in before.items()} | {f"after_{k}": v for k, v in after.items()}
-    _finish(as_json, result)
+        result |= report_scores(before, after)
+    finish(as_json, result)
 
 
 @main.command(name="eval")
 @click.argument("model", type=_IN)
 @click.option("--data", required=True, type=_IN, help=".npz with x and y.")
 @click.option("--checkpoint", type=_IN, help="Trained weights for a patched model.")
-@_json_option
+@json_option
 def evaluate(model: str, data: str, checkpoint: str | None, as_json: bool) -> None:
     """Measure a model, patched or plain, on labelled samples."""
     from tflm_zo.evaluate import evaluate_plain
@@ -240,14 +215,14 @@ def evaluate(model: str, data: str, checkpoint: str | None, as_json: bool) -> No
     else:
         scores = evaluate_plain(model_bytes, x, np.asarray(y))
     click.echo(", ".join(f"{name}: {value:.4f}" for name, value in scores.items()))
-    _finish(as_json, scores)
+    finish(as_json, scores)
 
 
 @main.command()
 @click.argument("model", type=_IN)
 @click.option("--checkpoint", type=_IN, required=True, help="Trained weights, from train.")
 @click.option("-o", "--output", required=True, type=_OUT, help="The plain int8 .tflite to write.")
-@_json_option
+@json_option
 def bake(model: str, checkpoint: str, output: str, as_json: bool) -> None:
     """Write trained weights back into a plain int8 .tflite."""
     from tflm_zo.trainer import Trainer
@@ -257,19 +232,19 @@ def bake(model: str, checkpoint: str, output: str, as_json: bool) -> None:
     baked = trainer.bake()
     write_atomic(output, baked)
     click.echo(f"{output}: {len(baked)} bytes, runs on any TFLite or TFLM")
-    _finish(as_json, {"model_bytes": len(baked)})
+    finish(as_json, {"model_bytes": len(baked)})
 
 
 @main.command()
 @click.option("-o", "--output", default="demo_out", show_default=True, help="Folder for picture and models.")
 @click.option("--seed", default=0, show_default=True)
-@_json_option
+@json_option
 def demo(output: str, seed: int, as_json: bool) -> None:
     """Digits that drift: convert, patch, train in TFLM, bake, compare with back-propagation."""
     from tflm_zo.demo import run_demo
 
     result = run_demo(Path(output), seed, show=lambda line: click.echo(line))
-    _finish(as_json, result)
+    finish(as_json, result)
 
 
 add_board_commands(main)

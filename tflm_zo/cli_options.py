@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -66,6 +68,28 @@ def hyperparameter_options(command: Callable) -> Callable:
     for option in reversed(_HYPERPARAMETERS):
         command = option(command)
     return command
+
+
+def json_option(command: Callable) -> Callable:
+    """Give a command ``--json``, as its parameter ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")(command)
+
+
+def finish(as_json: bool, result: dict[str, Any]) -> None:
+    """End a command: with ``--json`` the last line of output is its result."""
+    if as_json:
+        click.echo(json.dumps(result))
+
+
+def report_scores(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """Print test scores before and after training, and return them as parts of a command's result."""
+    for name, value in after.items():
+        click.echo(f"test {name}: {_shown(name, before[name])} before, {_shown(name, value)} after")
+    return {f"before_{k}": v for k, v in before.items()} | {f"after_{k}": v for k, v in after.items()}
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if name == "accuracy" else f"{value:.4f}"
 
 
 def methods_by_layer(options: tuple[str, ...]) -> str | dict[str, str]:

@@ -8,10 +8,10 @@ import enum
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from tflm_zo.compiled import compiled_file
 from tflm_zo.errors import ZoError
 from tflm_zo.op_options import KIND_BIAS
 from tflm_zo.training_ops import COMMAND_WORDS, moments_words
@@ -102,17 +102,7 @@ def library() -> ctypes.CDLL:
 
     Raises :class:`ZoError` if the package was installed without it.
     """
-    folders = [Path(__file__).parent]
-    try:  # an editable install keeps compiled files elsewhere
-        import importlib.resources
-
-        folders.append(Path(str(importlib.resources.files("tflm_zo"))))
-    except (ImportError, TypeError):  # pragma: no cover
-        pass
-    path = next((f / "_plugin.so" for f in folders if (f / "_plugin.so").exists()), None)
-    if path is None:
-        raise ZoError("the op plugin (_plugin.so) is missing: install the package with `pip install .`")
-    lib = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    lib = ctypes.CDLL(str(compiled_file("_plugin.so", "the op plugin")), mode=ctypes.RTLD_GLOBAL)
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     lib.tflm_zo_parameter.argtypes = [
         pointer,

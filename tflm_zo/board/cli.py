@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import click
 
 from tflm_zo.board.arduino import DEFAULT_EXAMPLE
 from tflm_zo.board.boards import board_names
+from tflm_zo.cli_options import finish, json_option
 from tflm_zo.files import read_bytes
 
 _MODEL = click.argument("model", type=click.Path(dir_okay=False))
@@ -26,12 +24,6 @@ _LIBRARY = click.option(
 _BATCH = click.option(
     "--batch-size", default=16, show_default=True, help="The most samples of a training step on the board."
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
-
-
-def _finish(as_json: bool, result: dict[str, Any]) -> None:
-    if as_json:
-        click.echo(json.dumps(result))
 
 
 @click.group()
@@ -46,7 +38,7 @@ def export() -> None:
 @_LIBRARY
 @_BATCH
 @click.option("--example", default=DEFAULT_EXAMPLE, show_default=True, help="The program that the sketch is made of.")
-@_JSON
+@json_option
 def export_arduino(
     model: str, output: str, board: str, tflm_library: str, batch_size: int, example: str, as_json: bool
 ) -> None:
@@ -66,7 +58,7 @@ def export_arduino(
         f"ops {', '.join(done.ops)}"
     )
     click.echo(f"next: tflm-zo build {output} --board {board} (README.md there has the commands of arduino-cli)")
-    _finish(
+    finish(
         as_json,
         {
             "files": done.files,
@@ -83,7 +75,7 @@ def export_arduino(
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder of the library.")
 @_LIBRARY
 @_BATCH
-@_JSON
+@json_option
 def export_arduino_library(model: str | None, output: str, tflm_library: str, batch_size: int, as_json: bool) -> None:
     """Write the ops and the app as an Arduino library, for sketches of your own; with MODEL, examples too."""
     from tflm_zo.board.arduino import export_library
@@ -91,7 +83,7 @@ def export_arduino_library(model: str | None, output: str, tflm_library: str, ba
     data = None if model is None else read_bytes(model)
     files = export_library(output, data, tflm_library=tflm_library, batch_size=batch_size)
     click.echo(f"{output}: {len(files)} files; put the folder into the libraries folder of your sketchbook")
-    _finish(as_json, {"files": files})
+    finish(as_json, {"files": files})
 
 
 @click.command()
@@ -100,7 +92,7 @@ def export_arduino_library(model: str | None, output: str, tflm_library: str, ba
 @_LIBRARY
 @_BATCH
 @click.option("--picture", type=click.Path(dir_okay=False), help="A .png to write (needs matplotlib).")
-@_JSON
+@json_option
 def plan(model: str, board: str, tflm_library: str, batch_size: int, picture: str | None, as_json: bool) -> None:
     """Show a patched model's RAM and flash against a board's; exit status 1 if it does not fit."""
     from tflm_zo.board.plan import plan_memory, plan_picture, plan_text
@@ -110,7 +102,7 @@ def plan(model: str, board: str, tflm_library: str, batch_size: int, picture: st
     if picture:
         plan_picture(result, picture)
         click.echo(f"picture: {picture}")
-    _finish(
+    finish(
         as_json,
         {
             "fits": result.fits,

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tflm_zo.cli_options import hyperparameter_options, methods_by_layer
+from tflm_zo.cli_options import finish, hyperparameter_options, json_option, methods_by_layer, report_scores
 from tflm_zo.files import read_bytes, require_writable, write_atomic
 
 _IN = click.Path(dir_okay=False)
@@ -71,7 +70,7 @@ def simulate(model: str, flash: str | None, batch_size: int, link: str | None) -
 @click.option("--checkpoints/--no-checkpoints", default=True, help="Save in the board's flash after each epoch.")
 @click.option("--timeout", default=20.0, show_default=True, help="Seconds without an answer until it is given up.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-@click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
+@json_option
 def monitor(
     port: str,
     data: str,
@@ -126,12 +125,5 @@ def monitor(
         result |= {f"train_{name}": last[name] for name in ("loss", "accuracy") if name in last}
     if held_out:
         after = trainer.evaluate(*held_out)
-        for name, value in after.items():
-            click.echo(f"test {name}: {_shown(name, before[name])} before, {_shown(name, value)} after")
-        result |= {f"before_{k}": v for k, v in before.items()} | {f"after_{k}": v for k, v in after.items()}
-    if as_json:
-        click.echo(json.dumps(result))
-
-
-def _shown(name: str, value: float) -> str:
-    return f"{100 * value:.1f} %" if name == "accuracy" else f"{value:.4f}"
+        result |= report_scores(before, after)
+    finish(as_json, result)

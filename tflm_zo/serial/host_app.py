@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.resources
 import mmap
 import os
 import select
@@ -16,6 +15,7 @@ from types import TracebackType
 
 import numpy as np
 
+from tflm_zo.compiled import compiled_file
 from tflm_zo.errors import ZoError
 from tflm_zo.interpreter import Interpreter
 from tflm_zo.op_options import LOSS_CROSS_ENTROPY
@@ -69,12 +69,7 @@ class _Config(ctypes.Structure):
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    # An editable install keeps compiled files elsewhere than the sources.
-    folders = [Path(__file__).resolve().parents[1], Path(str(importlib.resources.files("tflm_zo")))]
-    path = next((f / "_app.so" for f in folders if (f / "_app.so").exists()), None)
-    if path is None:
-        raise ZoError("the app (_app.so) is missing: install the package with `pip install .`")
-    library = ctypes.CDLL(str(path))
+    library = ctypes.CDLL(str(compiled_file("_app.so", "the app")))
     library.tflm_zo_app_new.argtypes = [ctypes.POINTER(_Config)]
     library.tflm_zo_app_new.restype = ctypes.c_void_p
     for name in ("free", "start", "poll", "model_status"):
