@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import signal
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 import small_models
 
-from tflm_zo import Trainer, patch
+from tflm_zo import Trainer, ZoError, patch
+from tflm_zo.demo import run_demo
 from tflm_zo.evaluate import predict_plain
 
 TFLM_ZO = [sys.executable, "-m", "tflm_zo.cli"]
@@ -117,6 +119,14 @@ def test_patch_inspect_train_eval_bake(folder: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["baked.tflite", "state", "zo.tflite"]
 
 
+def test_the_demo_names_what_is_missing_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sklearn" else find_spec(name))
+    with pytest.raises(ZoError, match=r"needs sklearn: pip install tflm-zo\[demo\]"):
+        run_demo(tmp_path / "demo")
+    assert not (tmp_path / "demo").exists()
+
+
 def test_going_on_with_a_finished_training_says_so(folder: Path, tmp_path: Path) -> None:
     """--resume of a training that is complete trains nothing and keeps the weights."""
     words = ["train", "head.tflite", "--data", "data.npz", "--epochs", "2", "--quiet", "-o"]
@@ -192,6 +202,7 @@ REFUSED: list[tuple[list[str], str]] = [
     ([*TRAIN, "data.npz", "--lr-end", "2"], "lr_end is 2"),
     ([*TRAIN, "data.npz", "--head-lr", "nan"], "head_lr is nan"),
     ([*TRAIN, "data.npz", "--resume", "all.state"], "all.state is a checkpoint of another model"),
+    ([*TRAIN, "data.npz", "--resume", "head.state", "--seed", "5"], "goes on with its own seed, 0"),
     ([*TRAIN, "data.npz", "--resume", "cut.state"], "cut.state is not a checkpoint, or is damaged"),
     (["train", "all.tflite", "-o", "OUT", "--data", "data.npz", "--method", "weights", "--sigma", "99"], "sigma is 99"),
     (["train", "all.tflite", "-o", "OUT", "--data", "data.npz", "--method", "weights", "--lr", "-1"], "lr is -1"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -329,3 +330,14 @@ def test_patched_graph_has_the_models_own_inputs_and_outputs_first(small: bytes)
     added = [after.tensors[i] for i in (*after.inputs[1:], *after.outputs[1:])]
     assert [t.name for t in added] == [b"zo/command", b"zo/target", b"zo/report"]
     assert [shape_of(t) for t in added] == [(20,), (1,), (8,)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_damaged_models_are_refused_or_patched(small: bytes, seed: int) -> None:
+    """One flipped bit anywhere: a clear refusal, or a patched model; never another error."""
+    rng = np.random.default_rng(seed)
+    for _ in range(150):
+        damaged = bytearray(small)
+        damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+        with contextlib.suppress(ZoError):
+            assert load_model(patch(bytes(damaged), "all")).subgraphs

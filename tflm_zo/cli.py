@@ -172,6 +172,9 @@ def train(
     trainer = Trainer(read_bytes(model), seed=seed, arena_size=arena_size)
     if resume:
         trainer.load(resume)
+        given = click.get_current_context().get_parameter_source("seed") == click.core.ParameterSource.COMMANDLINE
+        if given and seed != trainer.seed:
+            raise ZoError(f"{resume} goes on with its own seed, {trainer.seed}: leave out --seed {seed}")
     before = trainer.evaluate(*held_out) if held_out else {}
     if method:
         hyperparameters["method"] = methods_by_layer(method)

@@ -8,7 +8,6 @@ it does not raise but crashes. None of that may reach the user.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import subprocess
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tflm_zo.errors import ZoError
+from tflm_zo.evaluate import predict_values
 from tflm_zo.keras_support import (
     as_samples,
     first_line,
@@ -119,7 +119,7 @@ def accuracy_report(keras_model: Any, tflite_model: bytes, x: ArrayLike, y: Arra
     if targets.ndim == 0 or len(targets) != len(inputs):
         raise ZoError(f"y has shape {targets.shape}, x has {len(inputs)} samples: give one y each")
     outputs = predict_float(model, inputs)
-    quantized = _predict_int8(tflite_model, inputs)
+    quantized = predict_values(tflite_model, inputs).reshape(len(inputs), -1)
     if quantized.shape != outputs.shape:
         raise ZoError(
             f"the int8 model gives {quantized.shape[1]} outputs, '{model.name}' gives "
@@ -442,35 +442,3 @@ def _isolate(tf: Any, keras: Any, model: Any, samples: NDArray[np.float32], oute
                 inner = _isolate(tf, keras, operation, arrays[0], name + "/")
             return inner or _phrase(name, operation)
     return None
-
-
-def _predict_int8(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Outputs ``(n, values per sample)`` of an int8 model in TFLM, in real units."""
-    from tflite_micro import runtime
-
-    try:
-        with quiet():
-            interpreter = runtime.Interpreter.from_bytes(content, arena_size=max(_MIN_ARENA_BYTES, 10 * len(content)))
-    except Exception as error:
-        raise ZoError(f"TFLM cannot load the int8 model: {first_line(error)}") from error
-    source = interpreter.get_input_details(0)
-    sink = interpreter.get_output_details(0)
-    if source["dtype"] != np.int8 or sink["dtype"] != np.int8:
-        raise ZoError("the .tflite is not an int8 model: convert it with int8 input and output")
-    shape = tuple(int(size) for size in source["shape"])
-    if math.prod(shape) != x[0].size:
-        raise ZoError(f"x has samples of shape {x.shape[1:]}, the int8 model takes {shape[1:]}")
-    in_scale, in_zero = _quantization(source)
-    out_scale, out_zero = _quantization(sink)
-    codes = np.clip(np.round(x / in_scale) + in_zero, -128, 127).astype(np.int8)
-    outputs = []
-    for sample in codes:
-        interpreter.set_input(sample.reshape(shape), 0)
-        interpreter.invoke()
-        outputs.append(interpreter.get_output(0).ravel())
-    return ((np.stack(outputs).astype(np.float32) - out_zero) * out_scale).astype(np.float32)
-
-
-def _quantization(details: dict[str, Any]) -> tuple[np.float32, int]:
-    parameters = details["quantization_parameters"]
-    return np.float32(parameters["scales"][0]), int(parameters["zero_points"][0])

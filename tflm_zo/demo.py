@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from tflm_zo.trainer import Trainer
 
 TRAINABLE = "exact"
 EPOCHS = 40
+_EXTRAS = ("tensorflow", "sklearn", "matplotlib")
 _SHOWN = 8  # sample images in the picture
 
 
@@ -32,6 +34,9 @@ def run_demo(folder: Path, seed: int = 0, show: Callable[[str], None] = print) -
     (of training in TFLM) and arena_bytes. Raises :class:`ZoError` if an extra is missing or the folder cannot
     be written.
     """
+    missing = [name for name in _EXTRAS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ZoError(f"the demo needs {', '.join(missing)}: pip install tflm-zo[demo]")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -124,11 +129,9 @@ def _picture(
     after: np.ndarray,
 ) -> bytes:
     """Return a PNG: learning curve, and test images with the model's answers before and after."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ZoError("the demo needs matplotlib: pip install tflm-zo[demo]") from error
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     halves = figure.add_gridspec(1, 2, width_ratios=(1, 1.15))

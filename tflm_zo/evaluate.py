@@ -7,7 +7,7 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.interpreter import Interpreter
-from tflm_zo.layers import quantization_of
+from tflm_zo.layers import Quantization, quantization_of
 from tflm_zo.model_file import load_model, shape_of
 from tflm_zo.samples import class_indices, dequantize, input_codes
 
@@ -24,12 +24,15 @@ def predict_plain(model: bytes, x: np.ndarray) -> np.ndarray:
     return np.concatenate([interpreter.run(sample) for sample in codes])
 
 
+def predict_values(model: bytes, x: np.ndarray) -> np.ndarray:
+    """Return the outputs (n, ...) of a plain model for ``x`` (n, ...) as float32, in the output's real units."""
+    outputs, quantization = predict_plain(model, x), _output_quantization(model)
+    return outputs if quantization is None else dequantize(outputs, quantization)
+
+
 def evaluate_plain(model: bytes, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """Return ``accuracy`` for class indices ``y`` (n,), or ``mean_squared_error`` for vectors (n, ...)."""
-    outputs = predict_plain(model, x)
-    graph = load_model(model).subgraphs[0]
-    quantization = quantization_of(graph.tensors[graph.outputs[0]])
-    values = outputs if quantization is None else dequantize(outputs, quantization)
+    values = predict_values(model, x)
     y = np.asarray(y)
     if y.ndim == 0 or len(y) != len(values):
         raise ZoError(f"y has shape {y.shape}, but x has {len(values)} samples: give one label a sample")
@@ -41,6 +44,12 @@ def evaluate_plain(model: bytes, x: np.ndarray, y: np.ndarray) -> dict[str, floa
     target = y.reshape(len(y), -1).astype(np.float64)
     if target.shape != flat.shape:
         raise ZoError(f"y has {target.shape[1]} values a sample, the model's output {flat.shape[1]}")
+    quantization = _output_quantization(model)
     if y.dtype == np.int8 and quantization is not None:
         target = dequantize(y.reshape(len(y), -1), quantization).astype(np.float64)
     return {"mean_squared_error": float(np.mean((flat - target) ** 2))}
+
+
+def _output_quantization(model: bytes) -> Quantization | None:
+    graph = load_model(model).subgraphs[0]
+    return quantization_of(graph.tensors[graph.outputs[0]])

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tflm_zo.errors import ZoError
 from tflm_zo.layers import Layer, quantization_of
-from tflm_zo.model_file import builtin_code, constant, schema, shape_of
+from tflm_zo.model_file import DAMAGED, builtin_code, constant, schema, shape_of
 
 CONVOLUTION, DEPTHWISE, FULLY_CONNECTED = 0, 1, 2
 
@@ -55,7 +56,10 @@ class ClosedForm:
 
 
 def layer_shape(tree: Any, layer: Layer) -> LayerShape:
-    """Return a layer's geometry; paddings as TFLite computes them (half of the total before)."""
+    """Return a layer's geometry; paddings as TFLite computes them (half of the total before).
+
+    Raises :class:`ZoError` for shapes, strides or dilations that no such layer has.
+    """
     graph = tree.subgraphs[0]
     operator = graph.operators[layer.operator_index]
     x, w, y = (shape_of(graph.tensors[i]) for i in (layer.input, layer.weights, layer.output))
@@ -71,6 +75,9 @@ def layer_shape(tree: Any, layer: Layer) -> LayerShape:
         return max(reach - size, 0) // 2 if same else 0
 
     dilations = (options.dilationHFactor, options.dilationWFactor)
+    steps = (options.strideH, options.strideW, *dilations)
+    if len(x) != 4 or len(y) != 4 or not all(0 < step < 1 << 15 for step in steps):
+        raise ZoError(f"layer {layer.name} has shapes, strides or dilations that do not fit: {DAMAGED}")
     return LayerShape(
         DEPTHWISE if depthwise else CONVOLUTION,
         x[1],
@@ -135,6 +142,8 @@ def closed_forms(tree: Any, layers: list[Layer], head: Layer | None) -> list[Clo
     while consumers.get(tensor) == 1 and tensor in producer and tensor not in by_output:
         operator = producer[tensor]
         code = builtin_code(tree, operator)
+        if operator.inputs is None or len(operator.inputs) == 0:
+            break
         source = int(operator.inputs[0])
         if code == _OPS.RESHAPE:
             pass
@@ -180,6 +189,8 @@ def _window(tree: Any, operator: Any, code: int) -> tuple[int, int] | None:
         whole = axes is not None and sorted(int(a) % 4 for a in axes) == [1, 2]
         return (height, width) if whole else None
     options = operator.builtinOptions
+    if not isinstance(options, schema.Pool2DOptionsT) or min(options.filterHeight, options.filterWidth) < 1:
+        return None
     window = (options.filterHeight, options.filterWidth)
     plain = ((options.strideH, options.strideW) == window or window == (height, width)) and fused_activation(
         operator

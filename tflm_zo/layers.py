@@ -11,8 +11,13 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model_file import builtin_code, constant, schema, shape_of, tensor_name
+from tflm_zo.model_file import DAMAGED, builtin_code, constant, schema, shape_of, tensor_name
 
+_OPTIONS = {
+    "CONV_2D": schema.Conv2DOptionsT,
+    "DEPTHWISE_CONV_2D": schema.DepthwiseConv2DOptionsT,
+    "FULLY_CONNECTED": schema.FullyConnectedOptionsT,
+}
 _TRAINABLE = {
     schema.BuiltinOperator.CONV_2D: "CONV_2D",
     schema.BuiltinOperator.DEPTHWISE_CONV_2D: "DEPTHWISE_CONV_2D",
@@ -20,6 +25,8 @@ _TRAINABLE = {
 }
 # A converter names fused weights by a list of the Keras nodes they came from; this is the one of the layer itself.
 _NODE_SUFFIX = re.compile(r"/(Conv2D|depthwise|MatMul|separable_conv2d|convolution)\d*$")
+# Beyond these, products of two scales or their inverse leave single precision.
+_SMALLEST_SCALE, _LARGEST_SCALE = 1e-18, 1e18
 
 
 @dataclass(frozen=True)
@@ -67,12 +74,20 @@ class Layer:
 
 
 def quantization_of(tensor: Any) -> Quantization | None:
-    """Return a tensor's quantization, ``None`` if it has no scale."""
+    """Return a tensor's quantization, ``None`` if it has no scale.
+
+    Raises :class:`ZoError` for a zero point or a scale that no quantized tensor has.
+    """
     q = tensor.quantization
     if q is None or q.scale is None or len(q.scale) == 0:
         return None
-    zero_points = q.zeroPoint if q.zeroPoint is not None and len(q.zeroPoint) else [0]
-    return Quantization(np.asarray(q.scale, dtype=np.float64), int(zero_points[0]))
+    zero_point = int(q.zeroPoint[0]) if q.zeroPoint is not None and len(q.zeroPoint) else 0
+    if not -(1 << 15) <= zero_point < 1 << 15:
+        raise ZoError(f"tensor {tensor_name(tensor)} has the zero point {zero_point}: {DAMAGED}")
+    scales = np.asarray(q.scale, dtype=np.float64)
+    if not np.all((scales > _SMALLEST_SCALE) & (scales < _LARGEST_SCALE)):
+        raise ZoError(f"tensor {tensor_name(tensor)} has scales of {scales.min():g} to {scales.max():g}: {DAMAGED}")
+    return Quantization(scales, zero_point)
 
 
 def trainable_layers(model: Any) -> list[Layer]:
@@ -96,8 +111,13 @@ def trainable_layers(model: Any) -> list[Layer]:
 
 def _layer(model: Any, index: int, operator: Any, kind: str, ordinal: int, taken: set[str]) -> Layer | None:
     graph = model.subgraphs[0]
-    inputs = [int(i) for i in operator.inputs]
+    inputs = [int(i) for i in operator.inputs] if operator.inputs is not None else []
+    outputs_given = 0 if operator.outputs is None else len(operator.outputs)
+    if len(inputs) < 2 or outputs_given != 1 or not isinstance(operator.builtinOptions, _OPTIONS[kind]):
+        raise ZoError(f"operator {index} ({kind}) lacks an input, its output or its options: {DAMAGED}")
     weights = graph.tensors[inputs[1]]
+    if len(shape_of(weights)) != (2 if kind == "FULLY_CONNECTED" else 4):
+        raise ZoError(f"operator {index} ({kind}) has weights of shape {shape_of(weights)}: {DAMAGED}")
     if constant(model, weights, np.uint8) is None:
         return None  # weights made by another op: nothing to train
     bias_index = inputs[2] if len(inputs) > 2 else -1
@@ -108,11 +128,18 @@ def _layer(model: Any, index: int, operator: Any, kind: str, ordinal: int, taken
     shape = shape_of(weights)
     depthwise = kind == "DEPTHWISE_CONV_2D"
     outputs = shape[-1] if depthwise else shape[0]
+    sizes = [shape_of(graph.tensors[int(operator.outputs[0])])[-1:]]
+    sizes += [shape_of(graph.tensors[bias_index])] if bias_index >= 0 else []
+    if any(size != (outputs,) for size in sizes):
+        raise ZoError(f"layer {name} ({kind}) has {outputs} filters, but its output or bias another size: {DAMAGED}")
     count = int(np.prod(shape))
     weight_quantization = quantization_of(weights)
     input_quantization = quantization_of(graph.tensors[inputs[0]])
-    if weight_quantization is None or input_quantization is None:
+    output_quantization = quantization_of(graph.tensors[int(operator.outputs[0])])
+    if weight_quantization is None or input_quantization is None or output_quantization is None:
         raise ZoError(f"layer {name} ({kind}) has no quantization scales: convert the model to full int8")
+    if len(weight_quantization.scales) not in (1, outputs):
+        raise ZoError(f"layer {name} ({kind}) has {len(weight_quantization.scales)} scales for {outputs}: {DAMAGED}")
     return Layer(
         ordinal=ordinal,
         name=name,

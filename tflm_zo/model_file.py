@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import flatbuffers
@@ -17,6 +20,7 @@ from tflm_zo.errors import ZoError
 FILE_IDENTIFIER = b"TFL3"
 # TFLM's kernels, CMSIS-NN's above all, read constant buffers in place with vector loads.
 BUFFER_ALIGNMENT = 16
+DAMAGED = "the TFLite model is truncated or damaged: copy or convert it again"
 
 
 class _AligningBuilder(flatbuffers.Builder):
@@ -46,14 +50,25 @@ def load_model(data: bytes) -> Any:
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
     except (struct.error, IndexError, ValueError, TypeError, OverflowError) as error:
-        raise ZoError("the TFLite model is truncated or damaged: copy or convert it again") from error
+        raise ZoError(DAMAGED) from error
     _check_whole(model)
     return model
 
 
+@contextlib.contextmanager
+def damage_reported() -> Iterator[None]:
+    """Around work on a loaded model: parts of a damaged file that contradict each other end in a :class:`ZoError`."""
+    try:
+        yield
+    except ZoError:
+        raise
+    except (struct.error, LookupError, ArithmeticError, ValueError, TypeError, AttributeError) as error:
+        raise ZoError(f"{DAMAGED} ({error})") from error
+
+
 def _check_whole(model: Any) -> None:
     """A truncated file may still parse, since tables lie anywhere; the pieces must fit together."""
-    damaged = ZoError("the TFLite model is truncated or damaged: copy or convert it again")
+    damaged = ZoError(DAMAGED)
     if not model.subgraphs or not model.buffers or not model.operatorCodes:
         raise damaged
     for graph in model.subgraphs:
@@ -63,7 +78,15 @@ def _check_whole(model: Any) -> None:
         for tensor in graph.tensors:
             if not 0 <= tensor.buffer < len(model.buffers):
                 raise damaged
-        for operator in graph.operators or []:
+            sizes = _items(tensor.shape)
+            if any(size < 0 for size in sizes) or math.prod(sizes) >= 1 << 31:
+                raise damaged
+        made: set[int] = set()
+        for operator in reversed(graph.operators or []):
+            # Operators stand in the order of execution: none reads what itself or a later one makes.
+            made.update(_items(operator.outputs))
+            if made.intersection(_items(operator.inputs)) - {-1}:
+                raise damaged
             indices = [*_items(operator.inputs), *_items(operator.outputs)]
             if any(not -1 <= i < count for i in indices):
                 raise damaged

@@ -12,7 +12,7 @@ from tflm_zo.errors import ZoError
 from tflm_zo.geometry import ClosedForm, activation_range, closed_forms, fused_activation, layer_shape
 from tflm_zo.layers import Layer, Selection, quantization_of, select, trainable_layers
 from tflm_zo.loss_end import LossEnd, find_loss_end
-from tflm_zo.model_file import load_model, save_model, schema, shape_of
+from tflm_zo.model_file import damage_reported, load_model, save_model, schema, shape_of
 from tflm_zo.op_options import (
     KIND_BIAS,
     KIND_RESIDUAL,
@@ -72,19 +72,20 @@ def patch(
     tree = load_model(model)
     if is_patched(tree):
         raise ZoError("the model is patched already: patch the original model instead")
-    if adapter:
-        input_adapter.add_adapter(tree)
-        trainable = f"{trainable},{input_adapter.NAME}"
-    layers = trainable_layers(tree)
-    end = find_loss_end(tree, layers, loss)
-    # The adapter is perturbed in the very passes that update in closed form.
-    closed = [f for f in closed_forms(tree, layers, end.head) if f.layer.name != input_adapter.NAME]
-    exact = [form.layer.ordinal for form in closed]
-    if end.head is not None:
-        exact.append(end.head.ordinal)
-    selection = select(tree, layers, trainable, frozenset(exact))
-    _Patcher(tree, layers, selection, end, closed, accumulate).run()
-    return save_model(tree)
+    with damage_reported():
+        if adapter:
+            input_adapter.add_adapter(tree)
+            trainable = f"{trainable},{input_adapter.NAME}"
+        layers = trainable_layers(tree)
+        end = find_loss_end(tree, layers, loss)
+        # The adapter is perturbed in the very passes that update in closed form.
+        closed = [f for f in closed_forms(tree, layers, end.head) if f.layer.name != input_adapter.NAME]
+        exact = [form.layer.ordinal for form in closed]
+        if end.head is not None:
+            exact.append(end.head.ordinal)
+        selection = select(tree, layers, trainable, frozenset(exact))
+        _Patcher(tree, layers, selection, end, closed, accumulate).run()
+        return save_model(tree)
 
 
 class _Patcher:

@@ -30,7 +30,7 @@ def moments_words(count: int) -> int:
 def custom_code(tree: Any, operator: Any) -> str:
     """Return the name of a custom operator, '' for a builtin one."""
     name = tree.operatorCodes[operator.opcodeIndex].customCode
-    return name.decode() if isinstance(name, bytes) else (name or "")
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else (name or "")
 
 
 def is_patched(tree: Any) -> bool:
