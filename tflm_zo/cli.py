@@ -63,6 +63,24 @@ def convert(model: str, data: str, output: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("model", type=_IN)
+@click.option("--reference", required=True, type=_IN, help=".npz with x from before the drift.")
+@click.option("--data", required=True, type=_IN, help=".npz with x from after the drift; no labels needed.")
+@click.option("-o", "--output", required=True, type=_OUT, help="The realigned int8 .tflite to write.")
+@json_option
+def realign(model: str, reference: str, data: str, output: str, as_json: bool) -> None:
+    """Bring mean and spread of every convolution back to what they were before a drift, without labels."""
+    from tflm_zo.realign import realign as bring_back
+    from tflm_zo.samples import load_npz_samples
+
+    before, after = load_npz_samples(reference)[0], load_npz_samples(data)[0]
+    realigned = bring_back(read_bytes(model), before, after)
+    write_atomic(output, realigned)
+    click.echo(f"{output}: realigned on {len(after)} samples; train it with `tflm-zo patch` and `tflm-zo train`")
+    finish(as_json, {"samples": len(after), "reference_samples": len(before), "model_bytes": len(realigned)})
+
+
+@main.command()
+@click.argument("model", type=_IN)
 @click.option("-o", "--output", required=True, type=_OUT, help="The patched .tflite to write.")
 @click.option(
     "--trainable",

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Realignment: statistics come back, int8 weights stay, TFLM agrees, accuracy returns without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_models
+
+from tflm_zo import Trainer, ZoError, patch, realign
+from tflm_zo.evaluate import evaluate_plain, predict_plain
+from tflm_zo.layers import trainable_layers
+from tflm_zo.model_file import constant, load_model
+from tflm_zo.simulator import SimModel
+
+CODES = np.random.default_rng(5).integers(-128, 128, (60, *small_models.INPUT_SHAPE)).astype(np.int8)
+# Half the contrast, and an offset.
+DRIFTED = np.clip(np.rint(CODES * 0.5 + 30), -128, 127).astype(np.int8)
+VARIANTS = {"": {}, "no bias": {"bias": False}, "per tensor": {"per_channel": False}}
+
+
+def statistics(model: bytes, x: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Mean and standard deviation of each convolution's channels, from the accumulators."""
+    sim = SimModel(model)
+    found = []
+    for layer in sim.layers:
+        if layer.op not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            continue
+        values = sim.run_layers(0, layer.index + 1, {sim.inputs[0]: x}, accumulators=layer.index).accumulators
+        assert values is not None and layer.weight_scales is not None
+        real = values.reshape(-1, values.shape[-1]) * (sim.tensors[layer.inputs[0]].scale * layer.weight_scales)
+        found.append((real.mean(axis=0), real.std(axis=0)))
+    return found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_statistics_come_back(variant: str) -> None:
+    model = small_models.small_model(**VARIANTS[variant])
+    aligned = realign(model, CODES, DRIFTED)
+    wanted, drifted, found = statistics(model, CODES), statistics(model, DRIFTED), statistics(aligned, DRIFTED)
+    for (mean, spread), (drifted_mean, drifted_spread), (new_mean, new_spread) in zip(
+        wanted, drifted, found, strict=True
+    ):
+        np.testing.assert_allclose(new_spread, spread, rtol=1e-3)
+        np.testing.assert_allclose(new_mean, mean, atol=0.01 * spread.max())
+        assert np.abs(drifted_mean - mean).max() + np.abs(drifted_spread - spread).max() > 0.1 * spread.max()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_int8_weights_stay_and_tflm_agrees(variant: str) -> None:
+    model = small_models.small_model(**VARIANTS[variant])
+    aligned = realign(model, CODES, DRIFTED)
+    before, after = load_model(model), load_model(aligned)
+    for old, new in zip(trainable_layers(before), trainable_layers(after), strict=True):
+        weights = [constant(t, t.subgraphs[0].tensors[la.weights], np.int8) for t, la in ((before, old), (after, new))]
+        np.testing.assert_array_equal(*weights)
+    outputs = predict_plain(aligned, DRIFTED).reshape(len(DRIFTED), -1)
+    np.testing.assert_array_equal(outputs, SimModel(aligned).run(DRIFTED).reshape(len(DRIFTED), -1))
+    # It trains as any model does.
+    trainer = Trainer(patch(aligned, "exact"))
+    trainer.fit(DRIFTED, np.arange(len(DRIFTED)) % 3, epochs=1, verbose=False)
+    np.testing.assert_array_equal(predict_plain(trainer.bake(), DRIFTED), trainer.predict_codes(DRIFTED))
+
+
+def test_nothing_changes_without_a_drift(small: bytes) -> None:
+    np.testing.assert_array_equal(predict_plain(realign(small, CODES, CODES), CODES), predict_plain(small, CODES))
+
+
+def test_what_cannot_be_realigned_is_refused(small: bytes) -> None:
+    with pytest.raises(ZoError, match="no convolution"):
+        realign(small_models.dense_model(), CODES[:, 0, :, 0], CODES[:, 0, :, 0])
+    with pytest.raises(ZoError, match="patched already"):
+        realign(patch(small), CODES, CODES)
+    with pytest.raises(ZoError, match="samples of shape"):
+        realign(small, CODES[:, :4], CODES)
+
+
+def test_keyword_spotting_recovers_without_labels(shared_data: Path) -> None:
+    """Half the contrast costs 34 points, unlabelled samples bring most of them back."""
+    model = (shared_data / "mlperf_tiny" / "kws_ref_model.tflite").read_bytes()
+    data = np.load(shared_data / "kws01_dev.npz")
+    x, y = data["x"], data["y"]
+    mean = x.mean(axis=(1, 2), keepdims=True)
+    drifted = np.rint(mean + (x - mean) / 2).astype(np.int8)
+    before = evaluate_plain(model, drifted[400:], y[400:])["accuracy"]
+    after = evaluate_plain(realign(model, x[:400], drifted[:400]), drifted[400:], y[400:])["accuracy"]
+    assert before < 0.6 and after > before + 0.1
