@@ -12,10 +12,18 @@ import numpy as np
 
 from tflm_zo import __version__
 from tflm_zo.board.cli import add_commands as add_board_commands
-from tflm_zo.cli_options import finish, hyperparameter_options, json_option, methods_by_layer, report_scores
+from tflm_zo.cli_options import (
+    config_option,
+    finish,
+    hyperparameter_options,
+    json_option,
+    methods_by_layer,
+    report_scores,
+)
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, require_writable, write_atomic
 from tflm_zo.serial.cli import monitor, simulate
+from tflm_zo.tuning.cli import select, tune
 
 _IN = click.Path(dir_okay=False)
 _OUT = click.Path(dir_okay=False, writable=True)
@@ -162,6 +170,7 @@ def inspect(model: str, as_json: bool) -> None:
 @click.option("--data", required=True, type=_IN, help=".npz with x and y to learn from.")
 @click.option("-o", "--output", required=True, type=_OUT, help="The checkpoint to write.")
 @click.option("--test", type=_IN, help=".npz with x and y to measure before and after.")
+@config_option
 @hyperparameter_options
 @click.option("--arena-size", type=int, help="Bytes; default: as much as the model needs.")
 @click.option("--resume", type=_IN, help="A checkpoint of an interrupted training to go on from.")
@@ -271,6 +280,8 @@ def demo(output: str, seed: int, as_json: bool) -> None:
 add_board_commands(main)
 main.add_command(simulate)
 main.add_command(monitor)
+main.add_command(select)
+main.add_command(tune)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from tflm_zo.config import read_config
 from tflm_zo.recipe import Hyperparameters
 
 _HYPERPARAMETERS = [
@@ -68,6 +69,29 @@ def hyperparameter_options(command: Callable) -> Callable:
     for option in reversed(_HYPERPARAMETERS):
         command = option(command)
     return command
+
+
+def config_option(command: Callable) -> Callable:
+    """Give a command with hyperparameter options ``--config``: a file with other defaults for them."""
+
+    def read(context: click.Context, parameter: click.Parameter, path: str | None) -> None:
+        if path is None:
+            return
+        values = {name: value for name, value in read_config(path).items() if value is not None}
+        if "method" in values:
+            method = values["method"]
+            values["method"] = [f"{k}={v}" for k, v in method.items()] if isinstance(method, dict) else [method]
+        context.default_map = {**(context.default_map or {}), **values}
+
+    # Eager: before the options whose defaults it gives.
+    return click.option(
+        "--config",
+        type=click.Path(dir_okay=False),
+        is_eager=True,
+        expose_value=False,
+        callback=read,
+        help="JSON file of hyperparameters, as `tune` writes it; options given here count more.",
+    )(command)
 
 
 def json_option(command: Callable) -> Callable:

@@ -8,14 +8,14 @@ from typing import Any
 
 
 class ProgressBar:
-    """Counts passes on the terminal's error stream; silent if not ``shown``."""
+    """Counts passes, or what ``unit`` says, on the terminal's error stream; silent if not ``shown``."""
 
-    def __init__(self, total: int, shown: bool) -> None:
+    def __init__(self, total: int, shown: bool, unit: str = "pass") -> None:
         self._bar: Any = None
         if shown:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, unit="pass", dynamic_ncols=True)
+            self._bar = tqdm(total=total, unit=unit, dynamic_ncols=True)
 
     def __enter__(self) -> ProgressBar:
         return self
@@ -30,7 +30,7 @@ class ProgressBar:
             self._bar.close()
 
     def advance(self, passes: int) -> None:
-        """Count ``passes`` more."""
+        """Count ``passes`` (or others of the unit) more."""
         if self._bar is not None:
             self._bar.update(passes)
 

@@ -10,7 +10,14 @@ from typing import Any
 
 import click
 
-from tflm_zo.cli_options import finish, hyperparameter_options, json_option, methods_by_layer, report_scores
+from tflm_zo.cli_options import (
+    config_option,
+    finish,
+    hyperparameter_options,
+    json_option,
+    methods_by_layer,
+    report_scores,
+)
 from tflm_zo.files import read_bytes, require_writable, write_atomic
 
 _IN = click.Path(dir_okay=False)
@@ -63,6 +70,7 @@ def simulate(model: str, flash: str | None, batch_size: int, link: str | None) -
 @click.option("--data", required=True, type=_IN, help=".npz with x and y to learn from.")
 @click.option("-o", "--output", required=True, type=_OUT, help="The plain int8 .tflite with the adapted weights.")
 @click.option("--test", type=_IN, help=".npz with x and y to measure before and after.")
+@config_option
 @hyperparameter_options
 @click.option("--patience", type=int, help="End after so many epochs without a lower training loss.")
 @click.option("--factory-reset", is_flag=True, help="Start from the exported weights; removes the checkpoints.")

@@ -104,14 +104,22 @@ class SimTrainer(Trainer):
 
     def evaluate(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
         """Return ``loss`` and, for classes, ``accuracy`` (of the model's int8 output) on samples and labels."""
+        losses, hits = self.sample_scores(x, y)
+        scores = {"loss": add_in_order(0.0, losses) / len(losses)}
+        if hits is not None:
+            scores["accuracy"] = int(np.sum(hits)) / len(hits)
+        return scores
+
+    def sample_scores(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the loss of each sample (float32 (n,)) and, for classes, whether the model's int8 output is right
+        (bool (n,), else None)."""
         codes, targets = self._codes_and_targets(x, y)
         reports, outputs = self._measure(codes, targets, self._evaluate)
-        scores = {"loss": add_in_order(0.0, reports["loss"]) / len(codes)}
-        if self._classes:
-            one_unit = self.model.loss.outputs == 1
-            classes = reports["prediction"] if one_unit else outputs.reshape(len(codes), -1).argmax(axis=1)
-            scores["accuracy"] = int(np.sum(classes == targets[:, 0])) / len(codes)
-        return scores
+        if not self._classes:
+            return reports["loss"], None
+        one_unit = self.model.loss.outputs == 1
+        classes = reports["prediction"] if one_unit else outputs.reshape(len(codes), -1).argmax(axis=1)
+        return reports["loss"], classes == targets[:, 0]
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Continue from the checkpoint ``path``, as :meth:`Trainer.load <tflm_zo.trainer.Trainer.load>` does."""

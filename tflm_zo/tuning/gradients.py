@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Relative gradient norms of layers, by forward passes.
+
+The norm of the loss gradient with respect to a layer's weights over the norm of the weights, both in the units of
+the float model: how fast training would change the layer, by which sparse-update methods rank layers (Lin et al.,
+"On-Device Training Under 256KB Memory", 2022; Zhao et al., ACM TODAES 30(5), 2025).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflm_zo.geometry import DEPTHWISE, ClosedForm, LayerShape, closed_forms, layer_shape
+from tflm_zo.layers import Layer, trainable_layers
+from tflm_zo.loss_end import find_loss_end
+from tflm_zo.model_file import load_model
+from tflm_zo.op_options import LOSS_CROSS_ENTROPY
+from tflm_zo.patch import patch
+from tflm_zo.patched import read_patched
+from tflm_zo.samples import input_codes, target_codes
+from tflm_zo.simulator import SimModel
+
+# Directions of an estimate. Each gives the squared norm up to a factor of chi-squared with one degree of freedom,
+# whatever the number of weights, so the norm's standard error is about 1 / sqrt(2 * directions).
+DIRECTIONS = 16
+# The most codes that a perturbation moves a weight by, where channels have very different scales.
+_LARGEST_STEP = 8
+
+
+@dataclass(frozen=True)
+class RelativeGradient:
+    """|gradient| / |weights|, its standard error (0: computed in closed form), and the forward passes it took."""
+
+    value: float
+    error: float
+    passes: int
+
+
+class GradientProbe:
+    """Measures the plain int8 ``model`` on samples ``x`` with labels ``y``, all of them in every pass.
+
+    Raises :class:`~tflm_zo.errors.ZoError` for models that cannot be trained or simulated, and unusable samples.
+    """
+
+    def __init__(self, model: bytes, x: np.ndarray, y: np.ndarray) -> None:
+        self._tree = load_model(model)
+        self._layers = trainable_layers(self._tree)
+        self._end = find_loss_end(self._tree, self._layers, "auto")
+        self._closed = {form.layer.name: form for form in closed_forms(self._tree, self._layers, self._end.head)}
+        self._by_name = {layer.name: layer for layer in self._layers}
+        patched = read_patched(patch(model, "last:1"))
+        codes = input_codes(x, patched.input_shape, patched.input_quantization)
+        self._targets = target_codes(y, patched, len(codes)).reshape(len(codes), -1)
+        self._count = len(codes)
+        self._classes = patched.loss.kind == LOSS_CROSS_ENTROPY
+        self._sim = SimModel(model)
+        self._activations = self._sim.activations(codes.reshape(len(codes), *patched.input_shape[1:]))
+
+    def relative_gradient(self, name: str, seed: int) -> RelativeGradient:
+        """Measure layer ``name``; ``seed`` fixes the directions of an estimate."""
+        layer = self._by_name[name]
+        size = float(np.linalg.norm(self._codes(layer) * _along_channels(layer, layer.weight_scales)))
+        if layer is self._end.head or name in self._closed:
+            return RelativeGradient(float(np.linalg.norm(self.closed_form(layer.name))) / size, 0.0, self._count)
+        squares = self._squares(layer, np.random.default_rng([seed, layer.ordinal]))
+        norm = float(np.sqrt(squares.mean()))
+        # By the delta method: the error of a square root is that of its argument over twice its value.
+        error = float(squares.std(ddof=1) / np.sqrt(len(squares)) / (2 * norm)) if norm else 0.0
+        return RelativeGradient(norm / size, error / size, 2 * DIRECTIONS * self._count)
+
+    # -- in closed form --------------------------------------------------------------------------------------
+
+    def closed_form(self, name: str) -> np.ndarray:
+        """Return the gradient of the mean loss with respect to the float weights of the head, or of a layer that
+        reaches it by pooling, reshaping and one addition alone; float64, its shape that of the tensor's axes."""
+        layer, head = self._by_name[name], self._end.head
+        assert head is not None
+        slopes = self._logit_gradient(self._logits(head.operator_index))
+        if layer is head:
+            return slopes.T @ self._real_input(head).reshape(self._count, -1)
+        weights = self._codes(head).reshape(head.outputs, -1) * head.weight_scales.reshape(-1, 1)
+        return filter_gradient(
+            layer_shape(self._tree, layer),
+            self._real_input(layer),
+            self._spread(self._closed[name], slopes @ weights),
+        )
+
+    def _spread(self, form: ClosedForm, features: np.ndarray) -> np.ndarray:
+        """Return the gradient (n, rows, columns, channels) at ``form.mask`` from that of the head's input."""
+        values = self._activations[form.mask]
+        producer = next(op for op in self._sim.layers if op.output == form.mask)
+        low, high = producer.activation_min, producer.activation_max
+        window = (form.window_height, form.window_width)
+        shape = values.shape if values.ndim == 4 else (len(values), 1, 1, values.shape[-1])
+        pooled = (shape[0], shape[1] // window[0], shape[2] // window[1], shape[3])
+        spread = features.reshape(pooled).repeat(window[0], axis=1).repeat(window[1], axis=2) / (window[0] * window[1])
+        passing = (values > low) & (values < high)
+        return spread * passing.reshape(shape)
+
+    # -- estimates -------------------------------------------------------------------------------------------
+
+    def _squares(self, layer: Layer, rng: np.random.Generator) -> np.ndarray:
+        """Return unbiased estimates of |gradient|^2, one a direction.
+
+        All weights are moved at random with the same variance step^2 in the units of the float model, so that the
+        mean of ((L(+) - L(-)) / 2)^2 is step^2 |gradient|^2. Codes are whole, so a weight of a large scale is moved
+        seldom, one of a small scale by more.
+        """
+        weights = self._sim.constant(layer.weights)
+        clean = weights.copy()
+        scales = _along_channels(layer, layer.weight_scales)
+        step = float(np.median(layer.weight_scales))
+        codes = np.clip(np.ceil(step / scales), 1, _LARGEST_STEP)
+        chance = np.minimum((step / (codes * scales)) ** 2, 1.0)
+        estimates = []
+        try:
+            for _ in range(DIRECTIONS):
+                moved = codes * rng.choice([-1, 1], clean.shape) * (rng.random(clean.shape) < chance)
+                # Weights at the ends of the range stay where they are, as in training.
+                moved[np.abs(clean.astype(np.int32)) + codes > 127] = 0
+                sides = []
+                for sign in (1, -1):
+                    weights[...] = (clean + sign * moved).astype(np.int8)
+                    sides.append(float(self._losses(self._logits(layer.operator_index)).mean()))
+                estimates.append(((sides[0] - sides[1]) / (2 * step)) ** 2)
+        finally:
+            weights[...] = clean
+        return np.array(estimates)
+
+    # -- the loss --------------------------------------------------------------------------------------------
+
+    def _logits(self, first: int) -> np.ndarray:
+        """Return the logits (n, outputs), float64, with all operators from ``first`` on run anew."""
+        end, head = self._end, self._end.head
+        if head is not None and self._classes:
+            # From the accumulators, as the loss op takes them: int8 logits would hide small differences.
+            last = head.operator_index
+            found = self._sim.run_layers(first, last + 1, self._activations, (), last).accumulators
+            assert found is not None
+            return found.reshape(self._count, -1) * (head.accumulator_scales * np.ones(end.outputs))
+        last = next(op.index for op in self._sim.layers if op.output == end.logits)
+        codes = self._sim.run_layers(first, last + 1, self._activations, (end.logits,)).tensors[end.logits]
+        return self._real(codes.reshape(self._count, -1))
+
+    def _real(self, codes: np.ndarray) -> np.ndarray:
+        return (codes.astype(np.float64) - self._end.quantization.zero_point) * self._end.quantization.scale
+
+    def _losses(self, logits: np.ndarray) -> np.ndarray:
+        if not self._classes:
+            return ((logits - self._real(self._targets)) ** 2).mean(axis=1)
+        if logits.shape[1] == 1:
+            return (np.logaddexp(0.0, logits) - self._targets * logits)[:, 0]
+        return np.logaddexp.reduce(logits, axis=1) - np.take_along_axis(logits, self._targets, axis=1)[:, 0]
+
+    def _logit_gradient(self, logits: np.ndarray) -> np.ndarray:
+        """Return d mean loss / d logits, (n, outputs)."""
+        if not self._classes:
+            slopes = 2 * (logits - self._real(self._targets)) / logits.shape[1]
+        elif logits.shape[1] == 1:
+            slopes = 1 / (1 + np.exp(-logits)) - self._targets
+        else:
+            slopes = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+            slopes[np.arange(self._count), self._targets[:, 0]] -= 1
+        return slopes / self._count
+
+    def _real_input(self, layer: Layer) -> np.ndarray:
+        quantization = layer.input_quantization
+        return (self._activations[layer.input].astype(np.float64) - quantization.zero_point) * quantization.scale
+
+    def _codes(self, layer: Layer) -> np.ndarray:
+        return self._sim.constant(layer.weights).astype(np.float64)
+
+
+def measure_gradient(model: bytes, x: np.ndarray, y: np.ndarray, name: str, seed: int) -> RelativeGradient:
+    """Return :meth:`GradientProbe.relative_gradient` of one layer; a call for another process."""
+    return GradientProbe(model, x, y).relative_gradient(name, seed)
+
+
+def _along_channels(layer: Layer, scales: np.ndarray) -> np.ndarray:
+    """Scales (one, or one a channel) in a shape that goes with the weights."""
+    if scales.size == 1 or layer.kind == "DEPTHWISE_CONV_2D":
+        return scales
+    return scales.reshape(-1, 1) if layer.kind == "FULLY_CONNECTED" else scales.reshape(-1, 1, 1, 1)
+
+
+def filter_gradient(shape: LayerShape, x: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+    """Return dL/dW from the layer's inputs ``x`` and dL/dy ``slopes``, (n, rows, columns, channels) both.
+
+    The result is (outputs, filter rows, filter columns, inputs), for depthwise layers without the last axis and
+    with the outputs last.
+    """
+    x = x.reshape(len(x), shape.input_height, shape.input_width, shape.input_channels)
+    slopes = slopes.reshape(len(x), shape.output_height, shape.output_width, shape.output_channels)
+    reach = (
+        (shape.output_height - 1) * shape.stride_height + (shape.filter_height - 1) * shape.dilation_height + 1,
+        (shape.output_width - 1) * shape.stride_width + (shape.filter_width - 1) * shape.dilation_width + 1,
+    )
+    after = (
+        max(reach[0] - shape.input_height - shape.pad_top, 0),
+        max(reach[1] - shape.input_width - shape.pad_left, 0),
+    )
+    padded = np.pad(x, ((0, 0), (shape.pad_top, after[0]), (shape.pad_left, after[1]), (0, 0)))
+    rows = []
+    for i in range(shape.filter_height):
+        columns = []
+        for j in range(shape.filter_width):
+            top, left = i * shape.dilation_height, j * shape.dilation_width
+            seen = padded[
+                :,
+                top : top + (shape.output_height - 1) * shape.stride_height + 1 : shape.stride_height,
+                left : left + (shape.output_width - 1) * shape.stride_width + 1 : shape.stride_width,
+            ]
+            if shape.kind == DEPTHWISE:
+                columns.append((slopes * seen.repeat(shape.depth_multiplier, axis=3)).sum(axis=(0, 1, 2)))
+            else:
+                columns.append(np.tensordot(slopes, seen, axes=((0, 1, 2), (0, 1, 2))))
+        rows.append(np.stack(columns, axis=-2))
+    return np.stack(rows, axis=-3)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hyperparameters that are worth searching for a model, and their ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tflm_zo.adapter import NAME as ADAPTER
+from tflm_zo.op_options import KIND_BIAS
+from tflm_zo.patched import PatchedModel
+from tflm_zo.plugin import MAX_QUERIES, GroupMode
+from tflm_zo.recipe import Hyperparameters, Recipe, make_recipe
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+
+@dataclass(frozen=True)
+class Traits:
+    """How a model is trained, as far as it decides what to search."""
+
+    exact: bool
+    adapter: bool
+    weights: bool
+    nodes: bool
+    biases: bool
+    groups: int
+
+    @property
+    def directions(self) -> bool:
+        """Whether layers other than the adapter are perturbed."""
+        return self.weights or self.nodes
+
+
+def traits_of(model: PatchedModel, hyper: Hyperparameters) -> Traits:
+    """Return the traits of ``model`` trained with the methods of ``hyper``; raises as :func:`make_recipe`."""
+    recipe: Recipe = make_recipe(model, hyper)
+    modes = [group.mode for group in recipe.groups]
+    perturbed = [p for p in model.parameters if p.layer != ADAPTER and recipe.parameters.get(p.index, (0, 0.0))[0]]
+    return Traits(
+        exact=recipe.exact,
+        adapter=GroupMode.SAMPLE_DIRECTIONS in modes,
+        weights=any(p.kind != KIND_BIAS for p in perturbed),
+        nodes=GroupMode.NODES in modes,
+        biases=any(p.kind == KIND_BIAS for p in perturbed),
+        groups=len(modes),
+    )
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers from ``low`` to ``high``, even on a logarithmic scale; ``whole``: integers."""
+
+    low: float
+    high: float
+    whole: bool = False
+
+    def distribution(self) -> BaseDistribution:
+        """The same for Optuna."""
+        from optuna.distributions import FloatDistribution, IntDistribution
+
+        if self.whole:
+            return IntDistribution(int(self.low), int(self.high), log=True)
+        return FloatDistribution(self.low, self.high, log=True)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values."""
+
+    values: tuple[int | bool, ...]
+
+    def distribution(self) -> BaseDistribution:
+        """The same for Optuna."""
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(self.values)
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A hyperparameter, what is tried for it, and the models that it matters to."""
+
+    name: str
+    values: Numbers | Choice
+    matters: Callable[[Traits], bool]
+
+
+# The default of each, which is the first trial, must be among its values.
+DIMENSIONS: tuple[Dimension, ...] = (
+    Dimension("batch_size", Numbers(4, 32, whole=True), lambda traits: True),
+    # In units of the rate that a fit finds from the samples.
+    Dimension("head_lr", Numbers(0.05, 20.0), lambda traits: traits.exact),
+    Dimension("adapter_lr", Numbers(5e-4, 5e-2), lambda traits: traits.adapter),
+    Dimension("queries", Numbers(1, 16, whole=True), lambda traits: traits.directions),
+    # Directions of a sample's own need both sides.
+    Dimension("antithetic", Choice((True, False)), lambda traits: traits.directions and not traits.adapter),
+    Dimension("layerwise", Choice((True, False)), lambda traits: traits.directions and traits.groups > 1),
+    Dimension("lr", Numbers(1e-7, 1e-2), lambda traits: traits.weights or traits.biases),
+    Dimension("sigma", Numbers(1, 4, whole=True), lambda traits: traits.weights),
+    Dimension("bias_sigma", Numbers(10, 3000, whole=True), lambda traits: traits.biases),
+    Dimension("node_lr", Numbers(1e-7, 1e-3), lambda traits: traits.nodes),
+    Dimension("node_sigma", Numbers(1, 32, whole=True), lambda traits: traits.nodes),
+    Dimension("node_block", Choice((0, 2, 4, 8)), lambda traits: traits.nodes),
+)
+
+
+class SearchSpace:
+    """The dimensions that matter to one model. Names in ``fixed`` are left out; ``head_rate`` is the exact layers'
+    rate as a fit finds it (0 without exact layers)."""
+
+    def __init__(self, traits: Traits, fixed: Collection[str], head_rate: float) -> None:
+        self._dimensions = tuple(d for d in DIMENSIONS if d.matters(traits) and d.name not in fixed)
+        self._head_rate = head_rate
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The hyperparameters that are searched."""
+        return tuple(dimension.name for dimension in self._dimensions)
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The space for Optuna."""
+        return {dimension.name: dimension.values.distribution() for dimension in self._dimensions}
+
+    def defaults(self) -> dict[str, Any]:
+        """The point of the space that the defaults are."""
+        return {name: 1.0 if name == "head_lr" else getattr(Hyperparameters, name) for name in self.names}
+
+    def hyperparameters(self, point: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the hyperparameters of a point that differ from the defaults.
+
+        ``fixed`` are those from outside the space. As many queries are taken as the ops can keep directions for.
+        """
+        values = dict(point)
+        if values.get("head_lr") is not None:
+            # The default stays what it is: found from the samples of each fit.
+            values["head_lr"] = None if values["head_lr"] == 1.0 else values["head_lr"] * self._head_rate
+        if "queries" in values:
+            batch = values.get("batch_size", fixed.get("batch_size", Hyperparameters.batch_size))
+            values["queries"] = max(1, min(values["queries"], MAX_QUERIES // batch))
+        return {name: value for name, value in values.items() if value != getattr(Hyperparameters, name)}

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes for trainings that do not depend on each other."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from types import TracebackType
+from typing import Any
+
+from tflm_zo.errors import ZoError
+from tflm_zo.progress import ProgressBar
+
+
+class Workers:
+    """Runs calls in ``jobs`` processes; with one job in this process, at once.
+
+    Functions and arguments must be picklable. Ctrl-C is for this process, not for the others; they also end if
+    this one is killed. Raises :class:`ZoError` if ``jobs`` is not positive.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        if jobs < 1:
+            raise ZoError(f"jobs is {jobs}: it must be 1 or more")
+        self.jobs = jobs
+        self._pool: ProcessPoolExecutor | None = None
+        if jobs > 1:
+            # Not forked: threads and loaded libraries of this process would come along.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Start ``function(*arguments)``; the future has its result or exception."""
+        if self._pool is not None:
+            return self._pool.submit(function, *arguments)
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def run(self, calls: Mapping[Any, tuple[Any, ...]], bar: ProgressBar) -> dict[Any, Any]:
+        """Carry out ``calls``, by key a function with its arguments; returns their results by key."""
+        waiting = list(calls.items())[::-1]
+        running: dict[Future[Any], Any] = {}
+        results: dict[Any, Any] = {}
+        while waiting or running:
+            while waiting and len(running) < self.jobs:
+                key, (function, *arguments) = waiting.pop()
+                running[self.submit(function, *arguments)] = key
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                results[running.pop(future)] = future.result()
+                bar.advance(1)
+        return results
+
+
+def usable_processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _start() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot stop its workers, and they would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
