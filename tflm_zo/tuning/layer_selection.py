@@ -113,7 +113,7 @@ def select_layers(
     A layer is judged by its relative gradient norm, and by trainings in the simulator with ``passes`` forward
     passes for each of ``folds`` parts of the samples, on the others. The set then grows by the layers that bring
     most per byte, while that lowers the held-out loss by more than its standard error, and loses those without
-    which it is no worse (sequential floating selection; Pudil et al., 1994). Sets that take more than ``ram`` or
+    which it is better by as much (sequential floating selection; Pudil et al., 1994). Sets that take more than ``ram`` or
     ``flash`` bytes on ``board`` (default: as much as it has) are left out. A patched model is judged as the model
     that it was made from.
 
@@ -261,12 +261,12 @@ class _Selector:
         return chosen
 
     def _shrink(self, chosen: Names) -> Names:
-        """Take out layers as long as that makes the set no worse."""
+        """Take out layers as long as that makes the set better."""
         while len(chosen) > 1:
             smaller = [chosen - {name} for name in self._sets.layers if name in chosen]
             self._train(smaller, "smaller sets")
             best = min(smaller, key=lambda names: self._scores[names].loss)
-            if self._scores[best].loss > self._scores[chosen].loss:
+            if not self._improves(best, chosen):
                 break
             chosen = best
         return chosen
