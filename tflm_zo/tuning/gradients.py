@@ -114,15 +114,15 @@ class GradientProbe:
         step = float(np.median(layer.weight_scales))
         codes = np.clip(np.ceil(step / scales), 1, _LARGEST_STEP)
         chance = np.minimum((step / (codes * scales)) ** 2, 1.0)
+        # A weight at an end of the range is moved about a code next to it: to first order that changes nothing.
+        centre = np.clip(clean, codes - 127, 127 - codes)
         estimates = []
         try:
             for _ in range(DIRECTIONS):
-                moved = codes * rng.choice([-1, 1], clean.shape) * (rng.random(clean.shape) < chance)
-                # Weights at the ends of the range stay where they are, as in training.
-                moved[np.abs(clean.astype(np.int32)) + codes > 127] = 0
+                signs = rng.choice([-1, 1], clean.shape) * (rng.random(clean.shape) < chance)
                 sides = []
-                for sign in (1, -1):
-                    weights[...] = (clean + sign * moved).astype(np.int8)
+                for side in (1, -1):
+                    weights[...] = np.where(signs == 0, clean, centre + side * signs * codes).astype(np.int8)
                     sides.append(float(self._losses(self._logits(layer.operator_index)).mean()))
                 estimates.append(((sides[0] - sides[1]) / (2 * step)) ** 2)
         finally:
@@ -150,16 +150,13 @@ class GradientProbe:
     def _losses(self, logits: np.ndarray) -> np.ndarray:
         if not self._classes:
             return ((logits - self._real(self._targets)) ** 2).mean(axis=1)
-        if logits.shape[1] == 1:
-            return (np.logaddexp(0.0, logits) - self._targets * logits)[:, 0]
         return np.logaddexp.reduce(logits, axis=1) - np.take_along_axis(logits, self._targets, axis=1)[:, 0]
 
     def _logit_gradient(self, logits: np.ndarray) -> np.ndarray:
         """Return d mean loss / d logits, (n, outputs)."""
         if not self._classes:
-            slopes = 2 * (logits - self._real(self._targets)) / logits.shape[1]
-        elif logits.shape[1] == 1:
-            slopes = 1 / (1 + np.exp(-logits)) - self._targets
+            low, high = self._real(np.array([-128, 127]))
+            slopes = 2 * (logits - self._real(self._targets)) / logits.shape[1] * ((logits > low) & (logits < high))
         else:
             slopes = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
             slopes[np.arange(self._count), self._targets[:, 0]] -= 1

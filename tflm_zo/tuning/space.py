@@ -19,33 +19,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Traits:
-    """How a model is trained, as far as it decides what to search."""
+    """How a model is trained, as far as it decides what to search: in closed form, by its input adapter, by the
+    outputs of layers, by perturbed weights or biases (other than the adapter's), in how many groups."""
 
     exact: bool
     adapter: bool
-    weights: bool
     nodes: bool
+    weights: bool
     biases: bool
     groups: int
-
-    @property
-    def directions(self) -> bool:
-        """Whether layers other than the adapter are perturbed."""
-        return self.weights or self.nodes
 
 
 def traits_of(model: PatchedModel, hyper: Hyperparameters) -> Traits:
     """Return the traits of ``model`` trained with the methods of ``hyper``; raises as :func:`make_recipe`."""
     recipe: Recipe = make_recipe(model, hyper)
     modes = [group.mode for group in recipe.groups]
+    adapter = GroupMode.SAMPLE_DIRECTIONS in modes
     perturbed = [p for p in model.parameters if p.layer != ADAPTER and recipe.parameters.get(p.index, (0, 0.0))[0]]
     return Traits(
         exact=recipe.exact,
-        adapter=GroupMode.SAMPLE_DIRECTIONS in modes,
-        weights=any(p.kind != KIND_BIAS for p in perturbed),
+        adapter=adapter,
         nodes=GroupMode.NODES in modes,
+        weights=any(p.kind != KIND_BIAS for p in perturbed),
         biases=any(p.kind == KIND_BIAS for p in perturbed),
-        groups=len(modes),
+        groups=len(modes) - adapter,
     )
 
 
@@ -94,10 +91,10 @@ DIMENSIONS: tuple[Dimension, ...] = (
     # In units of the rate that a fit finds from the samples.
     Dimension("head_lr", Numbers(0.05, 20.0), lambda traits: traits.exact),
     Dimension("adapter_lr", Numbers(5e-4, 5e-2), lambda traits: traits.adapter),
-    Dimension("queries", Numbers(1, 16, whole=True), lambda traits: traits.directions),
+    Dimension("queries", Numbers(1, 16, whole=True), lambda traits: traits.groups > 0),
     # Directions of a sample's own need both sides.
-    Dimension("antithetic", Choice((True, False)), lambda traits: traits.directions and not traits.adapter),
-    Dimension("layerwise", Choice((True, False)), lambda traits: traits.directions and traits.groups > 1),
+    Dimension("antithetic", Choice((True, False)), lambda traits: traits.groups > 0 and not traits.adapter),
+    Dimension("layerwise", Choice((True, False)), lambda traits: traits.groups > 1),
     Dimension("lr", Numbers(1e-7, 1e-2), lambda traits: traits.weights or traits.biases),
     Dimension("sigma", Numbers(1, 4, whole=True), lambda traits: traits.weights),
     Dimension("bias_sigma", Numbers(10, 3000, whole=True), lambda traits: traits.biases),
