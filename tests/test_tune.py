@@ -146,7 +146,8 @@ def finished_folds(study: Path) -> set[str]:
 # -- what is searched --------------------------------------------------------------------------------------
 
 PATCHES: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
-    "head": ({"trainable": "head"}, {}, {"batch_size", "head_lr"}),
+    "head": ({"trainable": "head"}, {}, {"head_lr"}),
+    "sums": ({"trainable": "exact", "accumulate": True}, {}, {"batch_size", "head_lr"}),
     "adapter": ({"trainable": "exact", "adapter": True}, {}, {"batch_size", "head_lr", "adapter_lr"}),
     "nodes": (
         {"trainable": "all"},
@@ -175,8 +176,8 @@ def test_what_matters_is_searched_from_the_defaults_on(small: bytes, kind: str) 
     for name, distribution in space.distributions().items():
         assert distribution._contains(distribution.to_internal_repr(space.defaults()[name])), name
     assert space.hyperparameters(space.defaults(), fixed) == {}
-    left = SearchSpace(traits, {"batch_size"}, head_rate=0.1)
-    assert set(left.names) == names - {"batch_size"}
+    left = SearchSpace(traits, {"batch_size", "head_lr"}, head_rate=0.1)
+    assert set(left.names) == names - {"batch_size", "head_lr"}
 
 
 @given(data=st.data(), kind=st.sampled_from(list(PATCHES)))

@@ -93,6 +93,7 @@ def select(
         verbose=not quiet,
     )
     click.echo(_layer_table(found))
+    click.echo("lower loss: on held-out samples, than without the layer; ± standard error; RAM in bytes")
     rows = [("untrained", found.untrained), ("patch's default", found.default), ("chosen", found.chosen)]
     click.echo(f"\n{'held-out samples':26}{'loss':>8}{'  accuracy' if found.chosen.hits is not None else ''}")
     scores = {name: _scores(score) for name, score in rows if score is not None}
@@ -140,7 +141,9 @@ def _layer_table(found: Selection) -> str:
         f"{'per KB':>8}  {'per 1000 passes':>15}  verdict"
     ]
     for row in found.layers:
-        gradient = f"{row.gradient.value:.3g} ± {row.gradient.error:.1g}" if row.gradient else ""
+        gradient = f"{row.gradient.value:.3g}" if row.gradient else ""
+        if row.gradient and row.gradient.error:
+            gradient += f" ± {row.gradient.error:.2g}"
         gain = per_kilobyte = per_passes = ""
         if row.gain is not None:
             gain = f"{row.gain:.4f} ± {row.gain_error:.4f}"

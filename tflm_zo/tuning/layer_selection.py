@@ -113,9 +113,9 @@ def select_layers(
     A layer is judged by its relative gradient norm, and by trainings in the simulator with ``passes`` forward
     passes for each of ``folds`` parts of the samples, on the others. The set then grows by the layers that bring
     most per byte, while that lowers the held-out loss by more than its standard error, and loses those without
-    which it is better by as much (sequential floating selection; Pudil et al., 1994). Sets that take more than ``ram`` or
-    ``flash`` bytes on ``board`` (default: as much as it has) are left out. A patched model is judged as the model
-    that it was made from.
+    which it is better by as much (sequential floating selection; Pudil et al., 1994). Sets that take more than
+    ``ram`` or ``flash`` bytes on ``board`` (default: as much as it has) are left out. A patched model is judged as
+    the model that it was made from.
 
     ``jobs`` processes train side by side; the result does not depend on them. Raises :class:`ZoError` for models
     that cannot be trained or simulated, unusable samples, and if nothing fits.

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Traits:
     """How a model is trained, as far as it decides what to search: in closed form, by its input adapter, by the
-    outputs of layers, by perturbed weights or biases (other than the adapter's), in how many groups."""
+    outputs of layers, by perturbed weights or biases (other than the adapter's), in how many groups; ``batches``:
+    samples of a batch are not just trained on one after the other."""
 
     exact: bool
     adapter: bool
@@ -28,6 +29,7 @@ class Traits:
     weights: bool
     biases: bool
     groups: int
+    batches: bool
 
 
 def traits_of(model: PatchedModel, hyper: Hyperparameters) -> Traits:
@@ -43,6 +45,7 @@ def traits_of(model: PatchedModel, hyper: Hyperparameters) -> Traits:
         weights=any(p.kind != KIND_BIAS for p in perturbed),
         biases=any(p.kind == KIND_BIAS for p in perturbed),
         groups=len(modes) - adapter,
+        batches=bool(modes) or any(node.accumulates for node in model.nodes),
     )
 
 
@@ -87,7 +90,7 @@ class Dimension:
 
 # The default of each, which is the first trial, must be among its values.
 DIMENSIONS: tuple[Dimension, ...] = (
-    Dimension("batch_size", Numbers(4, 32, whole=True), lambda traits: True),
+    Dimension("batch_size", Numbers(4, 32, whole=True), lambda traits: traits.batches),
     # In units of the rate that a fit finds from the samples.
     Dimension("head_lr", Numbers(0.05, 20.0), lambda traits: traits.exact),
     Dimension("adapter_lr", Numbers(5e-4, 5e-2), lambda traits: traits.adapter),
