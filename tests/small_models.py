@@ -67,6 +67,21 @@ def dense_model(
     return b.bytes()
 
 
+def residual_model(*, seed: int = 0) -> bytes:
+    """Two residual blocks of two convolutions each, pooling, fully connected; all layers "a1", "b1", "a2", "b2"."""
+    b = _Builder(INPUT_SHAPE, seed, bias=True, per_channel=True, extreme=False)
+    b.conv("stem", 6, kernel=3, stride=2)
+    for block in "12":
+        before = b.mark()
+        b.conv(f"a{block}", 6, kernel=3)
+        b.conv(f"b{block}", 6, kernel=1)
+        b.add(f"sum{block}", before)
+    b.average_pool()
+    b.reshape()
+    b.finish(3, "softmax")
+    return b.bytes()
+
+
 def twin_dense_model(*, bias: bool) -> bytes:
     """Two fully connected layers of one shape that share one weights tensor; the second is the head."""
     b = _Builder((6,), 0, bias=bias, per_channel=False, extreme=False)
@@ -175,6 +190,18 @@ class _Builder:
         kind = OPERATOR.FULLY_CONNECTED
         self._layer(name, kind, OPTIONS.FullyConnectedOptions, options, tensor, self.values @ real.T)
         return tensor, real
+
+    def mark(self) -> tuple[int, np.ndarray]:
+        """The present output and its values, for :meth:`add`."""
+        return self.last, self.values
+
+    def add(self, name: str, other: tuple[int, np.ndarray]) -> None:
+        tensor, values = other
+        self.values = self.values + values
+        inputs = [self.last, tensor]
+        self.scale, self.zero_point = float(self.values.max() - min(self.values.min(), 0.0)) / 255, -128
+        output = self._tensor(f"{name}/output", TYPE.INT8, (1, *values.shape[1:]), self.scale, self.zero_point)
+        self._operator(OPERATOR.ADD, OPTIONS.AddOptions, schema.AddOptionsT(), inputs, output)
 
     def average_pool(self) -> None:
         n, h, w, c = self.values.shape

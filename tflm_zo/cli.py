@@ -211,6 +211,12 @@ def train(
     result: dict[str, Any] = {"forward_passes": trainer.progress.passes, "interrupted": history.interrupted}
     ending = f"training loss {last['loss']:.4f}" if last else "the training was complete already"
     click.echo(f"{output}: {trainer.progress.passes} forward passes, {ending}")
+    result |= {"layer_executions": history.layer_executions, "saved_executions": history.saved_executions}
+    if history.saved_executions:
+        together = history.layer_executions + history.saved_executions
+        click.echo(
+            f"frozen layers ran once a sample: {history.layer_executions} executions of layers instead of {together}"
+        )
     if history.interrupted:
         click.echo(f"interrupted; go on with --resume {output} and the same options")
     result |= {f"train_{name}": last[name] for name in ("loss", "accuracy") if name in last}

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tflm_zo.bake import bake
-from tflm_zo.interpreter import Interpreter
+from tflm_zo.interpreter import TrainingInterpreter
 from tflm_zo.layers import trainable_layers
 from tflm_zo.model_file import load_model
 from tflm_zo.op_options import LOSS_CROSS_ENTROPY
@@ -74,6 +74,6 @@ def inspect(model: bytes) -> Inspection:
         patched=is_patched(tree),
         loss=loss,
         ram_bytes=sum(row.ram_bytes for row in rows),
-        arena_bytes=Interpreter(model).arena_bytes,
+        arena_bytes=TrainingInterpreter(model).arena_bytes,
         model_bytes=len(model),
     )

@@ -19,15 +19,12 @@ from tflm_zo.counter_random import permutation
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
 from tflm_zo.fit_plan import FitPlan
-from tflm_zo.interpreter import Interpreter
+from tflm_zo.interpreter import TrainingInterpreter
 from tflm_zo.op_options import KIND_RESIDUAL, LOSS_CROSS_ENTROPY
 from tflm_zo.patched import Parameter, read_patched
 from tflm_zo.progress import ProgressBar
 from tflm_zo.recipe import Hyperparameters, Recipe, exact_rate, make_recipe
 from tflm_zo.samples import dequantize, input_codes, target_codes
-
-_INPUT, _COMMAND, _TARGET = 0, 1, 2
-_OUTPUT, _REPORT = 0, 1
 
 # Samples that the exact layers' learning rate is taken from.
 _PROBES = 32
@@ -39,10 +36,16 @@ Callback = Callable[["Trainer", dict[str, float]], Any]
 class History:
     """What a fit did, one entry an epoch: ``loss``, ``accuracy`` (classes only), with validation data also
     ``val_loss`` and ``val_accuracy``, and ``passes``, the training passes so far. ``interrupted`` tells whether
-    Ctrl-C or a callback ended it early."""
+    Ctrl-C or a callback ended it early.
+
+    ``layer_executions`` counts how often TFLM executed a layer during the fit, validation included;
+    ``saved_executions`` how many more it would have been without remembering what the frozen layers in front make of
+    a sample. Both are 0 in the simulator, which does not count them."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     interrupted: bool = False
+    layer_executions: int = field(default=0, compare=False)
+    saved_executions: int = field(default=0, compare=False)
 
 
 @dataclass
@@ -71,7 +74,7 @@ class Trainer:
         self.model = read_patched(data)
         self.seed = seed
         self.progress = Progress()
-        self._interpreter = Interpreter(data, arena_size)
+        self._interpreter = TrainingInterpreter(data, arena_size)
         self._classes = self.model.loss.kind == LOSS_CROSS_ENTROPY
         self._idle = plugin.make_command()
         self._evaluate = plugin.make_command(plugin.LOSS)
@@ -111,6 +114,7 @@ class Trainer:
         if validation_data is not None:
             self._codes_and_targets(*validation_data)  # bad ones are better refused now than after an epoch
         recipe = make_recipe(self.model, hyper)
+        executed, saved = self._executions()
         wants_rate = hyper.head_lr is None and recipe.exact
         probes = min(_PROBES, len(codes)) if wants_rate else 0
         plan = FitPlan(len(codes), hyper, recipe.passes_a_sample(hyper.antithetic), probes)
@@ -141,7 +145,13 @@ class Trainer:
             finally:
                 # Also when an exception breaks off in the middle of a query.
                 self._state.restore_clean()
+        executed_now, saved_now = self._executions()
+        history.layer_executions, history.saved_executions = executed_now - executed, saved_now - saved
         return history
+
+    def _executions(self) -> tuple[int, int]:
+        """Executions of layers so far, and how many were saved."""
+        return self._interpreter.layer_executions, self._interpreter.saved_executions
 
     def _schedule(self, recipe: Recipe, hyper: Hyperparameters, plan: FitPlan) -> plugin.Schedule:
         return plugin.Schedule(
@@ -239,7 +249,7 @@ class Trainer:
         outputs = []
         for sample in codes:
             self._pass(sample, self._no_target, self._idle)
-            outputs.append(self._interpreter.get_output(_OUTPUT))
+            outputs.append(self._interpreter.output())
         return np.concatenate(outputs)
 
     def evaluate(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
@@ -263,7 +273,7 @@ class Trainer:
     def _predicted_class(self, reported: int) -> int:
         if self.model.loss.outputs == 1:
             return reported  # one sigmoid unit: the output holds no argmax
-        return int(np.argmax(self._interpreter.get_output(_OUTPUT)))
+        return int(np.argmax(self._interpreter.output()))
 
     # -- weights -------------------------------------------------------------------------------------------
 
@@ -320,13 +330,7 @@ class Trainer:
 
     def _pass(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.ndarray:
         """One forward pass; returns the report (int32[8])."""
-        interpreter = self._interpreter
-        # Later layers may overwrite input tensors, so all are set before each pass.
-        interpreter.set_input(x, _INPUT)
-        interpreter.set_input(command, _COMMAND)
-        interpreter.set_input(target, _TARGET)
-        interpreter.invoke()
-        return interpreter.get_output(_REPORT)
+        return self._interpreter.run(x, target, command)
 
 
 def add_in_order(start: float, values: np.ndarray) -> float:

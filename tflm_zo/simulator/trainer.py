@@ -12,7 +12,7 @@ import numpy as np
 from tflm_zo import plugin
 from tflm_zo.files import read_bytes
 from tflm_zo.fit_plan import FitPlan
-from tflm_zo.interpreter import Interpreter
+from tflm_zo.interpreter import TrainingInterpreter
 from tflm_zo.op_options import LOSS_CROSS_ENTROPY
 from tflm_zo.patched import read_patched
 from tflm_zo.progress import ProgressBar
@@ -36,7 +36,7 @@ class SimTrainer(Trainer):
         self.seed = seed
         self.progress = Progress()
         if arena_size is not None:
-            Interpreter(data, arena_size)  # raises if it does not fit
+            TrainingInterpreter(data, arena_size)  # raises if it does not fit
         self._engine = TrainingEngine(self.model)
         self._classes = self.model.loss.kind == LOSS_CROSS_ENTROPY
         self._idle = plugin.make_command()
@@ -55,6 +55,9 @@ class SimTrainer(Trainer):
             return super().fit(*args, **kwargs)
         finally:
             self._cached = None
+
+    def _executions(self) -> tuple[int, int]:
+        return 0, 0
 
     def _schedule(self, recipe: Recipe, hyper: Hyperparameters, plan: FitPlan) -> plugin.Schedule:
         self._passes_a_step = recipe.passes_a_sample(hyper.antithetic) * plan.batch_size
@@ -134,7 +137,7 @@ class SimTrainer(Trainer):
     @property
     def arena_bytes(self) -> int:
         """Bytes of the arena that TFLM uses for this model, by its own accounting (of this 64-bit build)."""
-        return Interpreter(self.model.data).arena_bytes
+        return TrainingInterpreter(self.model.data).arena_bytes
 
     def _measure(self, codes: np.ndarray, targets: np.ndarray, command: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Reports and outputs of one pass for each sample."""
