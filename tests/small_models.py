@@ -67,8 +67,9 @@ def dense_model(
     return b.bytes()
 
 
-def residual_model(*, seed: int = 0) -> bytes:
-    """Two residual blocks of two convolutions each, pooling, fully connected; all layers "a1", "b1", "a2", "b2"."""
+def residual_model(*, hidden: int = 0, seed: int = 0) -> bytes:
+    """Two residual blocks of two convolutions each ("a1", "b1"; "a2", "b2"), pooling, and fully connected layers:
+    "hidden", if it has outputs, and the head."""
     b = _Builder(INPUT_SHAPE, seed, bias=True, per_channel=True, extreme=False)
     b.conv("stem", 6, kernel=3, stride=2)
     for block in "12":
@@ -78,6 +79,8 @@ def residual_model(*, seed: int = 0) -> bytes:
         b.add(f"sum{block}", before)
     b.average_pool()
     b.reshape()
+    if hidden:
+        b.dense("hidden", hidden, relu=True)
     b.finish(3, "softmax")
     return b.bytes()
 

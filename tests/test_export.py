@@ -27,6 +27,7 @@ from tflm_zo.board.model_ops import add_method, model_ops
 from tflm_zo.errors import ZoError
 from tflm_zo.model_file import load_model, save_model, schema
 from tflm_zo.patch import patch
+from tflm_zo.split import split
 from tflm_zo.training_ops import NODE_OP
 
 ARDUINO_CORE = Path(__file__).parent / "arduino_core"
@@ -65,9 +66,11 @@ def compilers() -> list[list[str]]:
 def test_the_model_is_in_it_byte_for_byte(patched: bytes, sketch: tuple[Path, Export]) -> None:
     folder, export = sketch
     text = (folder / "model.cpp").read_text()
-    numbers = bytes(int(n) for n in re.findall(r"\d+", text[text.index("{") :]))
-    assert numbers == patched
-    assert "alignas(16) const" in text
+    assert array_in(text) == patched
+    assert "alignas(16) static const" in text
+    assert "kModel = kImage;" in text
+    assert "kRestModel = kImage;" in text
+    assert "kFrozenModel = nullptr;" in text
     header = (folder / "model.h").read_text()
     digest = hashlib.sha256(patched).hexdigest()
     assert digest in header
@@ -75,6 +78,32 @@ def test_the_model_is_in_it_byte_for_byte(patched: bytes, sketch: tuple[Path, Ex
     assert f"kModelBytes = {len(patched)};" in header
     assert f"kArenaBytes = {export.arena_bytes};" in header
     assert export.arena_bytes % 16 == 0
+
+
+def test_frozen_layers_in_front_are_models_in_the_same_array(tmp_path: Path) -> None:
+    """The patched model is there byte for byte, and in front of it tables that make two models of its constants."""
+    model = patch(small_models.small_model(), "exact")
+    export_sketch(model, tmp_path / "Sketch", batch_size=5)
+    text = (tmp_path / "Sketch/model.cpp").read_text()
+    image = array_in(text)
+    offsets = dict(re.findall(r"(k\w+Model|kModel) = kImage \+ (\d+);", text))
+    assert image[int(offsets["kModel"]) :] == model
+    parts = split(model)
+    assert parts is not None
+    assert (image, image[int(offsets["kFrozenModel"]) :]) == (parts.suffix, parts.prefix)
+    assert "kRestModel = kImage;" in text
+    assert len(image) < len(model) + 1200
+    header = (tmp_path / "Sketch/model.h").read_text()
+    assert "kInputBytes = 64;" in header
+    # What leads on has 96 bytes, a sample 64: samples are kept.
+    assert f"kBatchBytes = {5 * 68};" in header
+    export_sketch(patch(small_models.small_model(), "head"), tmp_path / "Head", batch_size=5)
+    assert f"kBatchBytes = {68 + 4 * 28};" in (tmp_path / "Head/model.h").read_text()
+
+
+def array_in(source: str) -> bytes:
+    """The bytes of the array in model.cpp."""
+    return bytes(int(n) for n in re.findall(r"\d+", source[source.index("{") : source.index("}")]))
 
 
 def test_sizes_of_samples(patched: bytes, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tflm_zo.serial.link import BoardRestarted, Link
 from tflm_zo.serial.messages import Request
 from tflm_zo.serial.monitor import RemoteTrainer
 from tflm_zo.serial.port import SerialPort
+from tflm_zo.split import layer_count, split
 from tflm_zo.trainer import Trainer
 
 pytest.importorskip("serial")
@@ -83,7 +84,9 @@ def remote_result(remote: RemoteTrainer, data: Any, test: Any, **fit: Any) -> di
 
 
 MODELS = {
+    "head": lambda small: patch(small, "head"),
     "exact": lambda small: patch(small, "exact"),
+    "late": lambda small: patch(small_models.residual_model(), "b2,dense"),
     "all": lambda small: patch(small, "all"),
     "adapter": lambda small: patch(small, "exact", adapter=True),
     "accumulate": lambda small: patch(small, "all", accumulate=True),
@@ -104,6 +107,13 @@ def test_trains_to_the_bits_of_the_host(small: bytes, make_board: Callable[..., 
     assert before == Trainer(model).evaluate(*test)
     assert remote_result(remote, data, test, **SMALL_FIT) == expected
     assert expected["loss"] != before["loss"]
+    executed, saved = remote.layer_executions()
+    passes = remote._device.metrics().passes
+    assert executed + saved == passes * layer_count(model)
+    # Two evaluations of 40 samples, the passes that find the head's rate, and once for a sample of a step.
+    parts = split(model)
+    runs = 2 * 40 + 32 + 3 * 44
+    assert saved == (0 if parts is None else (passes - runs) * parts.prefix_layers)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -20,16 +20,17 @@ from tflm_zo.board.boards import find_board
 from tflm_zo.board.cli import plan as plan_command
 from tflm_zo.board.plan import plan_memory, plan_picture, plan_text
 from tflm_zo.errors import ZoError
-from tflm_zo.interpreter import Interpreter
+from tflm_zo.interpreter import Interpreter, TrainingInterpreter
 from tflm_zo.model_file import load_model
 from tflm_zo.patch import patch
+from tflm_zo.split import split
 
 MODELS = ["kws_ref_model", "pretrainedResnet_quant", "vww_96_int8", "ad01_int8", "str_ww_ref_model"]
 
 
 def assert_accounting_of_the_wheel(model: bytes) -> None:
     """TFLM's own number for this host; two paddings of 16 bytes may differ."""
-    plan = plan_arena(load_model(model), WHEEL_64)
+    plan = plan_arena([load_model(model)], WHEEL_64)
     assert plan.estimated_ops == ()
     assert abs(plan.used - Interpreter(model).arena_bytes) <= 32
     assert plan.used == plan.activations + plan.weights + plan.op_state + plan.structures
@@ -57,9 +58,23 @@ def test_accounting_of_real_models(shared_data: Path, name: str, trainable: str)
     assert_accounting_of_the_wheel(patch((shared_data / f"mlperf_tiny/{name}.tflite").read_bytes(), trainable))
 
 
+@pytest.mark.parametrize("trainable", ["head", "exact"])
+def test_accounting_of_two_models_in_one_arena(trainable: str) -> None:
+    """The wheel cannot share an arena, so its numbers are put together: another set of an allocator's structures."""
+    model = patch(small_models.residual_model(), trainable)
+    parts = split(model)
+    assert parts is not None
+    plan = plan_arena([load_model(data) for data in (parts.suffix, parts.prefix)], WHEEL_64)
+    assert abs(plan.used + sum(WHEEL_64.fixed) - TrainingInterpreter(model).arena_bytes) <= 64
+    assert plan.used == plan.activations + plan.weights + plan.op_state + plan.structures
+    ahead = len(load_model(parts.prefix).subgraphs[0].operators)
+    last = max(buffer.last for buffer in plan.buffers)
+    assert last == ahead + len(load_model(parts.suffix).subgraphs[0].operators)
+
+
 def test_32_bit_structures_are_smaller_and_tensors_are_not() -> None:
     tree = load_model(patch(small_models.small_model(), "all"))
-    wide, narrow, arduino = (plan_arena(tree, layout) for layout in (WHEEL_64, TFLM_32, ARDUINO_32))
+    wide, narrow, arduino = (plan_arena([tree], layout) for layout in (WHEEL_64, TFLM_32, ARDUINO_32))
     assert narrow.weights == wide.weights
     assert narrow.structures < arduino.structures < wide.structures
     assert narrow.required >= narrow.used + 16
@@ -67,7 +82,7 @@ def test_32_bit_structures_are_smaller_and_tensors_are_not() -> None:
 
 def test_cmsis_nn_needs_scratch_memory() -> None:
     tree = load_model(patch(small_models.small_model(), "all"))
-    plain, cmsis = plan_arena(tree, TFLM_32), plan_arena(tree, TFLM_32, cmsis_nn=True)
+    plain, cmsis = plan_arena([tree], TFLM_32), plan_arena([tree], TFLM_32, cmsis_nn=True)
     assert {b.name for b in cmsis.buffers} - {b.name for b in plain.buffers} == {
         "scratch of CONV_2D", "scratch of AVERAGE_POOL_2D"
     }  # fmt: skip
@@ -117,6 +132,10 @@ def test_small_model_fits() -> None:
 def test_batch_size_counts() -> None:
     model = patch(small_models.small_model(), "head")
     small, large = (plan_memory(model, batch_size=n) for n in (1, 101))
+    # The head's features are kept instead of a sample; one sample comes in whole.
+    assert large.ram_used - small.ram_used == 100 * (24 + 4)
+    whole = patch(small_models.small_model(), "all")
+    small, large = (plan_memory(whole, batch_size=n) for n in (1, 101))
     assert large.ram_used - small.ram_used == 100 * (64 + 4)
 
 
@@ -137,7 +156,10 @@ def test_advice_makes_it_fit(shared_data: Path) -> None:
 
 
 def test_advice_on_the_batch(shared_data: Path) -> None:
-    model = patch((shared_data / "mlperf_tiny/vww_96_int8.tflite").read_bytes(), "head")
+    original = (shared_data / "mlperf_tiny/vww_96_int8.tflite").read_bytes()
+    # 16 images do not fit, what the frozen layers make of them does.
+    assert plan_memory(patch(original, "head"), batch_size=16).fits
+    model = patch(original, "head", adapter=True)
     plan = plan_memory(model, batch_size=16)
     assert not plan.fits
     most = int(plan.advice.rsplit("--batch-size ", 1)[1].rstrip(")"))

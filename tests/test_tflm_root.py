@@ -18,10 +18,11 @@ import pytest
 import small_models
 from training_stream import RecordingTrainer
 
-from tflm_zo.board.arduino import export_sketch
+from tflm_zo.board.arduino import board_trees, export_sketch
 from tflm_zo.board.arena import TFLM_32, plan_arena
 from tflm_zo.model_file import load_model
 from tflm_zo.patch import patch
+from tflm_zo.split import split
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROOT = Path(os.environ.get("TFLM_ROOT", ""))
@@ -40,6 +41,7 @@ class Outcome:
     arena_used: int
     right: list[int]
     passes: int
+    frozen_runs: int
     weights: bytes
 
 
@@ -78,11 +80,13 @@ def train(program: Path, arm: bool, stream: bytes) -> Outcome:
         text = run(program, recorded, weights)
     used = re.search(r"arena (\d+) of", text)
     passes = re.search(r"(\d+) passes", text)
+    frozen_runs = re.search(r"frozen layers ran (\d+) times", text)
     assert used is not None and passes is not None, text
     return Outcome(
         arena_used=int(used[1]),
         right=[int(n) for n in re.findall(r": (\d+) right", text)],
         passes=int(passes[1]),
+        frozen_runs=0 if frozen_runs is None else int(frozen_runs[1]),
         weights=weights.read_bytes(),
     )
 
@@ -96,6 +100,7 @@ class Reference:
     weights: bytes
     right: list[int]
     steps: int
+    passes: int
 
 
 def record(
@@ -109,7 +114,7 @@ def record(
     after = trainer.trained_bytes()
     # Otherwise equal weights would prove nothing.
     assert np.mean(np.frombuffer(before, np.uint8) != np.frombuffer(after, np.uint8)) > 0.05
-    return Reference(model, trainer.stream(), after, right, trainer.progress.step)
+    return Reference(model, trainer.stream(), after, right, trainer.progress.step, trainer.progress.passes)
 
 
 @pytest.fixture(scope="module", params=["nodes", "weights", "accumulate"])
@@ -135,6 +140,42 @@ def keyword_run(shared_data: Path) -> Reference:
     return record(model, x[:400], y[:400], (x[400:500], y[400:500]), epochs=1, batch_size=2)
 
 
+# What is trained behind two residual blocks' frozen layers, how, and whether these run in every pass.
+LATE = {
+    # What they make of a sample is smaller than it: it is kept instead, whatever the passes.
+    "head": ("dense", "exact", False),
+    "hidden": ("hidden", "weights", False),
+    # Else they run when another sample's turn comes: here once a step, for all its queries and its update.
+    "nodes": ("a2,b2", "nodes", False),
+    "within a block": ("b2,dense", "nodes", False),
+    # Here for each pass, since a direction goes through the whole batch.
+    "weights": ("a2,b2", "weights", True),
+}
+
+
+def late_run(kind: str) -> tuple[Reference, int]:
+    """Training of late layers of a small model, and how often the frozen ones should run in it."""
+    trainable, method, every_pass = LATE[kind]
+    rng = np.random.default_rng(2)
+    model = patch(small_models.residual_model(hidden=8), trainable)
+    y = rng.integers(0, 3, 100)
+    x = np.clip(rng.integers(-40, 40, (100, 8, 8, 1)) + 40 * y[:, None, None, None] - 40, -128, 127).astype(np.int8)
+    settings = {"method": method, "epochs": 8, "batch_size": 4, "queries": 2, "node_lr": 1e-2, "lr": 1e-2}
+    reference = record(model, x, y, (x[:50], y[:50]), **settings)
+    return reference, 2 * 50 + (reference.passes if every_pass else 8 * 100)
+
+
+@pytest.fixture(scope="module")
+def late_keyword_run(shared_data: Path) -> Reference:
+    """200 steps of keyword spotting's head, exact, and last convolution, by its output."""
+    model = patch((shared_data / "mlperf_tiny/kws_ref_model.tflite").read_bytes(), "exact")
+    with np.load(shared_data / "kws01_dev.npz") as archive:
+        x = np.clip(archive["x"].astype(np.int16) + 15, -128, 127).astype(np.int8)
+        y = archive["y"]
+    settings = {"epochs": 1, "batch_size": 1, "queries": 2, "method": {"conv2d_4": "nodes"}}
+    return record(model, x[:200], y[:200], (x[400:440], y[400:440]), **settings)
+
+
 def check(reference: Reference, outcome: Outcome) -> None:
     assert reference.steps == 200
     assert outcome.weights == reference.weights
@@ -146,6 +187,29 @@ def test_small_model_trains_to_the_same_bits(small_run: Reference, variant: str,
     check(small_run, train(build(variant, arm, small_run.model, tmp_path), arm, small_run.stream))
 
 
+@pytest.mark.parametrize(
+    ("kind", "variant", "arm"),
+    [*((kind, *VARIANTS[0]) for kind in LATE), ("within a block", *VARIANTS[1])],
+)
+def test_frozen_layers_run_apart(kind: str, variant: str, arm: bool, tmp_path: Path) -> None:
+    """Two models in one arena: the bits of the whole model, and the frozen layers run as seldom as they can."""
+    reference, runs = late_run(kind)
+    outcome = train(build(variant, arm, reference.model, tmp_path), arm, reference.stream)
+    check(reference, outcome)
+    assert outcome.frozen_runs == runs
+
+
+@pytest.mark.parametrize(("variant", "arm"), VARIANTS)
+def test_late_layers_of_keyword_spotting(late_keyword_run: Reference, variant: str, arm: bool, tmp_path: Path) -> None:
+    outcome = train(build(variant, arm, late_keyword_run.model, tmp_path), arm, late_keyword_run.stream)
+    check(late_keyword_run, outcome)
+    assert outcome.frozen_runs == 200 + 2 * 40
+    if arm:
+        parts = split(late_keyword_run.model)
+        plan = plan_arena(board_trees(late_keyword_run.model, parts), TFLM_32, cmsis_nn="cmsis" in variant)
+        assert abs(plan.used - outcome.arena_used) <= 0.03 * outcome.arena_used
+
+
 @pytest.mark.parametrize(("variant", "arm"), VARIANTS)
 def test_keyword_spotting_trains_to_the_same_bits(
     keyword_run: Reference, variant: str, arm: bool, tmp_path: Path
@@ -155,7 +219,7 @@ def test_keyword_spotting_trains_to_the_same_bits(
     check(keyword_run, outcome)
     assert outcome.right[1] > outcome.right[0]
     if arm:
-        plan = plan_arena(load_model(keyword_run.model), TFLM_32, cmsis_nn="cmsis" in variant)
+        plan = plan_arena([load_model(keyword_run.model)], TFLM_32, cmsis_nn="cmsis" in variant)
         assert abs(plan.used - outcome.arena_used) <= 0.03 * outcome.arena_used
 
 

@@ -167,7 +167,7 @@ class _FrozenLayers:
     def __init__(self, parts: SplitModel) -> None:
         self._interpreter = Interpreter(parts.prefix)
         self._remembered: OrderedDict[bytes, list[np.ndarray]] = OrderedDict()
-        self._kept, self._kept_bytes = parts.kept, parts.kept_bytes
+        self._kept, self._kept_bytes = len(parts.kept_shapes), parts.kept_bytes
         self.layers = parts.prefix_layers
         self.runs = 0
 

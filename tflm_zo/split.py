@@ -54,10 +54,10 @@ class SplitModel:
 
     ``image`` holds three flatbuffers: the suffix at its start, the prefix ``prefix_offset`` bytes from it and the
     patched model ``model_offset`` bytes from it, all aligned to 16 bytes. ``prefix_layers`` and ``suffix_layers``
-    count operators without the training ops, ``kept_bytes`` are those of all kept tensors.
+    count operators without the training ops.
 
-    The prefix takes the model's input, its outputs are the ``kept`` tensors that lead on. The suffix takes them for its
-    inputs 0, 3, 4, ..., the command for 1, the target for 2. Its outputs are the patched model's, then the kept
+    The prefix takes the model's input, its outputs are the *kept* tensors that lead on, int8. The suffix takes them for
+    its inputs 0, 3, ..., the command for 1, the target for 2. Its outputs are the patched model's, then the kept
     tensors: as outputs they outlast the pass, so the next pass on the same sample finds them where they are.
     """
 
@@ -66,8 +66,12 @@ class SplitModel:
     model_offset: int
     prefix_layers: int
     suffix_layers: int
-    kept: int
-    kept_bytes: int
+    kept_shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the kept tensors."""
+        return sum(int(np.prod(shape)) for shape in self.kept_shapes)
 
     @property
     def prefix(self) -> bytes:
@@ -114,8 +118,7 @@ def split(model: bytes) -> SplitModel | None:
         model_offset=suffix_end - image.model_end,
         prefix_layers=len(prefix),
         suffix_layers=sum(not _trains(tree, graph.operators[i]) for i in suffix),
-        kept=len(kept),
-        kept_bytes=sum(int(np.prod(shape_of(graph.tensors[i]))) for i in kept),
+        kept_shapes=tuple(shape_of(graph.tensors[i]) for i in kept),
     )
 
 

@@ -40,7 +40,8 @@ class History:
 
     ``layer_executions`` counts how often TFLM executed a layer during the fit, validation included;
     ``saved_executions`` how many more it would have been without remembering what the frozen layers in front make of
-    a sample. Both are 0 in the simulator, which does not count them."""
+    a sample. Both are 0 in the simulator, which does not count them, and for a
+    board, which is asked otherwise."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     interrupted: bool = False

@@ -32,9 +32,13 @@ struct TflmZoHostConfig {
   uint64_t model_hash;
   uint32_t batch_bytes;  // for samples with their labels
   uint32_t frame_bytes;  // for one received frame
-  TflmZoTensor inputs[3];
+  TflmZoTensor inputs[4];
   TflmZoTensor outputs[2];
-  int32_t (*invoke)(void);    // runs the model on the inputs; 0: it failed
+  int32_t (*invoke)(void);  // runs the model on the inputs; 0: it failed
+  // Of the frozen layers in front, if they are a model of their own.
+  TflmZoTensor frozen_input[1];
+  TflmZoTensor frozen_outputs[2];
+  int32_t (*invoke_frozen)(void);
   void (*show)(int32_t led);  // a tflm_zo::LedState
 };
 
@@ -47,22 +51,29 @@ using tflm_zo::TensorMemory;
 
 class HostRuntime final : public tflm_zo::ModelRuntime {
  public:
-  explicit HostRuntime(const TflmZoHostConfig& config) : config_(config) {}
-  TensorMemory Input(int index) override {
-    return index < 0 || index > 2 ? TensorMemory{nullptr, 0, false} : Memory(config_.inputs[index]);
-  }
-  TensorMemory Output(int index) override {
-    return index < 0 || index > 1 ? TensorMemory{nullptr, 0, false}
-                                  : Memory(config_.outputs[index]);
-  }
-  bool Invoke() override { return config_.invoke() != 0; }
+  template <int kInputs, int kOutputs>
+  HostRuntime(const TflmZoTensor (&inputs)[kInputs], const TflmZoTensor (&outputs)[kOutputs],
+              int32_t (*invoke)(void))
+      : inputs_(inputs),
+        input_count_(kInputs),
+        outputs_(outputs),
+        output_count_(kOutputs),
+        invoke_(invoke) {}
+  TensorMemory Input(int index) override { return Memory(inputs_, input_count_, index); }
+  TensorMemory Output(int index) override { return Memory(outputs_, output_count_, index); }
+  bool Invoke() override { return invoke_() != 0; }
 
  private:
-  static TensorMemory Memory(const TflmZoTensor& tensor) {
-    return {tensor.data, tensor.bytes, tensor.is_int8 != 0};
+  static TensorMemory Memory(const TflmZoTensor* tensors, int count, int index) {
+    if (index < 0 || index >= count) return {nullptr, 0, false};
+    return {tensors[index].data, tensors[index].bytes, tensors[index].is_int8 != 0};
   }
 
-  const TflmZoHostConfig& config_;
+  const TflmZoTensor* inputs_;
+  int input_count_;
+  const TflmZoTensor* outputs_;
+  int output_count_;
+  int32_t (*invoke_)(void);
 };
 
 class HostSerial final : public tflm_zo::SerialPort {
@@ -155,11 +166,13 @@ class HostApp {
  public:
   HostApp(const TflmZoHostConfig& config, uint8_t* frame, uint8_t* samples)
       : config_(config),
-        runtime_(config_),
+        rest_(config_.inputs, config_.outputs, config_.invoke),
+        frozen_(config_.frozen_input, config_.frozen_outputs, config_.invoke_frozen),
         board_(config_),
         frame_(frame),
         samples_(samples),
-        app_(&board_, &runtime_, {config.model, config.model_bytes, config.model_hash},
+        app_(&board_, {&rest_, config.frozen_input[0].data == nullptr ? nullptr : &frozen_},
+             {config.model, config.model_bytes, config.model_hash},
              {frame, config.frame_bytes, samples, config.batch_bytes}) {}
   ~HostApp() {
     delete[] frame_;
@@ -172,7 +185,8 @@ class HostApp {
 
  private:
   TflmZoHostConfig config_;
-  HostRuntime runtime_;
+  HostRuntime rest_;
+  HostRuntime frozen_;
   HostBoard board_;
   uint8_t* frame_;
   uint8_t* samples_;

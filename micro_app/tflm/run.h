@@ -31,13 +31,13 @@ class TrainingRun {
   // after the other, to `weights`. False after printing what went wrong.
   bool Run(StreamSource* source, TextSink* sink, WeightSink* weights) {
     if (!ops_.Add()) return Fail(sink, "an op of the model is missing");
-    TflmRuntime runtime(kModel, ops_.resolver(), arena_, sizeof(arena_));
+    TflmRuntime runtime(kRestModel, kFrozenModel, ops_.resolver(), arena_, sizeof(arena_));
     if (!runtime.Allocate()) return Fail(sink, "the model does not fit its arena");
     TextLine line;
     line.Add("arena ").AddNumber(static_cast<uint32_t>(runtime.arena_used())).Add(" of ");
     line.AddNumber(sizeof(arena_)).Add(" bytes used\n");
     sink->Print(line.text());
-    OnDeviceTrainer trainer(&runtime);
+    OnDeviceTrainer trainer(runtime.parts());
     const TrainerStatus status = trainer.Start();
     if (status != TrainerStatus::kOk) return Fail(sink, TrainerStatusMessage(status));
     TrainingStream stream(&trainer, source, sink, batch_, sizeof(batch_));

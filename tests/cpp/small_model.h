@@ -228,4 +228,41 @@ class SmallModel final : public tflm_zo::ModelRuntime {
   bool prepared_ = true;
 };
 
+// Frozen layers in front of a SmallModel: feature i is some value of the sample, or its negative.
+class SmallFrozenLayers final : public tflm_zo::ModelRuntime {
+ public:
+  static constexpr int kMostInputs = 2 * SmallModel::kFeatures;
+
+  explicit SmallFrozenLayers(int inputs) : inputs_(inputs) {}
+
+  static int8_t Feature(const int8_t* sample, int inputs, int i) {
+    if (inputs >= SmallModel::kFeatures) return sample[i * (inputs / SmallModel::kFeatures)];
+    return static_cast<int8_t>(i < inputs ? sample[i] : -sample[i % inputs]);
+  }
+
+  tflm_zo::TensorMemory Input(int index) override {
+    return {index == 0 ? input_ : nullptr, static_cast<uint32_t>(inputs_), true};
+  }
+
+  tflm_zo::TensorMemory Output(int index) override {
+    return {index == 0 ? features_ : nullptr, features, true};
+  }
+
+  bool Invoke() override {
+    invocations += 1;
+    for (int i = 0; i < SmallModel::kFeatures; ++i) features_[i] = Feature(input_, inputs_, i);
+    std::memset(input_, 0x55, sizeof(input_));
+    return !fails;
+  }
+
+  uint32_t invocations = 0;
+  uint32_t features = SmallModel::kFeatures;
+  bool fails = false;
+
+ private:
+  int inputs_;
+  int8_t input_[kMostInputs] = {};
+  int8_t features_[SmallModel::kFeatures] = {};
+};
+
 #endif  // TFLM_ZO_TESTS_SMALL_MODEL_H_

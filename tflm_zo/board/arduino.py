@@ -8,6 +8,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tflm_zo import __version__
 from tflm_zo.board.arena import ARDUINO_32, TFLM_32, plan_arena
@@ -19,6 +20,7 @@ from tflm_zo.files import write_atomic
 from tflm_zo.model_file import load_model
 from tflm_zo.op_options import LOSS_CROSS_ENTROPY
 from tflm_zo.patched import PatchedModel, read_patched
+from tflm_zo.split import SplitModel, split
 
 # Arduino builds everything under src/, of a sketch as of a library; the header's includes name the folder beside it.
 _HEADER = "src/TflmZo.h"
@@ -162,13 +164,13 @@ def _model_files(model: bytes, library: TflmLibrary, batch_size: int) -> tuple[d
     if not 1 <= batch_size <= 4096:
         raise ZoError(f"batch_size is {batch_size}: it must be from 1 to 4096")
     patched = read_patched(model)
-    tree = load_model(model)
-    ops = model_ops(tree, library.recent)
-    arena = arena_size(tree, library.recent)
-    batch = batch_size * (input_bytes(patched) + target_bytes(patched))
+    parts = split(patched.data)
+    ops = model_ops(load_model(model), library.recent)
+    arena = arena_size(patched.data, parts, library.recent)
+    batch = batch_bytes(patched, parts, batch_size)
     files = {
         "model.h": _model_header(patched, arena, batch).encode(),
-        "model.cpp": _model_source(patched.data).encode(),
+        "model.cpp": _model_source(patched.data, parts).encode(),
         "model_ops.h": _ops_header(ops).encode(),
         "tflm_library.h": _library_header(library).encode(),
     }
@@ -176,11 +178,31 @@ def _model_files(model: bytes, library: TflmLibrary, batch_size: int) -> tuple[d
     return files, Export(tuple(sorted(files)), len(patched.data), arena, batch, names)
 
 
-def arena_size(tree: object, recent: bool) -> int:
-    """Return the arena (bytes) that a model is given on a board: the plan for CMSIS-NN's kernels, which need
-    scratch memory, with a reserve of 3 percent, rounded up."""
-    required = plan_arena(tree, TFLM_32 if recent else ARDUINO_32, cmsis_nn=True).required
+def board_trees(model: bytes, parts: SplitModel | None) -> list[Any]:
+    """Return the models that a patched model is run as on a board, in the order in which they get their memory."""
+    return [load_model(data) for data in ((model,) if parts is None else (parts.suffix, parts.prefix))]
+
+
+def arena_size(model: bytes, parts: SplitModel | None, recent: bool) -> int:
+    """Return the arena (bytes) that a patched model, split into ``parts``, is given on a board: the plan for
+    CMSIS-NN's kernels, which need scratch memory, with a reserve of 3 percent, rounded up."""
+    required = plan_arena(board_trees(model, parts), TFLM_32 if recent else ARDUINO_32, cmsis_nn=True).required
     return -(-int(required * (1 + _ARENA_RESERVE)) // _ARENA_GRAIN) * _ARENA_GRAIN
+
+
+def batch_bytes(model: PatchedModel, parts: SplitModel | None, samples: int) -> int:
+    """Return the memory that a board needs for the samples of a step, with their labels.
+
+    Where the frozen layers make of a sample what is smaller, that is kept instead of it; the last one comes in whole.
+    """
+    whole = input_bytes(model) + target_bytes(model)
+    return whole + (samples - 1) * kept_sample_bytes(model, parts)
+
+
+def kept_sample_bytes(model: PatchedModel, parts: SplitModel | None) -> int:
+    """Return the bytes that one more sample of a step takes on a board."""
+    sample = input_bytes(model)
+    return (sample if parts is None else min(sample, parts.kept_bytes)) + target_bytes(model)
 
 
 def input_bytes(model: PatchedModel) -> int:
@@ -222,7 +244,12 @@ def _model_header(model: PatchedModel, arena: int, batch: int) -> str:
 
 // SHA-256 {digest}
 constexpr size_t kModelBytes = {len(model.data)};
-extern const uint8_t kModel[kModelBytes];  // in flash, aligned to 16 bytes
+extern const uint8_t* const kModel;  // in flash, aligned to 16 bytes
+
+// What runs: the model, or its frozen layers in front (nullptr: none), which run once for a sample, and the rest. They
+// share the model's constants.
+extern const uint8_t* const kRestModel;
+extern const uint8_t* const kFrozenModel;
 
 // Tells checkpoints of this model from those of others: the first 8 bytes of the hash.
 constexpr uint64_t kModelHash = 0x{digest[:16]}u;
@@ -239,16 +266,27 @@ constexpr size_t kBatchBytes = {batch};
 """
 
 
-def _model_source(data: bytes) -> str:
+def _model_source(data: bytes, parts: SplitModel | None) -> str:
+    image = data if parts is None else parts.image
+    model = "kImage" if parts is None else f"kImage + {parts.model_offset}"
+    frozen = "nullptr" if parts is None else f"kImage + {parts.prefix_offset}"
     lines = [
         f"// Written by tflm-zo {__version__}. Export the model again instead of editing this file.",
         '#include "model.h"',
         "",
-        "alignas(16) const uint8_t kModel[kModelBytes] = {",
+        f"alignas(16) static const uint8_t kImage[{len(image)}] = {{",
     ]
-    for start in range(0, len(data), 20):
-        lines.append("    " + ", ".join(str(b) for b in data[start : start + 20]) + ",")
-    return "\n".join([*lines, "};", ""])
+    for start in range(0, len(image), 20):
+        lines.append("    " + ", ".join(str(b) for b in image[start : start + 20]) + ",")
+    lines += [
+        "};",
+        "",
+        f"const uint8_t* const kModel = {model};",
+        "const uint8_t* const kRestModel = kImage;",
+        f"const uint8_t* const kFrozenModel = {frozen};",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def _ops_header(ops: ModelOps) -> str:

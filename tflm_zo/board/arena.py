@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,7 @@ _CMSIS_EXTRA = {
 @dataclass(frozen=True)
 class PlannedBuffer:
     """One tensor or scratch buffer at the start of the arena: bytes (aligned), first and last operator that need it
-    (0: before the first), and the offset that the planner gave it."""
+    (0: before the first; those of the frozen layers count first), and the offset that the planner gave it."""
 
     name: str
     size: int
@@ -117,30 +117,68 @@ class ArenaPlan:
     estimated_ops: tuple[str, ...]
 
 
-def plan_arena(tree: Any, layout: Layout, cmsis_nn: bool = False) -> ArenaPlan:
-    """Return the arena plan of the model ``tree`` for a build of TFLM.
+def plan_arena(trees: Sequence[Any], layout: Layout, cmsis_nn: bool = False) -> ArenaPlan:
+    """Return the plan of the arena that models share, for a build of TFLM.
 
-    cmsis_nn: with CMSIS-NN's kernels for a processor with the DSP extension (Cortex-M4, M7, M33) rather than the
-    reference kernels. Raises :class:`ZoError` if the model has several subgraphs.
+    trees: the models, in the order in which they are allocated, the last one to run first. cmsis_nn: with CMSIS-NN's
+    kernels for a processor with the DSP extension (Cortex-M4, M7, M33) rather than the reference kernels. Raises
+    :class:`ZoError` if a model has several subgraphs.
     """
-    if len(tree.subgraphs) != 1:
-        raise ZoError(f"the model has {len(tree.subgraphs)} subgraphs; memory can be planned for one only")
-    return _Planner(tree, layout, cmsis_nn).run()
+    for tree in trees:
+        if len(tree.subgraphs) != 1:
+            raise ZoError(f"the model has {len(tree.subgraphs)} subgraphs; memory can be planned for one only")
+    tail = _Tail()
+    for size in layout.fixed:
+        tail.take(size, layout.pointer)
+    planners = [_Planner(tree, layout, cmsis_nn, tail) for tree in trees]
+    for planner in planners:
+        planner.run()
+    buffers: list[PlannedBuffer] = []
+    before = 0
+    for planner in reversed(planners):
+        buffers += [replace(b, first=b.first + before, last=b.last + before) for b in planner.buffers]
+        before += len(planner.graph.operators)
+    activations = max((b.offset + b.size for b in buffers), default=0)
+    used = activations + tail.size
+    return ArenaPlan(
+        activations=activations,
+        used=used,
+        # The end of the arena is aligned down once.
+        required=max(used, *(planner.planning for planner in planners)) + ALIGNMENT,
+        buffers=tuple(buffers),
+        estimated_ops=tuple(dict.fromkeys(name for planner in planners for name in planner.estimated)),
+        **tail.shares,
+    )
+
+
+class _Tail:
+    """What is taken from the end of the arena, for good."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.shares: dict[str, int] = {"weights": 0, "op_state": 0, "structures": 0}
+
+    def take(self, size: int, alignment: int, share: str = "structures") -> None:
+        before = self.size
+        self.size = -(-(self.size + size) // alignment) * alignment
+        self.shares[share] += self.size - before
 
 
 class _Planner:
-    def __init__(self, tree: Any, layout: Layout, cmsis_nn: bool) -> None:
+    """One model's allocations; ``planning`` is the arena that is in use while TFLM plans it."""
+
+    def __init__(self, tree: Any, layout: Layout, cmsis_nn: bool, tail: _Tail) -> None:
         self.tree, self.graph, self.layout, self.cmsis_nn = tree, tree.subgraphs[0], layout, cmsis_nn
-        self.tail = 0  # bytes taken from the end of the arena
-        self.shares: dict[str, int] = {"weights": 0, "op_state": 0, "structures": 0}
+        self._take = tail.take
+        self.tail = tail
         self.scratch: list[tuple[int, int, str]] = []  # bytes, operator, name
         self.estimated: dict[str, None] = {}
+        self.buffers: list[PlannedBuffer] = []
+        self.planning = 0
 
-    def run(self) -> ArenaPlan:
+    def run(self) -> None:
         layout, graph = self.layout, self.graph
         word = layout.pointer
-        for size in layout.fixed:
-            self._take(size, word)
         self._take(2 * word, word)  # allocator of the parsed options
         self._take(layout.subgraph, word)
         self._take(layout.eval_tensor * len(graph.tensors), word)
@@ -160,28 +198,12 @@ class _Planner:
             if tensor.isVariable:
                 self._take(_tensor_bytes(tensor), ALIGNMENT, self._variable_share(tensor))
 
-        buffers = self._planned_buffers()
-        activations = max((b.offset + b.size for b in buffers), default=0)
-        planning = self.tail + self._planning_bytes(len(buffers))
+        self.buffers = self._planned_buffers()
+        self.planning = self.tail.size + self._planning_bytes(len(self.buffers))
         for indices in (graph.inputs, graph.outputs):
             self._take(word * len(indices), ALIGNMENT)
             for index in indices:
                 self._take_tensor(graph.tensors[int(index)])
-        used = activations + self.tail
-        return ArenaPlan(
-            activations=activations,
-            used=used,
-            # The end of the arena is aligned down once.
-            required=max(used, planning) + ALIGNMENT,
-            buffers=tuple(buffers),
-            estimated_ops=tuple(self.estimated),
-            **self.shares,
-        )
-
-    def _take(self, size: int, alignment: int, share: str = "structures") -> None:
-        before = self.tail
-        self.tail = -(-(self.tail + size) // alignment) * alignment
-        self.shares[share] += self.tail - before
 
     def _op_name(self, operator: Any) -> str:
         code = builtin_code(self.tree, operator)

@@ -8,7 +8,14 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from tflm_zo.board.arduino import DEFAULT_BATCH, TFLM_LIBRARIES, arena_size, input_bytes, target_bytes
+from tflm_zo.board.arduino import (
+    DEFAULT_BATCH,
+    TFLM_LIBRARIES,
+    arena_size,
+    batch_bytes,
+    board_trees,
+    kept_sample_bytes,
+)
 from tflm_zo.board.arena import ARDUINO_32, TFLM_32, ArenaPlan, plan_arena
 from tflm_zo.board.boards import Board, find_board
 from tflm_zo.board.model_ops import model_ops
@@ -16,6 +23,7 @@ from tflm_zo.errors import ZoError
 from tflm_zo.files import write_atomic
 from tflm_zo.model_file import load_model
 from tflm_zo.patched import PatchedModel, read_patched
+from tflm_zo.split import split
 from tflm_zo.training_ops import NODE_OP, custom_code
 
 # Static RAM of the app beside the arena and the samples: schedule, frames, buffers of the serial port.
@@ -88,23 +96,24 @@ def plan_memory(
     device, recent = find_board(board), TFLM_LIBRARIES[tflm_library].recent
     patched = read_patched(model)
     tree = load_model(model)
-    arena = plan_arena(tree, TFLM_32 if recent else ARDUINO_32, cmsis_nn=True)
-    arena_bytes = arena_size(tree, recent)
-    sample_bytes = input_bytes(patched) + target_bytes(patched)
+    parts = split(patched.data)
+    trees = board_trees(patched.data, parts)
+    arena = plan_arena(trees, TFLM_32 if recent else ARDUINO_32, cmsis_nn=True)
+    arena_bytes = arena_size(patched.data, parts, recent)
     ram = (
         Share("activations", arena.activations),
         Share("trainable weights", arena.weights),
         Share("state of the training ops", arena.op_state),
         Share("TFLM's structures", arena.structures),
         Share("reserve of the arena", arena_bytes - arena.used),
-        Share("samples of a step", batch_size * sample_bytes),
+        Share("samples of a step", batch_bytes(patched, parts, batch_size)),
         Share("app", _APP_RAM),
         Share("stack", device.stack),
         Share("board's core", device.core_ram),
     )
     ops = model_ops(tree, recent)
     flash = (
-        Share("model", len(patched.data)),
+        Share("model", len(patched.data if parts is None else parts.image)),
         Share("kernels", sum(_KERNEL_FLASH.get(op, _OTHER_KERNEL_FLASH) for op in ops.builtin)),
         Share("TFLM", _TFLM_FLASH),
         Share("training ops", _OPS_FLASH),
@@ -120,7 +129,7 @@ def plan_memory(
         arena=arena,
         arena_bytes=arena_bytes,
         layers=layers,
-        advice=_advice(excess, layers, patched, sample_bytes, batch_size),
+        advice=_advice(excess, layers, patched, kept_sample_bytes(patched, parts), batch_size),
     )
 
 

@@ -131,6 +131,7 @@ def monitor(
         last = history.epochs[-1]
         click.echo(f"{trainer.progress.passes} forward passes, training loss {last['loss']:.4f}")
         result |= {f"train_{name}": last[name] for name in ("loss", "accuracy") if name in last}
+    result["layer_executions"], result["saved_executions"] = trainer.layer_executions()
     if held_out:
         after = trainer.evaluate(*held_out)
         result |= report_scores(before, after)

@@ -9,12 +9,13 @@ import mmap
 import os
 import select
 import tty
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
+from tflm_zo.board.arduino import batch_bytes
 from tflm_zo.compiled import compiled_file
 from tflm_zo.errors import ZoError
 from tflm_zo.interpreter import Interpreter
@@ -22,6 +23,7 @@ from tflm_zo.op_options import LOSS_CROSS_ENTROPY
 from tflm_zo.patched import read_patched
 from tflm_zo.serial.device import model_hash
 from tflm_zo.serial.framing import OVERHEAD
+from tflm_zo.split import split
 from tflm_zo.training_ops import COMMAND_WORDS, REPORT_WORDS
 
 PAGE_BYTES = 4096  # as the nRF52840 has them
@@ -60,9 +62,12 @@ class _Config(ctypes.Structure):
         ("model_hash", ctypes.c_uint64),
         ("batch_bytes", ctypes.c_uint32),
         ("frame_bytes", ctypes.c_uint32),
-        ("inputs", _Tensor * 3),
+        ("inputs", _Tensor * 4),
         ("outputs", _Tensor * 2),
         ("invoke", _Invoke),
+        ("frozen_input", _Tensor * 1),
+        ("frozen_outputs", _Tensor * 2),
+        ("invoke_frozen", _Invoke),
         ("show", _Show),
     ]
 
@@ -138,7 +143,9 @@ class HostApp:
         self._line = line
         self._show = show
         self._led = 0
-        self._interpreter = Interpreter(model)
+        parts = split(self._model.data)
+        self._interpreter = Interpreter(self._model.data if parts is None else parts.suffix)
+        self._frozen = None if parts is None else Interpreter(parts.prefix)
         self.fault: ZoError | None = None
         parameters = self._model.parameters
         weights = sum(p.arena_bytes + 4 * p.moments for p in parameters)
@@ -151,7 +158,13 @@ class HostApp:
         ]
         result = np.float32 if self._model.output_quantization is None else np.int8
         self._outputs = [np.zeros(self._model.output_shape, result), np.zeros(REPORT_WORDS, np.int32)]
-        record = self._inputs[0].nbytes + self._inputs[2].nbytes
+        self._frozen_input: list[np.ndarray] = []
+        self._frozen_outputs: list[np.ndarray] = []
+        if parts is not None:
+            # What leads on is the input of the rest, beside command and target.
+            kept = [np.zeros(shape, np.int8) for shape in parts.kept_shapes]
+            self._frozen_input, self._frozen_outputs = self._inputs[:1], [np.zeros_like(tensor) for tensor in kept]
+            self._inputs = [kept[0], *self._inputs[1:], *kept[1:]]
         self._config = _Config(
             line=line,
             flash=ctypes.addressof(ctypes.c_char.from_buffer(self._flash.content)),
@@ -160,11 +173,14 @@ class HostApp:
             model=self._model.data,
             model_bytes=len(self._model.data),
             model_hash=model_hash(self._model.data),
-            batch_bytes=batch_size * record,
+            batch_bytes=batch_bytes(self._model, parts, batch_size),
             frame_bytes=_FRAME_BYTES,
-            inputs=(_Tensor * 3)(*map(_tensor, self._inputs)),
+            inputs=(_Tensor * 4)(*map(_tensor, self._inputs)),
             outputs=(_Tensor * 2)(*map(_tensor, self._outputs)),
-            invoke=_Invoke(self._invoke),
+            invoke=_Invoke(lambda: self._invoke(self._interpreter, self._inputs, self._outputs)),
+            frozen_input=(_Tensor * 1)(*map(_tensor, self._frozen_input)),
+            frozen_outputs=(_Tensor * 2)(*map(_tensor, self._frozen_outputs)),
+            invoke_frozen=_Invoke(lambda: self._invoke(self._frozen, self._frozen_input, self._frozen_outputs)),
             show=_Show(self._on_led),
         )
         self._app = ctypes.c_void_p(_library().tflm_zo_app_new(ctypes.byref(self._config)))
@@ -175,17 +191,19 @@ class HostApp:
         if _library().tflm_zo_app_model_status(self._app) != 0:
             raise self.fault or ZoError("the model does not run: patch it again with this tflm-zo")
 
-    def _invoke(self) -> int:
+    def _invoke(
+        self, interpreter: Interpreter | None, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
+    ) -> int:
         """One pass on the tensors that the app has filled; 0 if an op failed."""
-        interpreter = self._interpreter
+        assert interpreter is not None  # the app runs frozen layers only where it has been given some
         try:
-            for index, tensor in enumerate(self._inputs):
+            for index, tensor in enumerate(inputs):
                 interpreter.set_input(tensor, index)
             interpreter.invoke()
         except ZoError as error:
             self.fault = error
             return 0
-        for index, tensor in enumerate(self._outputs):
+        for index, tensor in enumerate(outputs):
             tensor[...] = interpreter.get_output(index)
         return 1
 

@@ -98,13 +98,14 @@ class Hello:
 @dataclass(frozen=True)
 class Metrics:
     """Progress, the last step, passes since the board started, the duration of the last one in microseconds, and
-    the frames that arrived damaged."""
+    the frames that arrived damaged; how often the frozen layers ran, where they run once a sample."""
 
     progress: TrainingProgress
     last_step: StepTotals
     passes: int
     pass_micros: int
     damaged_frames: int
+    frozen_runs: int
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ _VERSION = struct.Struct("<H")
 _HELLO = struct.Struct("<HBBBIQIIIIHHHI")
 _PROGRESS = struct.Struct("<IIIf")
 _TOTALS = struct.Struct("<IfI")
-_METRICS = struct.Struct("<III")
+_METRICS = struct.Struct("<IIII")
 _EVALUATION = struct.Struct("<iff")
 _PARAMETER = struct.Struct("<BBiIiI")
 _SCHEDULE = struct.Struct("<IIHIBBBfB")

@@ -22,6 +22,7 @@ from tflm_zo.samples import input_codes, target_codes
 from tflm_zo.serial.device import Device, model_hash
 from tflm_zo.serial.link import BoardRestarted
 from tflm_zo.serial.messages import Hello, StepTotals
+from tflm_zo.split import layer_count, split
 from tflm_zo.trainer import Callback, History, Progress, Trainer
 
 
@@ -191,6 +192,18 @@ class RemoteTrainer(Trainer):
         report[2] = found.prediction
         report[3:4].view(np.float32)[0] = found.feature_energy
         return report
+
+    def _executions(self) -> tuple[int, int]:
+        return 0, 0  # they begin anew where the board does: see layer_executions
+
+    def layer_executions(self) -> tuple[int, int]:
+        """Return how many layers the board has executed since it started, all passes together, and how many more it
+        would have been if its frozen layers had run in every pass."""
+        metrics, parts = self._device.metrics(), split(self.model.data)
+        if parts is None:
+            return metrics.passes * layer_count(self.model.data), 0
+        done = metrics.passes * parts.suffix_layers + metrics.frozen_runs * parts.prefix_layers
+        return done, (metrics.passes - metrics.frozen_runs) * parts.prefix_layers
 
     def _predicted_class(self, reported: int) -> int:
         return reported  # the board has looked at the int8 output

@@ -30,9 +30,9 @@ const char* Start() {
   // Built here, not before main(): constructors of global objects must not need each other.
   static ModelOps ops;
   if (!ops.Add()) return "an op of the model is missing";
-  static tflm_zo::TflmRuntime runtime(kModel, ops.resolver(), arena, kArenaBytes);
+  static tflm_zo::TflmRuntime runtime(kRestModel, kFrozenModel, ops.resolver(), arena, kArenaBytes);
   if (!runtime.Allocate()) return "the model does not fit its arena, or was made for another TFLM";
-  static tflm_zo::TrainingApp the_app(&board, &runtime, {kModel, kModelBytes, kModelHash},
+  static tflm_zo::TrainingApp the_app(&board, runtime.parts(), {kModel, kModelBytes, kModelHash},
                                       {frame, sizeof(frame), samples, sizeof(samples)});
   the_app.Start();
   app = &the_app;

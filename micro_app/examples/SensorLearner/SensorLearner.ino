@@ -72,9 +72,9 @@ const char* Start() {
   // Built here, not before main(): constructors of global objects must not need each other.
   static ModelOps ops;
   if (!ops.Add()) return "an op of the model is missing";
-  static tflm_zo::TflmRuntime runtime(kModel, ops.resolver(), arena, kArenaBytes);
+  static tflm_zo::TflmRuntime runtime(kRestModel, kFrozenModel, ops.resolver(), arena, kArenaBytes);
   if (!runtime.Allocate()) return "the model does not fit its arena, or was made for another TFLM";
-  static tflm_zo::OnDeviceTrainer the_trainer(&runtime);
+  static tflm_zo::OnDeviceTrainer the_trainer(runtime.parts());
   const TrainerStatus status = the_trainer.Start();
   if (status != TrainerStatus::kOk) return tflm_zo::TrainerStatusMessage(status);
   trainer = &the_trainer;

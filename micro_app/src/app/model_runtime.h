@@ -12,6 +12,10 @@ namespace tflm_zo {
 // Order of the tensors that patching gives a model with one input and one output.
 enum ModelInput : int { kSampleInput = 0, kCommandInputTensor = 1, kTargetInput = 2 };
 enum ModelOutput : int { kResultOutput = 0, kReportOutput = 1 };
+// What leads from the frozen layers in front to the rest, where they run apart (tflm_zo/split.py):
+// at most this many tensors. The rest keeps them from pass to pass.
+constexpr int kMostKeptTensors = 2;
+inline int KeptInput(int tensor) { return tensor == 0 ? kSampleInput : kTargetInput + tensor; }
 
 struct TensorMemory {
   void* data;      // nullptr: there is no such tensor
@@ -29,6 +33,17 @@ class ModelRuntime {
 
  protected:
   ~ModelRuntime() = default;
+};
+
+// The engine of a patched model, or two: one of the frozen layers in front, which run once for a
+// sample, and one of the rest.
+struct ModelParts {
+  // Not explicit: an engine of the whole model is all its parts.
+  ModelParts(ModelRuntime* rest_or_all, ModelRuntime* frozen_layers = nullptr)
+      : rest(rest_or_all), frozen(frozen_layers) {}
+
+  ModelRuntime* rest;
+  ModelRuntime* frozen;  // nullptr: none
 };
 
 }  // namespace tflm_zo

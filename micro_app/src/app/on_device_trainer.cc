@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include "move_together.h"
+
 namespace tflm_zo {
 namespace {
 
@@ -52,6 +54,8 @@ const char* TrainerStatusMessage(TrainerStatus status) {
 
 TrainerStatus OnDeviceTrainer::Start() {
   state_ = nullptr;
+  frozen_runs_ = 0;
+  kept_sample_ = -1;
   input_ = runtime_->Input(kSampleInput);
   target_ = runtime_->Input(kTargetInput);
   const TensorMemory command = runtime_->Input(kCommandInputTensor);
@@ -63,7 +67,8 @@ TrainerStatus OnDeviceTrainer::Start() {
   }
   // Any sample will do: the pass makes the parameter op copy the initial weights.
   std::memset(input_.data, 0, input_.bytes);
-  const TrainerStatus status = Pass(CleanCommand(0), nullptr, nullptr);
+  if (frozen_ != nullptr && !CheckFrozen()) return TrainerStatus::kNotPatched;
+  const TrainerStatus status = Pass(CleanCommand(0), nullptr);
   if (status != TrainerStatus::kOk) return status;
   if (report_.magic != kReportMagic) return TrainerStatus::kOtherVersion;
   const uint64_t address =
@@ -72,10 +77,64 @@ TrainerStatus OnDeviceTrainer::Start() {
   return TrainerStatus::kOk;
 }
 
-// nullptr leaves a tensor as it is.
-TrainerStatus OnDeviceTrainer::Pass(const Command& command, const void* input, const void* target) {
-  // Later layers may overwrite input tensors, so all are set before each pass.
-  if (input != nullptr) std::memcpy(input_.data, input, input_.bytes);
+// Whether the two parts belong together; finds the sizes of what goes in and over.
+bool OnDeviceTrainer::CheckFrozen() {
+  frozen_bytes_ = 0;
+  for (int i = 0; i < kMostKeptTensors; ++i) {
+    const TensorMemory from = frozen_->Output(i);
+    if (from.data == nullptr) break;
+    const TensorMemory to = runtime_->Input(KeptInput(i));
+    if (to.data == nullptr || to.bytes != from.bytes) return false;
+    frozen_bytes_ += from.bytes;
+  }
+  input_ = frozen_->Input(kSampleInput);
+  reduces_ = frozen_bytes_ <= input_.bytes;
+  return input_.data != nullptr && frozen_bytes_ != 0;
+}
+
+bool OnDeviceTrainer::RunFrozen(const void* input) {
+  std::memcpy(frozen_->Input(kSampleInput).data, input, input_.bytes);
+  frozen_runs_ += 1;
+  kept_sample_ = -1;  // the two parts may share their memory
+  return frozen_->Invoke();
+}
+
+// Gives the rest what the frozen layers have made.
+void OnDeviceTrainer::HandOver() {
+  BlockMove moves[kMostKeptTensors] = {};
+  for (int i = 0; i < kMostKeptTensors; ++i) {
+    const TensorMemory from = frozen_->Output(i);
+    if (from.data == nullptr) break;
+    moves[i] = {static_cast<uint8_t*>(runtime_->Input(KeptInput(i)).data),
+                static_cast<uint8_t*>(from.data), from.bytes};
+  }
+  if (moves[1].size == 0) {
+    std::memmove(moves[0].to, moves[0].from, moves[0].size);
+  } else {
+    MoveTogether(moves[0], moves[1]);
+  }
+}
+
+bool OnDeviceTrainer::SetInput(const void* input) {
+  if (frozen_ == nullptr) {
+    std::memcpy(input_.data, input, input_.bytes);
+    return true;
+  }
+  if (!RunFrozen(input)) return false;
+  HandOver();
+  return true;
+}
+
+TrainerStatus OnDeviceTrainer::PassOn(const void* input, const Command& command,
+                                      const void* target) {
+  if (state_ == nullptr) return TrainerStatus::kNotStarted;
+  return SetInput(input) ? Pass(command, target) : TrainerStatus::kPassFailed;
+}
+
+// nullptr leaves the target as it is.
+TrainerStatus OnDeviceTrainer::Pass(const Command& command, const void* target) {
+  // Later layers may overwrite input tensors, so all are set before each pass; but for what comes
+  // from the frozen layers, which the model keeps.
   if (target != nullptr) std::memcpy(target_.data, target, target_.bytes);
   std::memcpy(runtime_->Input(kCommandInputTensor).data, &command, sizeof(command));
   if (!runtime_->Invoke()) return TrainerStatus::kPassFailed;
@@ -84,13 +143,11 @@ TrainerStatus OnDeviceTrainer::Pass(const Command& command, const void* input, c
 }
 
 TrainerStatus OnDeviceTrainer::Infer(const void* input) {
-  if (state_ == nullptr) return TrainerStatus::kNotStarted;
-  return Pass(CleanCommand(0), input, nullptr);
+  return PassOn(input, CleanCommand(0), nullptr);
 }
 
 TrainerStatus OnDeviceTrainer::Evaluate(const void* input, const void* target) {
-  if (state_ == nullptr) return TrainerStatus::kNotStarted;
-  return Pass(CleanCommand(kLoss), input, target);
+  return PassOn(input, CleanCommand(kLoss), target);
 }
 
 int32_t OnDeviceTrainer::PredictedClass() const {
@@ -135,19 +192,57 @@ TrainerStatus OnDeviceTrainer::BeginStep(uint32_t step, int32_t batch, float rat
   if (!(rate_scale >= 0.0f && rate_scale < 1e30f)) return TrainerStatus::kBadSettings;
   schedule_.BeginStep(step, batch, rate_scale);
   announced_ = false;
+  kept_sample_ = -1;
   return TrainerStatus::kOk;
 }
 
 bool OnDeviceTrainer::NextPass(int32_t* sample) {
-  announced_ = state_ != nullptr && schedule_.Next(&next_, sample);
+  announced_ = state_ != nullptr && schedule_.Next(&next_, &next_sample_);
+  if (announced_) *sample = next_sample_;
   return announced_;
 }
 
 TrainerStatus OnDeviceTrainer::RunPass(const void* input, const void* target) {
   if (!announced_) return TrainerStatus::kNoPass;
+  return StepPass(target, next_sample_ == kept_sample_ || SetInput(input));
+}
+
+TrainerStatus OnDeviceTrainer::Reduce(void* input) {
+  if (state_ == nullptr) return TrainerStatus::kNotStarted;
+  if (!reduces_) return TrainerStatus::kOk;
+  if (!RunFrozen(input)) return TrainerStatus::kPassFailed;
+  auto* to = static_cast<uint8_t*>(input);
+  for (int i = 0; i < kMostKeptTensors; ++i) {
+    const TensorMemory from = frozen_->Output(i);
+    if (from.data == nullptr) break;
+    std::memcpy(to, from.data, from.bytes);
+    to += from.bytes;
+  }
+  return TrainerStatus::kOk;
+}
+
+TrainerStatus OnDeviceTrainer::RunReduced(const void* kept, const void* target) {
+  if (!reduces_) return RunPass(kept, target);
+  if (!announced_) return TrainerStatus::kNoPass;
+  if (next_sample_ != kept_sample_) {
+    const auto* from = static_cast<const uint8_t*>(kept);
+    for (int i = 0; i < kMostKeptTensors && frozen_->Output(i).data != nullptr; ++i) {
+      const TensorMemory to = runtime_->Input(KeptInput(i));
+      std::memcpy(to.data, from, to.bytes);
+      from += to.bytes;
+    }
+  }
+  return StepPass(target, true);
+}
+
+TrainerStatus OnDeviceTrainer::StepPass(const void* target, bool input_is_set) {
   announced_ = false;
-  const TrainerStatus status = Pass(next_, input, target);
-  if (status != TrainerStatus::kOk) Abort();
+  const TrainerStatus status = input_is_set ? Pass(next_, target) : TrainerStatus::kPassFailed;
+  if (status != TrainerStatus::kOk) {
+    Abort();
+  } else if (frozen_ != nullptr) {
+    kept_sample_ = next_sample_;
+  }
   return status;
 }
 
@@ -156,13 +251,18 @@ TrainerStatus OnDeviceTrainer::Finish(const void* input, const void* target) {
   announced_ = false;
   TrainerStatus status = TrainerStatus::kOk;
   Command command;
-  if (schedule_.Flush(&command)) status = Pass(command, input, target);
+  if (schedule_.Flush(&command)) {
+    // The sample does not matter, so the frozen layers need not run.
+    if (frozen_ == nullptr && input != nullptr) SetInput(input);
+    status = Pass(command, target);
+  }
   RestoreClean(*state_);
   return status;
 }
 
 void OnDeviceTrainer::Abort() {
   announced_ = false;
+  kept_sample_ = -1;
   schedule_ = Schedule(settings_);
   if (state_ != nullptr) RestoreClean(*state_);
 }

@@ -8,6 +8,10 @@
 //   trainer.BeginStep(step, batch, rate_scale);
 //   while (trainer.NextPass(&sample)) trainer.RunPass(input[sample], target[sample]);
 //
+// Frozen layers in front, if they are an engine of their own, run once for successive passes on a
+// sample. A step that goes over its batch again and again can do without running them again: where
+// what they make of a sample is smaller than the sample, it is kept instead (Reduce, RunReduced).
+//
 // Same model, settings and samples give the same weights, to the bit, as the Python Trainer.
 #ifndef TFLM_ZO_MICRO_APP_ON_DEVICE_TRAINER_H_
 #define TFLM_ZO_MICRO_APP_ON_DEVICE_TRAINER_H_
@@ -37,8 +41,8 @@ const char* TrainerStatusMessage(TrainerStatus status);
 
 class OnDeviceTrainer {
  public:
-  // `runtime` must outlive the trainer, and have its tensors allocated before Start().
-  explicit OnDeviceTrainer(ModelRuntime* runtime) : runtime_(runtime) {}
+  // The engines must outlive the trainer, and have their tensors allocated before Start().
+  explicit OnDeviceTrainer(const ModelParts& parts) : runtime_(parts.rest), frozen_(parts.frozen) {}
 
   // Checks the model and runs a first pass, which brings the initial weights from flash to RAM.
   TrainerStatus Start();
@@ -47,6 +51,10 @@ class OnDeviceTrainer {
   // codes.
   uint32_t input_bytes() const { return input_.bytes; }
   uint32_t target_bytes() const { return target_.bytes; }
+  // What a batch keeps of a sample: the sample itself, or what the frozen layers make of it.
+  uint32_t kept_bytes() const { return reduces_ ? frozen_bytes_ : input_.bytes; }
+  // Whether it is the latter.
+  bool reduces() const { return reduces_; }
 
   // Runs the model on one sample, with clean weights. Evaluate also computes the loss.
   TrainerStatus Infer(const void* input);
@@ -70,11 +78,18 @@ class OnDeviceTrainer {
   bool NextPass(int32_t* sample);
   // Runs the pass that NextPass announced. If it fails, the step is broken off.
   TrainerStatus RunPass(const void* input, const void* target);
-  // Ends training: applies the update that the last step left pending, if any, on any sample, and
-  // takes back the last perturbation.
+  // Replaces a sample by what is kept of it, in its first kept_bytes().
+  TrainerStatus Reduce(void* input);
+  // As RunPass, with what Reduce left of the sample.
+  TrainerStatus RunReduced(const void* kept, const void* target);
+  // Ends training: applies the update that the last step left pending, if any, on any sample
+  // (nullptr: the last one), and takes back the last perturbation.
   TrainerStatus Finish(const void* input, const void* target);
   // Breaks a step off: its losses are dropped, the weights are clean.
   void Abort();
+
+  // How often the frozen layers ran.
+  uint32_t frozen_runs() const { return frozen_runs_; }
 
   int32_t parameter_count() const;
   int32_t node_count() const;
@@ -83,9 +98,19 @@ class OnDeviceTrainer {
   TrainerStatus WriteParameter(int32_t index, const void* data, int32_t count);
 
  private:
-  TrainerStatus Pass(const Command& command, const void* input, const void* target);
+  bool CheckFrozen();
+  bool RunFrozen(const void* input);
+  void HandOver();
+  bool SetInput(const void* input);
+  TrainerStatus Pass(const Command& command, const void* target);
+  TrainerStatus PassOn(const void* input, const Command& command, const void* target);
+  TrainerStatus StepPass(const void* target, bool input_is_set);
 
   ModelRuntime* runtime_;
+  ModelRuntime* frozen_;
+  uint32_t frozen_bytes_ = 0;  // of what the frozen layers make of a sample
+  uint32_t frozen_runs_ = 0;
+  bool reduces_ = false;
   TensorMemory input_{};
   TensorMemory target_{};
   const ParameterState* state_ = nullptr;
@@ -94,6 +119,8 @@ class OnDeviceTrainer {
   Schedule schedule_{ScheduleSettings{}};
   int32_t largest_batch_ = 0;
   Command next_{};
+  int32_t next_sample_ = 0;
+  int32_t kept_sample_ = -1;  // of this step, that the rest has from the frozen layers; -1: none
   bool announced_ = false;
 };
 

@@ -1,34 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A patched model in TFLM's C++ interpreter. The ops touch TFLM in tflm_adapter.h only, the app in
+// A patched model in TFLM's C++ interpreters. The ops touch TFLM in tflm_adapter.h only, the app in
 // this file only.
 #ifndef TFLM_ZO_MICRO_APP_TFLM_RUNTIME_H_
 #define TFLM_ZO_MICRO_APP_TFLM_RUNTIME_H_
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "model_runtime.h"
+#include "tensorflow/lite/micro/micro_allocator.h"
 #include "tensorflow/lite/micro/micro_interpreter.h"
 #include "tensorflow/lite/schema/schema_generated.h"
 
 namespace tflm_zo {
 
-class TflmRuntime final : public ModelRuntime {
+// One model.
+class TflmInterpreter final : public ModelRuntime {
  public:
-  // `model`: a .tflite, aligned to 16 bytes. `arena`: likewise aligned, as large as the export
-  // says. All of them, and `ops`, must outlive the runtime.
-  TflmRuntime(const void* model, const tflite::MicroOpResolver& ops, uint8_t* arena,
-              size_t arena_bytes)
-      : model_(tflite::GetModel(model)), interpreter_(model_, ops, arena, arena_bytes) {}
+  TflmInterpreter(const void* model, const tflite::MicroOpResolver& ops,
+                  tflite::MicroAllocator* allocator)
+      : model_(tflite::GetModel(model)), interpreter_(model_, ops, allocator) {}
 
-  // Plans the memory. False: TFLM has printed what is missing (an op, or bytes of the arena).
   bool Allocate() {
     return model_->version() == TFLITE_SCHEMA_VERSION &&
            interpreter_.AllocateTensors() == kTfLiteOk;
   }
-
-  size_t arena_used() const { return interpreter_.arena_used_bytes(); }
 
   TensorMemory Input(int index) override {
     const auto i = static_cast<size_t>(index);
@@ -50,6 +48,34 @@ class TflmRuntime final : public ModelRuntime {
 
   const tflite::Model* model_;
   tflite::MicroInterpreter interpreter_;
+};
+
+// A patched model, whole or in two parts that share an arena: what only lasts for a pass takes the
+// same bytes in both.
+class TflmRuntime {
+ public:
+  // `rest` and `frozen`: kRestModel and kFrozenModel of the export. `arena`: aligned to 16 bytes,
+  // as large as the export says. All of them, and `ops`, must outlive the runtime.
+  TflmRuntime(const void* rest, const void* frozen, const tflite::MicroOpResolver& ops,
+              uint8_t* arena, size_t arena_bytes)
+      : allocator_(tflite::MicroAllocator::Create(arena, arena_bytes)),
+        rest_(rest, ops, allocator_) {
+    if (frozen != nullptr) frozen_.emplace(frozen, ops, allocator_);
+  }
+  TflmRuntime(const TflmRuntime&) = delete;
+  TflmRuntime& operator=(const TflmRuntime&) = delete;
+
+  // Plans the memory. False: TFLM has printed what is missing (an op, or bytes of the arena).
+  bool Allocate() { return rest_.Allocate() && (!frozen_ || frozen_->Allocate()); }
+
+  size_t arena_used() const { return allocator_->used_bytes(); }
+
+  ModelParts parts() { return {&rest_, frozen_ ? &*frozen_ : nullptr}; }
+
+ private:
+  tflite::MicroAllocator* allocator_;
+  TflmInterpreter rest_;
+  std::optional<TflmInterpreter> frozen_;
 };
 
 }  // namespace tflm_zo

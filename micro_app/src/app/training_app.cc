@@ -34,12 +34,13 @@ bool TrainingApp::MeasuredRuntime::Invoke() {
   return done;
 }
 
-TrainingApp::TrainingApp(Board* board, ModelRuntime* runtime, const ModelImage& model,
+TrainingApp::TrainingApp(Board* board, const ModelParts& parts, const ModelImage& model,
                          const AppMemory& memory)
     : board_(board),
       model_(model),
-      runtime_(runtime, board),
-      trainer_(&runtime_),
+      runtime_(parts.rest, board),
+      frozen_(parts.frozen, board),
+      trainer_({&runtime_, parts.frozen == nullptr ? nullptr : &frozen_}),
       state_(&trainer_, &board->flash(), model.hash),
       decoder_(memory.frame, memory.frame_bytes),
       encoder_(&board->serial()),
@@ -49,7 +50,7 @@ CheckpointStatus TrainingApp::Start() {
   model_status_ = trainer_.Start();
   if (model_status_ == TrainerStatus::kOk) {
     batch_ = SampleBatch(memory_.samples, memory_.sample_bytes, trainer_.input_bytes(),
-                         trainer_.target_bytes());
+                         trainer_.target_bytes(), trainer_.kept_bytes());
     boot_status_ = state_.Load(&progress_);
     CheckpointInfo info;
     if (boot_status_ == CheckpointStatus::kOk && state_.Newest(&info) == CheckpointStatus::kOk) {
@@ -277,6 +278,7 @@ void TrainingApp::Metrics() {
   AddProgress(&answer_);
   answer_.U32(totals_.passes).F32(totals_.loss).U32(totals_.right);
   answer_.U32(runtime_.passes()).U32(runtime_.pass_micros()).U32(damaged_frames_);
+  answer_.U32(trainer_.frozen_runs());
 }
 
 void TrainingApp::ReadModel(FieldReader fields) {
@@ -337,8 +339,37 @@ void TrainingApp::CollectSample(FieldReader fields) {
   }
   const Collected collected =
       Collect(Request::kSample, offset, fields.rest(), fields.left(), record_bytes);
-  if (collected == Collected::kAll) batch_.Commit();
-  if (collected != Collected::kRefused) answer_.U16(static_cast<uint16_t>(batch_.size()));
+  if (collected == Collected::kRefused) return;
+  if (collected == Collected::kAll && !TakeSample()) return;
+  answer_.U16(static_cast<uint16_t>(batch_.size()));
+}
+
+// Adds the sample that has come in to the batch; false: once the frozen layers have run on it.
+bool TrainingApp::TakeSample() {
+  if (!trainer_.reduces()) {
+    batch_.Commit();
+    return true;
+  }
+  job_ = Job::kReduce;
+  totals_ = {};
+  board_->SetLed(LedState::kTraining);
+  return false;
+}
+
+void TrainingApp::FinishSample() {
+  if (!Check(trainer_.Reduce(batch_.next_input()))) {
+    EndJob(LedState::kError);
+    return;
+  }
+  batch_.Commit();
+  if (collecting_ == Request::kTrain) {
+    job_ = Job::kNone;
+    StartStep(step_, rate_scale_);
+    if (job_ == Job::kNone) EndJob(LedState::kError);
+    return;
+  }
+  answer_.U16(static_cast<uint16_t>(batch_.size()));
+  EndJob();
 }
 
 void TrainingApp::Train(FieldReader fields) {
@@ -352,8 +383,9 @@ void TrainingApp::Train(FieldReader fields) {
     Refuse(AnswerStatus::kBadRequest, "a batch is being filled: end it, or begin a new one");
   } else if (Collect(Request::kTrain, offset, fields.rest(), fields.left(), record_bytes) ==
              Collected::kAll) {
-    batch_.Commit();
-    StartStep(step, rate_scale);
+    step_ = step;
+    rate_scale_ = rate_scale;
+    if (TakeSample()) StartStep(step, rate_scale);
   }
 }
 
@@ -402,6 +434,9 @@ void TrainingApp::RunJob() {
         EndJob(LedState::kError);
       }
       break;
+    case Job::kReduce:
+      FinishSample();
+      break;
     case Job::kStep:
       RunStepPass();
       break;
@@ -417,7 +452,7 @@ void TrainingApp::RunStepPass() {
     EndJob();
     return;
   }
-  if (!Check(trainer_.RunPass(batch_.input(sample), batch_.target(sample)))) {
+  if (!Check(trainer_.RunReduced(batch_.kept(sample), batch_.target(sample)))) {
     batch_.Clear();
     EndJob(LedState::kError);
     return;

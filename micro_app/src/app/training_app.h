@@ -45,8 +45,8 @@ constexpr uint32_t kMinPayloadBytes = 22 + 6 * kMaxGroups;
 
 class TrainingApp {
  public:
-  // All arguments must outlive the app; `runtime` has its tensors allocated.
-  TrainingApp(Board* board, ModelRuntime* runtime, const ModelImage& model,
+  // All arguments must outlive the app; the engines have their tensors allocated.
+  TrainingApp(Board* board, const ModelParts& parts, const ModelImage& model,
               const AppMemory& memory);
 
   // Brings the model up and loads the newest checkpoint. Call once, before Poll. Whatever it finds
@@ -61,7 +61,7 @@ class TrainingApp {
   const TrainingProgress& progress() const { return progress_; }
 
  private:
-  enum class Job : uint8_t { kNone, kInfer, kEvaluate, kStep };
+  enum class Job : uint8_t { kNone, kInfer, kEvaluate, kReduce, kStep };
   enum class Collected : uint8_t { kRefused, kPart, kAll };
 
   // Counts and times passes on their way to the engine.
@@ -120,6 +120,8 @@ class TrainingApp {
 
   Collected Collect(Request request, uint32_t offset, const uint8_t* data, uint32_t size,
                     uint32_t record_bytes);
+  bool TakeSample();
+  void FinishSample();
   void StartStep(uint32_t step, float rate_scale);
   bool FinishStep();
   void RunJob();
@@ -129,12 +131,13 @@ class TrainingApp {
   Board* board_;
   ModelImage model_;
   MeasuredRuntime runtime_;
+  MeasuredRuntime frozen_;
   OnDeviceTrainer trainer_;
   ModelState state_;
   FrameDecoder decoder_;
   FrameEncoder encoder_;
   AppMemory memory_;
-  SampleBatch batch_{nullptr, 0, 1, 0};
+  SampleBatch batch_{nullptr, 0, 1, 0, 1};
 
   TrainerStatus model_status_ = TrainerStatus::kNotStarted;
   CheckpointStatus boot_status_ = CheckpointStatus::kNone;
@@ -156,6 +159,7 @@ class TrainingApp {
 
   Job job_ = Job::kNone;
   uint32_t step_ = 0;
+  float rate_scale_ = 0.0f;
   StepTotals totals_{};
 };
 

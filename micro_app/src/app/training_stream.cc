@@ -2,7 +2,6 @@
 #include "training_stream.h"
 
 #include "crc32.h"
-#include "sample_batch.h"
 #include "text_line.h"
 
 namespace tflm_zo {
@@ -95,7 +94,7 @@ bool TrainingStream::Step() {
   if (!Get(&step) || !Get(&samples) || !Get(&rate_scale)) return false;
   const uint32_t input_bytes = trainer_->input_bytes();
   const uint32_t target_bytes = trainer_->target_bytes();
-  SampleBatch batch(memory_, memory_bytes_, input_bytes, target_bytes);
+  SampleBatch batch = MakeBatch();
   if (samples < 1 || samples > batch.capacity()) {
     return Fail("the step has more samples than the memory holds");
   }
@@ -104,12 +103,13 @@ bool TrainingStream::Step() {
         !source_->Read(batch.next_target(), target_bytes)) {
       return Fail("the stream ends too early");
     }
+    if (!Check(trainer_->Reduce(batch.next_input()))) return false;
     batch.Commit();
   }
   if (!Check(trainer_->BeginStep(step, samples, rate_scale))) return false;
   int32_t sample;
   while (trainer_->NextPass(&sample)) {
-    if (!Check(trainer_->RunPass(batch.input(sample), batch.target(sample)))) return false;
+    if (!Check(trainer_->RunReduced(batch.kept(sample), batch.target(sample)))) return false;
     passes_ += 1;
   }
   steps_ += 1;
@@ -117,13 +117,12 @@ bool TrainingStream::Step() {
 }
 
 bool TrainingStream::Finish() {
-  SampleBatch sample(memory_, memory_bytes_, trainer_->input_bytes(), trainer_->target_bytes());
+  SampleBatch sample = MakeBatch();
   if (!source_->Read(sample.next_input(), trainer_->input_bytes()) ||
       !source_->Read(sample.next_target(), trainer_->target_bytes())) {
     return Fail("the stream ends too early");
   }
-  sample.Commit();
-  return Check(trainer_->Finish(sample.input(0), sample.target(0)));
+  return Check(trainer_->Finish(sample.next_input(), sample.next_target()));
 }
 
 bool TrainingStream::Evaluate() {
@@ -136,15 +135,14 @@ bool TrainingStream::Evaluate() {
   uint32_t right = 0;
   float loss = 0.0f;
   for (uint32_t i = 0; i < samples; ++i) {
-    SampleBatch one(memory_, memory_bytes_, input_bytes, target_bytes);
+    SampleBatch one = MakeBatch();
     if (!source_->Read(one.next_input(), input_bytes) ||
         !source_->Read(one.next_target(), target_bytes)) {
       return Fail("the stream ends too early");
     }
-    one.Commit();
-    if (!Check(trainer_->Evaluate(one.input(0), one.target(0)))) return false;
+    if (!Check(trainer_->Evaluate(one.next_input(), one.next_target()))) return false;
     int32_t label = -1;
-    if (target_bytes == sizeof(label)) std::memcpy(&label, one.target(0), sizeof(label));
+    if (target_bytes == sizeof(label)) std::memcpy(&label, one.next_target(), sizeof(label));
     right += trainer_->PredictedClass() == label ? 1u : 0u;
     loss += trainer_->report().loss;
   }
@@ -152,6 +150,11 @@ bool TrainingStream::Evaluate() {
   line.Add("evaluated ").AddNumber(samples).Add(" samples: ").AddNumber(right).Add(" right, loss ");
   sink_->Print(line.AddDecimal(loss / static_cast<float>(samples)).Add("\n").text());
   return true;
+}
+
+SampleBatch TrainingStream::MakeBatch() const {
+  return SampleBatch(memory_, memory_bytes_, trainer_->input_bytes(), trainer_->target_bytes(),
+                     trainer_->kept_bytes());
 }
 
 uint32_t TrainingStream::WeightsCrc() {
@@ -176,6 +179,11 @@ bool TrainingStream::Run() {
         line.Add("trained ").AddNumber(steps_).Add(" steps, ").AddNumber(passes_);
         line.Add(" passes; weights crc32 ").AddHex(WeightsCrc()).Add("\n");
         sink_->Print(line.text());
+        if (trainer_->frozen_runs() != 0) {
+          TextLine runs;
+          runs.Add("frozen layers ran ").AddNumber(trainer_->frozen_runs()).Add(" times\n");
+          sink_->Print(runs.text());
+        }
         return true;
       }
       case kStep:

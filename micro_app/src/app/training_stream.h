@@ -20,6 +20,7 @@
 #include <cstdint>
 
 #include "on_device_trainer.h"
+#include "sample_batch.h"
 
 namespace tflm_zo {
 
@@ -63,6 +64,7 @@ class TrainingStream {
   uint32_t WeightsCrc();
 
  private:
+  SampleBatch MakeBatch() const;
   bool ReadHeader();
   bool ReadSchedule();
   bool ReadParameters();
