@@ -13,7 +13,16 @@
 namespace tflm_zo {
 namespace {
 
-enum Input { kLogits, kTarget, kSessionInput, kFeatures, kHeadWeights, kHeadBias, kHeadResidual };
+enum Input {
+  kLogits,
+  kTarget,
+  kSessionInput,
+  kFeatures,
+  kHeadWeights,
+  kHeadBias,
+  kHeadResidual,
+  kMeanPrediction
+};
 
 constexpr int kFeatureGradientOutput = 1;
 
@@ -43,11 +52,14 @@ bool TensorsMatch(Context* context, const Node* node, const LossOptions& options
     return false;
   if (!IsInt8(logits) || ElementCount(logits) != options.outputs) return false;
   if (ElementCount(report) != kReportWords || ElementCount(session) < kSessionWords) return false;
-  if (options.kind == kCrossEntropy) {
+  if (options.kind != kMeanSquaredError) {
     if (!IsInt32(target) || ElementCount(target) != 1) return false;
   } else if (!IsInt8(target) || ElementCount(target) != options.outputs) {
     return false;
   }
+  const EvalTensor* mean = InputTensor(context, node, kMeanPrediction);
+  if (options.kind == kEntropy && (mean == nullptr || ElementCount(mean) != options.outputs))
+    return false;
   if (options.features == 0) return true;
   const EvalTensor* features = InputTensor(context, node, kFeatures);
   const EvalTensor* weights = InputTensor(context, node, kHeadWeights);
@@ -101,6 +113,40 @@ int32_t Prediction(const int8_t* codes, const LossOptions& options) {
   return best;
 }
 
+// What a pass is compared with; one of them, by the kind of loss.
+struct Target {
+  int32_t index;        // of the class
+  const int8_t* codes;  // of the vector
+  float* mean;          // mean prediction
+};
+
+float Loss(const LossOptions& options, const Target& target, const float* outputs) {
+  switch (options.kind) {
+    case kCrossEntropy:
+      return CrossEntropy(outputs, options.outputs, target.index);
+    case kEntropy:
+      return Entropy(outputs, options.outputs, target.mean);
+    default:
+      return MeanSquaredError(outputs, target.codes, options.outputs, options.scale,
+                              options.zero_point);
+  }
+}
+
+// Replaces `outputs` by dL/doutputs.
+void LossGradient(const LossOptions& options, const Target& target, float* outputs) {
+  switch (options.kind) {
+    case kCrossEntropy:
+      CrossEntropyGradient(outputs, options.outputs, target.index);
+      break;
+    case kEntropy:
+      EntropyGradient(outputs, options.outputs, target.mean);
+      break;
+    default:
+      MeanSquaredErrorGradient(outputs, target.codes, options.outputs, options.scale,
+                               options.zero_point);
+  }
+}
+
 Status Invoke(Context* context, Node* node) {
   const auto& state = *static_cast<const LossState*>(node->user_data);
   const LossOptions& options = *state.options;
@@ -113,28 +159,26 @@ Status Invoke(Context* context, Node* node) {
   std::memcpy(report.state_address, session->state_address, sizeof(report.state_address));
 
   if (session->actions & (kLoss | kHeadUpdate)) {
-    const void* target = TensorData(InputTensor(context, node, kTarget));
-    int32_t target_class = 0;
+    const void* target_data = TensorData(InputTensor(context, node, kTarget));
+    Target target{0, static_cast<const int8_t*>(target_data), nullptr};
     if (options.kind == kCrossEntropy) {
-      std::memcpy(&target_class, target, sizeof(target_class));
+      std::memcpy(&target.index, target_data, sizeof(target.index));
       const int32_t classes = options.outputs == 1 ? 2 : options.outputs;
-      if (target_class < 0 || target_class >= classes) {
+      if (target.index < 0 || target.index >= classes) {
         TFLM_ZO_REPORT(context, "%s: class index %d is not in 0..%d", kLossOpName,
-                       static_cast<int>(target_class), static_cast<int>(classes - 1));
+                       static_cast<int>(target.index), static_cast<int>(classes - 1));
         return kError;
       }
+    } else if (options.kind == kEntropy) {
+      target.mean = static_cast<float*>(TensorData(InputTensor(context, node, kMeanPrediction)));
     }
-    const auto* target_codes = static_cast<const int8_t*>(target);
     auto* logits = static_cast<float*>(ScratchBuffer(context, state.logits_scratch));
     if (options.high_resolution) {
       HighResolutionLogits(MakeHead(context, node, options), logits);
     } else {
       Dequantize(codes, options, logits);
     }
-    report.loss = options.kind == kCrossEntropy
-                      ? CrossEntropy(logits, options.outputs, target_class)
-                      : MeanSquaredError(logits, target_codes, options.outputs, options.scale,
-                                         options.zero_point);
+    report.loss = Loss(options, target, logits);
     if (options.features > 0) {
       report.feature_energy =
           FeatureEnergy(MakeHead(context, node, options), options.feature_scale);
@@ -146,6 +190,11 @@ Status Invoke(Context* context, Node* node) {
         session->losses[session->query] += session->sign > 0 ? report.loss : -report.loss;
       }
     }
+    // A pass with a positive sign and its negative are to be judged by the same mean.
+    const bool trains = (session->actions & (kAccumulate | kHeadUpdate)) != 0;
+    if (target.mean != nullptr && trains && session->sign <= 0) {
+      UpdateMeanPrediction(logits, options.outputs, target.mean);
+    }
     if (session->actions & kHeadUpdate) {
       const EvalTensor* feature_gradient = OutputTensor(context, node, kFeatureGradientOutput);
       const bool trains_head = InputTensor(context, node, kHeadResidual) != nullptr;
@@ -154,12 +203,7 @@ Status Invoke(Context* context, Node* node) {
         return kError;
       }
       const Head head = MakeHead(context, node, options);
-      if (options.kind == kCrossEntropy) {
-        CrossEntropyGradient(logits, options.outputs, target_class);
-      } else {
-        MeanSquaredErrorGradient(logits, target_codes, options.outputs, options.scale,
-                                 options.zero_point);
-      }
+      LossGradient(options, target, logits);
       if (feature_gradient != nullptr) {
         FeatureGradient(head, logits, options.feature_scale,
                         static_cast<float*>(TensorData(feature_gradient)));

@@ -13,22 +13,28 @@
 
 namespace tflm_zo {
 
-constexpr uint32_t kOptionsVersion = 2;
+constexpr uint32_t kOptionsVersion = 3;
 constexpr uint32_t kParameterOptionsMagic = 0x5A4F5031u;
 constexpr uint32_t kLossOptionsMagic = 0x5A4F4C31u;
 constexpr uint32_t kNodeOptionsMagic = 0x5A4F4E31u;
 
 enum ParameterKind : int32_t {
-  kWeights = 0,   // int8, codes -127..127
-  kBias = 1,      // int32
-  kResidual = 2,  // int8: 1/256 codes below the weights of the exact head
+  kWeights = 0,  // int8, codes -127..127
+  kBias = 1,     // int32
+  // What training keeps beside the model, 0 at the start and not to be perturbed:
+  kResidual = 2,        // int8: 1/256 codes below the weights of the exact head
+  kMeanPrediction = 3,  // float: see Entropy in loss.h
 };
 
+inline size_t ElementBytes(ParameterKind kind) {
+  return kind == kBias || kind == kMeanPrediction ? 4 : 1;
+}
+
 struct ParameterEntry {
-  int32_t kind;
+  ParameterKind kind;
   int32_t layer;           // ordinal among the model's trainable layers
   int32_t variable_input;  // index among the op's inputs
-  int32_t initial_input;   // likewise; -1 for a residual
+  int32_t initial_input;   // likewise; -1: 0 is the initial value
   int32_t channels;        // number of scales: output channels, or 1
   int32_t channel_stride;  // channel of element i: (i / channel_stride) % channels
   int32_t headroom;        // largest sigma for which perturbing stays reversible
@@ -60,13 +66,17 @@ inline size_t OptionsBytes(const ParameterOptions* options) {
          static_cast<size_t>(options->factor_count) * sizeof(float);
 }
 
-enum LossKind : int32_t { kCrossEntropy = 0, kMeanSquaredError = 1 };
+enum LossKind : int32_t {
+  kCrossEntropy = 0,      // target: a class
+  kMeanSquaredError = 1,  // target: a vector like the output
+  kEntropy = 2,           // target: a class, which only serves to count right answers and may be -1
+};
 
 struct LossOptions {
   uint32_t magic;
   uint32_t version;
   int32_t kind;
-  int32_t outputs;  // number of logits; 1 with cross-entropy: one sigmoid unit
+  int32_t outputs;  // number of logits; 1 with (cross-)entropy: one sigmoid unit
   float scale;      // of the int8 logits
   int32_t zero_point;
   int32_t high_resolution;  // 1: logits from the head's int32 accumulators, not their int8 codes

@@ -13,8 +13,6 @@ namespace {
 constexpr int kCommandInput = 0;
 constexpr int kSessionInput = 1;
 
-size_t ElementBytes(const ParameterEntry& entry) { return entry.kind == kBias ? 4 : 1; }
-
 // Fills the state from the custom options, or leaves options null if they are not ours.
 void* Init(Context* context, const char* buffer, size_t length) {
   auto* state = static_cast<ParameterState*>(AllocatePersistent(context, sizeof(ParameterState)));
@@ -41,8 +39,9 @@ int32_t SessionWords(const ParameterOptions& options) {
 bool EntryMatchesTensors(Context* context, const Node* node, const ParameterEntry& entry) {
   const EvalTensor* variable = InputTensor(context, node, entry.variable_input);
   if (variable == nullptr) return false;
-  if (entry.kind == kBias ? !IsInt32(variable) : !IsInt8(variable)) return false;
-  if (entry.kind == kResidual) return true;
+  if (entry.kind == kBias ? !IsInt32(variable) : ElementBytes(entry.kind) == 1 && !IsInt8(variable))
+    return false;
+  if (entry.initial_input < 0) return true;
   const EvalTensor* initial = InputTensor(context, node, entry.initial_input);
   const EvalTensor* moments = InputTensor(context, node, entry.moments_input);
   if (moments != nullptr && ElementCount(moments) != Momentum::Words(ElementCount(variable)))
@@ -106,7 +105,7 @@ void AddPerturbation(const ParameterState& state, const Session& session, int32_
 void CopyInitialWeights(const ParameterState& state) {
   ParameterView view;
   for (int32_t p = 0; GetParameter(state, p, &view); ++p) {
-    const size_t bytes = static_cast<size_t>(view.count) * ElementBytes(*view.entry);
+    const size_t bytes = static_cast<size_t>(view.count) * ElementBytes(view.entry->kind);
     if (view.moments != nullptr) {
       std::memset(view.moments, 0,
                   static_cast<size_t>(Momentum::Words(view.count)) * sizeof(float));
@@ -317,7 +316,7 @@ void RestoreClean(const ParameterState& state) {
 
 bool Configure(const ParameterState& state, int32_t index, int32_t sigma, float rate) {
   ParameterView view;
-  if (!GetParameter(state, index, &view) || view.entry->kind == kResidual) return false;
+  if (!GetParameter(state, index, &view) || view.entry->initial_input < 0) return false;
   // The negated comparison also refuses a NaN.
   if (sigma < 0 || sigma > view.entry->headroom || !(rate >= 0.0f && rate < 1e30f)) return false;
   RestoreClean(state);  // a perturbation is taken back with the sigma it was made with
@@ -346,7 +345,7 @@ bool WriteParameter(const ParameterState& state, int32_t index, const void* data
     return false;
   }
   RestoreClean(state);
-  std::memcpy(view.data, data, static_cast<size_t>(count) * ElementBytes(*view.entry));
+  std::memcpy(view.data, data, static_cast<size_t>(count) * ElementBytes(view.entry->kind));
   return true;
 }
 

@@ -31,8 +31,8 @@ struct ParameterState {
 // One parameter tensor in the arena.
 struct ParameterView {
   const ParameterEntry* entry;
-  void* data;           // int8 or int32, by entry->kind
-  const void* initial;  // nullptr for a residual
+  void* data;           // by entry->kind
+  const void* initial;  // nullptr: 0
   int32_t count;        // elements
   float* moments;       // momentum state, or nullptr
 };

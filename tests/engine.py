@@ -10,7 +10,7 @@ import reference
 from tflite_micro.python.tflite_micro import runtime
 
 from tflm_zo import plugin
-from tflm_zo.op_options import KIND_BIAS, KIND_RESIDUAL
+from tflm_zo.op_options import KIND_BIAS
 from tflm_zo.patched import read_patched
 
 
@@ -33,7 +33,7 @@ class Engine:
         )
         rng = np.random.default_rng(5)
         self.x = rng.integers(-128, 128, self.model.input_shape).astype(np.int8) if x is None else x
-        kind = np.int32 if self.model.loss.kind == 0 else np.int8
+        kind = np.int32 if self.model.loss.classes else np.int8
         self.target = np.zeros(self.model.target_shape, dtype=kind)
         report = self.run()
         low, high = (int(v) & 0xFFFFFFFF for v in report[4:6])
@@ -65,7 +65,7 @@ class Engine:
         return reference.ParameterOp(
             [
                 reference.Parameter(
-                    initial=np.zeros(p.count) if p.kind == KIND_RESIDUAL else p.initial,
+                    initial=p.initial if p.in_model else np.zeros(p.count),
                     limit=2**31 - 1 if p.kind == KIND_BIAS else 127,
                     headroom=p.entry.headroom,
                     channel_stride=p.entry.channel_stride,

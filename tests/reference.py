@@ -198,6 +198,37 @@ def cross_entropy_gradient(logits: np.ndarray, target: int) -> np.ndarray:
     return np.where(hit, p - F(1), p)
 
 
+def _log_ratios(logits: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """p and log p - log m of each class; a sigmoid unit's z is the second of the pair (0, z)."""
+    largest, total = _largest_and_sum(logits)
+    log_total = log_positive(total)
+    if len(logits) == 1:
+        logits, mean = np.array([F(0), logits[0]]), np.array([-mean[0], mean[0]])
+    uniform = F(1) / F(len(logits))
+    p = np.array([exp_non_positive(z - largest) / total for z in logits], dtype=F)
+    log_m = [log_positive(max(uniform + m, F(1e-6))) for m in mean]
+    return p, np.array([((z - largest) - log_total) - m for z, m in zip(logits, log_m, strict=True)], dtype=F)
+
+
+def entropy(logits: np.ndarray, mean: np.ndarray) -> F:
+    """mean: the mean prediction's difference to the uniform one, float32 (outputs,)."""
+    total = F(0)
+    for p, ratio in zip(*_log_ratios(logits, mean), strict=True):
+        total = total + p * ratio
+    return -total
+
+
+def entropy_gradient(logits: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    p, ratios = _log_ratios(logits, mean)
+    return (-p * (ratios + entropy(logits, mean)))[-len(logits) :]
+
+
+def mean_prediction(logits: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The mean after one more prediction."""
+    p, _ = _log_ratios(logits, mean)
+    return mean + F(0.01) * ((p[-len(logits) :] - F(1) / F(len(p))) - mean)
+
+
 def mean_squared_error(y: np.ndarray, t: np.ndarray) -> F:
     total = F(0)
     for error in y - t:

@@ -127,6 +127,15 @@ def test_the_demo_names_what_is_missing_and_leaves_nothing(tmp_path: Path, monke
     assert not (tmp_path / "demo").exists()
 
 
+def test_training_without_labels(folder: Path, tmp_path: Path) -> None:
+    zo, state = str(tmp_path / "zo.tflite"), str(tmp_path / "state")
+    assert result_of(folder, "patch", "model.tflite", "-o", zo, "--loss", "entropy", "--adapter")["loss"] == "entropy"
+    words = ["train", zo, "--data", "no_y.npz", "-o", state, "--epochs", "2", "--quiet"]
+    done = result_of(folder, *words, "--test", "test.npz")
+    assert done["after_loss"] < done["before_loss"] and "before_accuracy" in done and "train_accuracy" not in done
+    assert set(result_of(folder, "eval", zo, "--data", "no_y.npz", "--checkpoint", state)) == {"loss"}
+
+
 def test_going_on_with_a_finished_training_says_so(folder: Path, tmp_path: Path) -> None:
     """--resume of a training that is complete trains nothing and keeps the weights."""
     words = ["train", "head.tflite", "--data", "data.npz", "--epochs", "2", "--quiet", "-o"]

@@ -86,6 +86,38 @@ def test_mean_squared_error_and_exact_head(outputs: int) -> None:
         assert_head_equals(zo, head)
 
 
+@pytest.mark.parametrize(("end", "outputs"), [("softmax", 5), ("logistic", 1)])
+def test_entropy_and_exact_head(end: str, outputs: int) -> None:
+    """No target is read; the mean prediction moves in passes that train, but not in the first of a pair."""
+    zo = Engine(patch(small_models.dense_model(end, outputs=outputs), "head", "entropy"))
+    head = head_of(zo)
+    index = next(p.index for p in zo.model.parameters if p.name == "loss/mean_prediction")
+    x, _ = samples(zo, 60, 1)
+    mean = np.zeros(outputs, dtype=np.float32)
+    count, update = reference.LOSS | reference.ACCUMULATE, RATE
+    kinds = {
+        "look": (reference.LOSS, 0),
+        "plus": (count, 1),
+        "minus": (count, -1),
+        "base": (count, 0),
+        "exact": (update, 0),
+    }
+    for i, name in enumerate(12 * list(kinds)):
+        actions, sign = kinds[name]
+        logits = head.logits(x[i].reshape(-1))
+        fields = {"actions": actions, "sign": sign, "head_rate": 0.1, "head_seed": i}
+        assert zo.loss(command(**fields), x[i], target=-1) == reference.entropy(logits, mean)
+        if name in ("minus", "base", "exact"):
+            mean = reference.mean_prediction(logits, mean)
+        if name == "exact":
+            head.update(x[i].reshape(-1), reference.entropy_gradient(logits, mean), np.float32(0.1), i)
+        np.testing.assert_array_equal(zo.tensors()[index], mean, err_msg=name)
+        assert_head_equals(zo, head)
+    assert np.any(head.residual) and np.all(mean != 0)
+    zo.run(command(actions=reference.INITIALISE))
+    assert not np.any(zo.tensors()[index])
+
+
 def test_losses_without_a_head_come_from_the_int8_logits() -> None:
     """A fused ReLU has no closed form here: the loss is taken of what the layer puts out."""
     zo = Engine(patch(small_models.dense_model("relu"), "all", "cross-entropy"))
@@ -113,6 +145,29 @@ def test_reference_is_close_to_float64(logits: list[float], data: st.DataObject)
     gradient = p - np.eye(len(p))[target]
     got = reference.cross_entropy_gradient(z, target)
     np.testing.assert_allclose(got, gradient if len(z) > 1 else gradient[1:], atol=1e-6)
+
+
+@given(
+    logits=st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=8),
+    data=st.data(),
+)
+def test_entropy_is_its_definition_and_its_gradient_the_derivative(logits: list[float], data: st.DataObject) -> None:
+    z = np.array(logits, dtype=np.float32)
+    weights = np.array([data.draw(st.floats(0.01, 1)) for _ in range(max(len(z), 2))])
+    m = weights / weights.sum()
+
+    def loss(z: np.ndarray) -> float:
+        pair = z if len(z) > 1 else np.array([0.0, z[0]])
+        p = np.exp(pair - pair.max())
+        p /= p.sum()
+        return float(-np.sum(p * np.log(np.maximum(p, 1e-300) / m)))
+
+    mean = (m - 1 / len(m)).astype(np.float32)[-len(z) :]
+    exact = z.astype(np.float64)
+    np.testing.assert_allclose(reference.entropy(z, mean), loss(exact), atol=2e-5)
+    steps = 1e-5 * np.eye(len(z))
+    slopes = [(loss(exact + h) - loss(exact - h)) / 2e-5 for h in steps]
+    np.testing.assert_allclose(reference.entropy_gradient(z, mean), slopes, atol=2e-5)
 
 
 def test_report_tells_prediction_and_feature_energy() -> None:

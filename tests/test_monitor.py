@@ -91,6 +91,7 @@ MODELS = {
     "adapter": lambda small: patch(small, "exact", adapter=True),
     "accumulate": lambda small: patch(small, "all", accumulate=True),
     "float": lambda small: patch(small_models.small_model(float_ends=True), "bias"),
+    "entropy": lambda small: patch(small, "exact", "entropy", adapter=True),
     "sigmoid": lambda small: patch(small_models.small_model("logistic", outputs=1), "all"),
 }
 
@@ -105,6 +106,9 @@ def test_trains_to_the_bits_of_the_host(small: bytes, make_board: Callable[..., 
     remote = connect(board.port, 5)
     before = remote.evaluate(*test)
     assert before == Trainer(model).evaluate(*test)
+    if kind == "entropy":
+        data = (data[0],)  # no labels
+        expected = host_result(model, 5, data, test, **SMALL_FIT)
     assert remote_result(remote, data, test, **SMALL_FIT) == expected
     assert expected["loss"] != before["loss"]
     executed, saved = remote.layer_executions()

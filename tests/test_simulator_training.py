@@ -11,7 +11,6 @@ import pytest
 import small_models
 
 from tflm_zo import Trainer, ZoError, patch
-from tflm_zo.op_options import KIND_RESIDUAL
 from tflm_zo.simulator import SimTrainer
 
 X, Y = small_models.separable_samples(44, seed=1)
@@ -45,13 +44,13 @@ def assert_same(tflm: Trainer, sim: SimTrainer) -> None:
 def assert_changed(trainer: Trainer, *layers: str) -> None:
     """At least ``layers``, all trained ones by default, are not what they were."""
     for p in trainer.model.parameters:
-        if p.kind == KIND_RESIDUAL or (layers and p.layer not in layers):
+        if not p.in_model or (layers and p.layer not in layers):
             continue
         assert np.any(trainer._tensor(p).reshape(-1) != p.initial), p.name
 
 
 def train_both(
-    model: bytes, x: np.ndarray = X, y: np.ndarray = Y, seed: int = 3, **changes: Any
+    model: bytes, x: np.ndarray = X, y: np.ndarray | None = Y, seed: int = 3, **changes: Any
 ) -> tuple[Trainer, SimTrainer]:
     """Both trainers after the same fit; all they show of it must be the same."""
     settings = SETTINGS | changes
@@ -123,6 +122,16 @@ def test_mean_squared_error(small: bytes, method: str) -> None:
     model = patch(small_models.small_model("none", outputs=5), "all", "mse", adapter=True)
     targets = np.random.default_rng(4).uniform(-1, 1, (len(X), 5)).astype(np.float32)
     assert_changed(train_both(model, X, targets, method=method)[1], "stem", "spread")
+
+
+@pytest.mark.parametrize("antithetic", [True, False])
+def test_entropy(small: bytes, antithetic: bool) -> None:
+    """Without labels; the mean prediction is a part of the state."""
+    model = patch(small, "all", "entropy", adapter=antithetic)
+    assert "loss/mean_prediction" in states(SimTrainer(model))
+    sim = train_both(model, y=None, antithetic=antithetic, method={"stem": "weights"})[1]
+    assert np.any(states(sim)["loss/mean_prediction"])
+    assert "accuracy" not in sim.evaluate(X)
 
 
 @pytest.mark.parametrize("shared", ["tensor", "buffer"])

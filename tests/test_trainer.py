@@ -168,6 +168,28 @@ def test_every_selection_can_be_trained(small: bytes, trainable: str, method: st
     assert results[0] == results[1]
 
 
+def test_entropy_learns_without_labels(small: bytes) -> None:
+    """A trained head, then another offset of the input: the adapter learns it back from samples alone."""
+    x, y = small_models.separable_samples(200, seed=5)
+    teacher = Trainer(patch(small, "head"))
+    teacher.fit(x, y, epochs=20, **QUIET)
+    drifted = x + 0.5
+    trainer = Trainer(patch(teacher.bake(), "adapter", "entropy", adapter=True))
+    before = trainer.evaluate(drifted, y)
+    history = trainer.fit(drifted, epochs=40, **QUIET)
+    after = trainer.evaluate(drifted, y)
+    assert before["accuracy"] < 0.7 and after["accuracy"] > 0.9 and after["loss"] < before["loss"]
+    assert trainer.evaluate(drifted) == {"loss": after["loss"]}
+    assert "accuracy" not in history.epochs[-1]
+    same = Trainer(patch(teacher.bake(), "adapter", "entropy", adapter=True))
+    history = same.fit(drifted, y, epochs=40, **QUIET)
+    assert_same_weights(trainer, same)
+    assert history.epochs[-1]["accuracy"] > 0.8
+    for kind in ("cross-entropy", "mse"):
+        with pytest.raises(ZoError, match=r"there are no labels y.*entropy"):
+            Trainer(patch(small, "all", kind)).fit(x, **QUIET)
+
+
 def test_one_logistic_unit_learns() -> None:
     trainer = Trainer(patch(small_models.small_model("logistic", outputs=1), "head"))
     x, y = small_models.separable_samples(90, seed=5, classes=2)

@@ -16,7 +16,6 @@ from unittest import mock
 import numpy as np
 
 from tflm_zo import plugin
-from tflm_zo.op_options import KIND_RESIDUAL
 from tflm_zo.samples import input_codes, load_npz, target_codes
 from tflm_zo.trainer import Trainer
 
@@ -110,9 +109,7 @@ class RecordingTrainer(Trainer):
         self.header = head
 
     def _configuration(self) -> bytes:
-        parameters = [
-            (0, 0.0) if p.kind == KIND_RESIDUAL else self.parameter_values[p.index] for p in self.model.parameters
-        ]
+        parameters = [self.parameter_values[p.index] if p.in_model else (0, 0.0) for p in self.model.parameters]
         nodes = [self.node_values[node.number] for node in sorted(self.model.nodes, key=lambda n: n.number)]
         return (
             struct.pack("<i", len(parameters))

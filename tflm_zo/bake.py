@@ -10,7 +10,6 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model_file import load_model, save_model, schema, tensor_name
-from tflm_zo.op_options import KIND_RESIDUAL
 from tflm_zo.patched import parameter_table
 from tflm_zo.training_ops import OP_PREFIX, PREFIX, custom_code, is_patched
 
@@ -26,7 +25,7 @@ def bake(patched: bytes, values: Mapping[int, np.ndarray]) -> bytes:
     if not is_patched(tree):
         raise ZoError("the model is not patched: there is nothing to bake")
     graph = tree.subgraphs[0]
-    parameters = [p for p in parameter_table(tree) if p.kind != KIND_RESIDUAL]
+    parameters = [p for p in parameter_table(tree) if p.in_model]
     for parameter in parameters:
         variable = graph.tensors[parameter.tensor]
         variable.isVariable = False

@@ -17,7 +17,6 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, write_atomic
-from tflm_zo.op_options import KIND_BIAS
 from tflm_zo.patched import PatchedModel
 
 _FORMAT = 2
@@ -96,10 +95,9 @@ def load(path: str | os.PathLike[str], model: PatchedModel) -> Checkpoint:
     tensors, moments = {}, {}
     for parameter in model.parameters:
         name = parameter.name
-        dtype = np.int32 if parameter.kind == KIND_BIAS else np.int8
-        tensors[name] = _take(path, arrays, f"tensors/{name}", dtype, parameter.shape)
+        tensors[name] = _take(path, arrays, f"tensors/{name}", parameter.dtype, parameter.shape)
         if parameter.moments:
-            moments[name] = _take(path, arrays, f"moments/{name}", np.float32, (parameter.moments,))
+            moments[name] = _take(path, arrays, f"moments/{name}", np.dtype(np.float32), (parameter.moments,))
     return Checkpoint(seed, progress, tensors, moments)
 
 
@@ -107,7 +105,7 @@ def _take(
     path: str | os.PathLike[str],
     arrays: Mapping[str, np.ndarray],
     name: str,
-    dtype: type,
+    dtype: np.dtype,
     shape: tuple[int, ...],
 ) -> np.ndarray:
     array = arrays.get(name)

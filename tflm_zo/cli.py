@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from tflm_zo import __version__
 from tflm_zo.board.cli import add_commands as add_board_commands
@@ -22,6 +21,7 @@ from tflm_zo.cli_options import (
 )
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, require_writable, write_atomic
+from tflm_zo.loss_end import LOSSES
 from tflm_zo.serial.cli import monitor, simulate
 from tflm_zo.tuning.cli import select, tune
 
@@ -98,10 +98,10 @@ def realign(model: str, reference: str, data: str, output: str, as_json: bool) -
 )
 @click.option(
     "--loss",
-    type=click.Choice(["auto", "cross-entropy", "mse"]),
+    type=click.Choice(LOSSES),
     default="auto",
     show_default=True,
-    help="auto: cross-entropy if the model ends in softmax or sigmoid, else mse.",
+    help="auto: cross-entropy if the model ends in softmax or sigmoid, else mse; entropy needs no labels.",
 )
 @click.option("--adapter", is_flag=True, help="Put a trainable gain and offset per input channel in front.")
 @click.option("--accumulate", is_flag=True, help="Keep batch gradients: 4 bytes of RAM a trained weight.")
@@ -167,7 +167,7 @@ def inspect(model: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("model", type=_IN)
-@click.option("--data", required=True, type=_IN, help=".npz with x and y to learn from.")
+@click.option("--data", required=True, type=_IN, help=".npz with x and y to learn from; loss entropy needs no y.")
 @click.option("-o", "--output", required=True, type=_OUT, help="The checkpoint to write.")
 @click.option("--test", type=_IN, help=".npz with x and y to measure before and after.")
 @config_option
@@ -190,13 +190,13 @@ def train(
     **hyperparameters: Any,
 ) -> None:
     """Train a patched model on labelled samples inside TFLM; writes a checkpoint."""
-    from tflm_zo.samples import load_npz
+    from tflm_zo.samples import load_npz_for
     from tflm_zo.trainer import Trainer
 
     require_writable(output)
-    x, y = load_npz(data)
-    held_out = load_npz(test) if test else None
     trainer = Trainer(read_bytes(model), seed=seed, arena_size=arena_size)
+    x, y = load_npz_for(trainer.model, data)
+    held_out = load_npz_for(trainer.model, test) if test else None
     if resume:
         trainer.load(resume)
         given = click.get_current_context().get_parameter_source("seed") == click.core.ParameterSource.COMMANDLINE
@@ -235,21 +235,20 @@ def evaluate(model: str, data: str, checkpoint: str | None, as_json: bool) -> No
     """Measure a model, patched or plain, on labelled samples."""
     from tflm_zo.evaluate import evaluate_plain
     from tflm_zo.model_file import load_model
-    from tflm_zo.samples import load_npz
+    from tflm_zo.samples import load_npz, load_npz_for
     from tflm_zo.trainer import Trainer
     from tflm_zo.training_ops import is_patched
 
-    x, y = load_npz(data)
     model_bytes = read_bytes(model)
     if is_patched(load_model(model_bytes)):
         trainer = Trainer(model_bytes)
         if checkpoint:
             trainer.load(checkpoint)
-        scores = trainer.evaluate(x, y)
+        scores = trainer.evaluate(*load_npz_for(trainer.model, data))
     elif checkpoint:
         raise ZoError(f"{model} is not patched: give the patched model that {checkpoint} was made with")
     else:
-        scores = evaluate_plain(model_bytes, x, np.asarray(y))
+        scores = evaluate_plain(model_bytes, *load_npz(data))
     click.echo(", ".join(f"{name}: {value:.4f}" for name, value in scores.items()))
     finish(as_json, scores)
 

@@ -9,7 +9,7 @@ from tflm_zo.bake import bake
 from tflm_zo.interpreter import TrainingInterpreter
 from tflm_zo.layers import trainable_layers
 from tflm_zo.model_file import load_model
-from tflm_zo.op_options import LOSS_CROSS_ENTROPY
+from tflm_zo.op_options import LOSS_NAMES
 from tflm_zo.patched import read_patched
 from tflm_zo.recipe import Hyperparameters, layer_methods
 from tflm_zo.training_ops import is_patched
@@ -53,7 +53,7 @@ def inspect(model: bytes) -> Inspection:
         ]
     else:
         patched = read_patched(model)
-        loss = "cross-entropy" if patched.loss.kind == LOSS_CROSS_ENTROPY else "mean squared error"
+        loss = LOSS_NAMES[patched.loss.kind]
         methods = layer_methods(patched, Hyperparameters())
         moved: dict[str, int] = {}
         for parameter in patched.parameters:

@@ -11,9 +11,10 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.layers import Layer, Quantization, quantization_of
 from tflm_zo.model_file import builtin_code, schema, shape_of, tensor_name
-from tflm_zo.op_options import LOSS_CROSS_ENTROPY, LOSS_MEAN_SQUARED_ERROR
+from tflm_zo.op_options import LOSS_CROSS_ENTROPY, LOSS_ENTROPY, LOSS_MEAN_SQUARED_ERROR
 
-LOSSES = ("auto", "cross-entropy", "mse")
+_KINDS = {"cross-entropy": LOSS_CROSS_ENTROPY, "mse": LOSS_MEAN_SQUARED_ERROR, "entropy": LOSS_ENTROPY}
+LOSSES = ("auto", *_KINDS)
 
 _OPS = schema.BuiltinOperator
 
@@ -45,7 +46,7 @@ def find_loss_end(tree: Any, layers: list[Layer], loss: str) -> LossEnd:
     logits = _before(tree, producer, output, (_OPS.SOFTMAX, _OPS.LOGISTIC))
     if loss == "auto":
         loss = "mse" if logits == output else "cross-entropy"
-    if loss == "mse":  # compares with the model's own output, cross-entropy with its logits
+    if loss == "mse":  # compares with the model's own output, the others with its logits
         logits = output
     tensor = graph.tensors[logits]
     quantization = quantization_of(tensor)
@@ -56,10 +57,9 @@ def find_loss_end(tree: Any, layers: list[Layer], loss: str) -> LossEnd:
         )
     shape = shape_of(tensor)
     outputs = int(np.prod(shape))
-    if loss == "cross-entropy" and len(shape) > 1 and outputs != shape[-1]:
-        raise ZoError(f"cross-entropy needs one vector of logits, but the output has shape {list(shape)}: use loss mse")
-    kind = LOSS_CROSS_ENTROPY if loss == "cross-entropy" else LOSS_MEAN_SQUARED_ERROR
-    return LossEnd(logits, quantization, outputs, kind, _head(tree, layers, logits))
+    if loss != "mse" and len(shape) > 1 and outputs != shape[-1]:
+        raise ZoError(f"{loss} needs one vector of logits, but the output has shape {list(shape)}: use loss mse")
+    return LossEnd(logits, quantization, outputs, _KINDS[loss], _head(tree, layers, logits))
 
 
 def _before(tree: Any, producer: dict[int, Any], tensor: int, kinds: tuple[int, ...]) -> int:

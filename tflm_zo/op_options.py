@@ -11,13 +11,24 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.geometry import LayerShape
 
-VERSION = 2
+VERSION = 3
 PARAMETER_MAGIC = 0x5A4F5031
 LOSS_MAGIC = 0x5A4F4C31
 NODE_MAGIC = 0x5A4F4E31
 
-KIND_WEIGHTS, KIND_BIAS, KIND_RESIDUAL = 0, 1, 2
-LOSS_CROSS_ENTROPY, LOSS_MEAN_SQUARED_ERROR = 0, 1
+KIND_WEIGHTS, KIND_BIAS, KIND_RESIDUAL, KIND_MEAN_PREDICTION = 0, 1, 2, 3
+KIND_DTYPES: dict[int, np.dtype] = {
+    KIND_WEIGHTS: np.dtype("i1"),
+    KIND_BIAS: np.dtype("<i4"),
+    KIND_RESIDUAL: np.dtype("i1"),
+    KIND_MEAN_PREDICTION: np.dtype("<f4"),
+}
+LOSS_CROSS_ENTROPY, LOSS_MEAN_SQUARED_ERROR, LOSS_ENTROPY = 0, 1, 2
+LOSS_NAMES = {
+    LOSS_CROSS_ENTROPY: "cross-entropy",
+    LOSS_MEAN_SQUARED_ERROR: "mean squared error",
+    LOSS_ENTROPY: "entropy",
+}
 
 _ENTRY = struct.Struct("<10i")
 _PARAMETER_HEAD = struct.Struct("<IIiii")
@@ -65,6 +76,18 @@ class LossOptions:
     headroom: int
     accumulator_scales: np.ndarray
     weight_factors: np.ndarray
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that the model tells apart, 0 for a regression."""
+        if self.kind == LOSS_MEAN_SQUARED_ERROR:
+            return 0
+        return 2 if self.outputs == 1 else self.outputs
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the loss compares with a label."""
+        return self.kind != LOSS_ENTROPY
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,11 @@ from tflm_zo.loss_end import LossEnd, find_loss_end
 from tflm_zo.model_file import damage_reported, load_model, save_model, schema, shape_of
 from tflm_zo.op_options import (
     KIND_BIAS,
+    KIND_MEAN_PREDICTION,
     KIND_RESIDUAL,
     KIND_WEIGHTS,
-    LOSS_CROSS_ENTROPY,
+    LOSS_ENTROPY,
+    LOSS_MEAN_SQUARED_ERROR,
     LossOptions,
     NodeOptions,
     ParameterEntry,
@@ -60,10 +62,11 @@ def patch(
     ``model`` is any full int8 ``.tflite``; ``trainable`` is ``head`` (the last fully connected layer), ``exact``
     (also the layers before it whose gradient has a closed form), ``all``, ``last:K``, ``bias`` or comma-separated
     layer names and globs; ``loss`` is ``cross-entropy`` (target: class index), ``mse`` (target: a vector like the
-    output) or ``auto``: cross-entropy if the model ends in SOFTMAX or LOGISTIC, else mse. ``adapter`` puts a
-    trainable gain and offset for each input channel in front (see :mod:`tflm_zo.adapter`). ``accumulate`` gives
-    each layer that is trained by its output a buffer for the gradient of a batch, 4 bytes a weight and bias;
-    without it each sample is applied at once, which costs no RAM.
+    output), ``entropy`` (no target: predictions are to be certain, but not all the same) or ``auto``: cross-entropy
+    if the model ends in SOFTMAX or LOGISTIC, else mse. ``adapter`` puts a trainable gain and offset for each input
+    channel in front (see :mod:`tflm_zo.adapter`). ``accumulate`` gives each layer that is trained by its output a
+    buffer for the gradient of a batch, 4 bytes a weight and bias; without it each sample is applied at once, which
+    costs no RAM.
 
     The result has the model's inputs and outputs first, then inputs ``zo/command`` (int32[20]) and ``zo/target``
     and output ``zo/report`` (int32[8]). Until it is trained it computes what ``model`` computes, byte for byte.
@@ -133,6 +136,7 @@ class _Patcher:
             if layer.ordinal in self.selection.biases and layer.bias not in self.initial:
                 self._add_parameter(layer, layer.bias, KIND_BIAS, layer.accumulator_scales)
         residual = self._add_residual()
+        mean = self._add_mean_prediction()
 
         feature_gradient: list[int] = []
         if self.closed:
@@ -151,7 +155,7 @@ class _Patcher:
         first = self._operator(PARAMETER_OP, self.parameter_inputs, [], pack_parameters(options))
         last = self._operator(
             LOSS_OP,
-            [self.end.logits, target, session, *self._head_inputs(), residual],
+            [self.end.logits, target, session, *self._head_inputs(), residual, mean],
             [report, *feature_gradient],
             pack_loss(self._loss_options()),
         )
@@ -214,7 +218,7 @@ class _Patcher:
         return 0 if head is None else head.weight_count // head.outputs
 
     def _add_target(self) -> int:
-        if self.end.kind == LOSS_CROSS_ENTROPY:
+        if self.end.kind != LOSS_MEAN_SQUARED_ERROR:
             return self._add_tensor("target", schema.TensorType.INT32, (1,))
         logits = self.graph.tensors[self.end.logits]
         index = self._add_tensor("target", schema.TensorType.INT8, shape_of(logits))
@@ -280,10 +284,22 @@ class _Patcher:
         if head is None:
             return -1
         index = self._add_tensor("residual", schema.TensorType.INT8, (head.weight_count,), variable=True)
+        self._add_state(index, KIND_RESIDUAL, head.ordinal)
+        return index
+
+    def _add_mean_prediction(self) -> int:
+        if self.end.kind != LOSS_ENTROPY:
+            return -1
+        index = self._add_tensor("mean_prediction", schema.TensorType.FLOAT32, (self.end.outputs,), variable=True)
+        self._add_state(index, KIND_MEAN_PREDICTION, -1)
+        return index
+
+    def _add_state(self, index: int, kind: int, layer: int) -> None:
+        """List a variable tensor that training keeps beside the model as a parameter, so that it is saved with it."""
         self.entries.append(
             ParameterEntry(
-                kind=KIND_RESIDUAL,
-                layer=head.ordinal,
+                kind=kind,
+                layer=layer,
                 variable_input=len(self.parameter_inputs),
                 initial_input=-1,
                 channels=1,
@@ -295,7 +311,6 @@ class _Patcher:
             )
         )
         self.parameter_inputs.append(index)
-        return index
 
     def _head_inputs(self) -> list[int]:
         head = self.end.head
@@ -315,7 +330,7 @@ class _Patcher:
             zero_point=end.quantization.zero_point,
             # Int8 logits would hide the small differences between perturbed losses. Over the many outputs of a
             # regression the rounding averages out, and recomputing the layer would cost as much as running it.
-            high_resolution=head is not None and end.kind == LOSS_CROSS_ENTROPY,
+            high_resolution=head is not None and end.kind != LOSS_MEAN_SQUARED_ERROR,
             features=self._features(),
             feature_zero_point=0 if head is None else head.input_quantization.zero_point,
             feature_scale=0.0 if head is None else head.input_quantization.scale,

@@ -13,6 +13,7 @@ from tflm_zo.layers import Quantization, quantization_of
 from tflm_zo.model_file import constant, load_model, shape_of, tensor_name
 from tflm_zo.op_options import (
     KIND_BIAS,
+    KIND_DTYPES,
     KIND_RESIDUAL,
     KIND_WEIGHTS,
     LossOptions,
@@ -22,15 +23,15 @@ from tflm_zo.op_options import (
     unpack_node,
     unpack_parameters,
 )
-from tflm_zo.training_ops import INITIAL, LOSS_OP, NODE_OP, custom_code, is_patched, moments_words
+from tflm_zo.training_ops import INITIAL, LOSS_OP, NODE_OP, PREFIX, custom_code, is_patched, moments_words
 
 
 @dataclass(frozen=True)
 class Parameter:
     """One trainable tensor of a patched model.
 
-    ``name`` is ``layer/weights``, ``layer/bias`` or ``layer/residual``; ``initial`` holds the values in flash, flat
-    (int8 or int32; empty for a residual); ``factors`` is 1 / scale^2 per channel (float32).
+    ``name`` is ``layer/weights``, ``layer/bias``, ``layer/residual`` or ``loss/mean_prediction``; ``initial`` holds the
+    values in flash, flat (int8 or int32; empty for what starts at 0); ``factors`` is 1 / scale^2 per channel (float32).
     """
 
     index: int
@@ -45,8 +46,18 @@ class Parameter:
 
     @property
     def kind(self) -> int:
-        """Weights, bias or residual (``op_options.KIND_...``)."""
+        """Weights, bias, residual or mean prediction (``op_options.KIND_...``)."""
         return self.entry.kind
+
+    @property
+    def in_model(self) -> bool:
+        """Whether it is a part of the model, not what training keeps beside it."""
+        return self.kind in (KIND_WEIGHTS, KIND_BIAS)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of its elements."""
+        return KIND_DTYPES[self.kind]
 
     @property
     def count(self) -> int:
@@ -56,7 +67,7 @@ class Parameter:
     @property
     def arena_bytes(self) -> int:
         """Bytes of its values in the arena."""
-        return self.count * (4 if self.kind == KIND_BIAS else 1)
+        return self.count * self.dtype.itemsize
 
     @property
     def moments(self) -> int:
@@ -151,15 +162,16 @@ def parameter_table(tree: Any) -> list[Parameter]:
     layer_names: dict[int, str] = {}
     for index, entry in enumerate(entries):
         tensor = int(operator.inputs[entry.variable_input])
-        if entry.kind == KIND_RESIDUAL:
-            initial_tensor, name = -1, f"{layer_names[entry.layer]}/residual"
+        if entry.initial_input < 0:
+            layer_names.setdefault(entry.layer, "loss")
+            initial_tensor, role = -1, tensor_name(graph.tensors[tensor]).removeprefix(PREFIX)
+            name = f"{layer_names[entry.layer]}/{role}"
             initial = np.zeros(0, dtype=np.int8)
         else:
             initial_tensor = int(operator.inputs[entry.initial_input])
             name = tensor_name(graph.tensors[initial_tensor]).removeprefix(INITIAL)
             layer_names[entry.layer] = name.rsplit("/", 1)[0]
-            dtype = np.int8 if entry.kind == KIND_WEIGHTS else np.int32
-            values = constant(tree, graph.tensors[initial_tensor], dtype)
+            values = constant(tree, graph.tensors[initial_tensor], KIND_DTYPES[entry.kind])
             if values is None:
                 raise ZoError(f"{name}: the patched model holds no initial values: patch the original again")
             initial = values

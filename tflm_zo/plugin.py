@@ -13,7 +13,7 @@ import numpy as np
 
 from tflm_zo.compiled import compiled_file
 from tflm_zo.errors import ZoError
-from tflm_zo.op_options import KIND_BIAS
+from tflm_zo.op_options import KIND_DTYPES
 from tflm_zo.training_ops import COMMAND_WORDS, moments_words
 
 REGISTERER = "TflmZoRegister"
@@ -139,13 +139,14 @@ class OpState:
         self._address = ctypes.c_void_p(address)
 
     def view(self, index: int) -> np.ndarray:
-        """Return parameter ``index`` as it is in the arena, flat (int8 or int32), not a copy."""
+        """Return parameter ``index`` as it is in the arena, flat, not a copy."""
         data, count = ctypes.c_void_p(), ctypes.c_int()
         kind = library().tflm_zo_parameter(self._address, index, ctypes.byref(data), ctypes.byref(count))
         if kind < 0 or data.value is None:
             raise IndexError(index)
-        c_type = ctypes.c_int32 if kind == KIND_BIAS else ctypes.c_int8
-        return np.ctypeslib.as_array((c_type * count.value).from_address(data.value))
+        dtype = KIND_DTYPES[kind]
+        memory = (ctypes.c_uint8 * (count.value * dtype.itemsize)).from_address(data.value)
+        return np.ctypeslib.as_array(memory).view(dtype)
 
     def restore_clean(self) -> None:
         """Take back the perturbation that the weights are in, exactly."""

@@ -12,7 +12,7 @@ from typing import TypeVar
 from tflm_zo.adapter import NAME as ADAPTER
 from tflm_zo.adapter import UNIT as ADAPTER_UNIT
 from tflm_zo.errors import ZoError
-from tflm_zo.op_options import KIND_BIAS, KIND_RESIDUAL, LOSS_CROSS_ENTROPY
+from tflm_zo.op_options import KIND_BIAS, LOSS_CROSS_ENTROPY, LOSS_ENTROPY
 from tflm_zo.patched import Parameter, PatchedModel
 from tflm_zo.plugin import MAX_QUERIES, Group, GroupMode
 
@@ -22,6 +22,10 @@ _Value = TypeVar("_Value", int, float)
 LARGEST_RATE = 1e30
 
 METHODS = ("auto", "exact", "weights", "nodes", "frozen")
+
+# Learning rate of the exact layers times mean squared length of the head's input. Entropy follows its mean prediction,
+# which must not be left behind.
+_EXACT_FACTORS = {LOSS_CROSS_ENTROPY: 3.0, LOSS_ENTROPY: 0.2}
 
 # Fits of more epochs than this get lower exact rates.
 _FEW_EPOCHS = 12
@@ -147,7 +151,7 @@ def exact_rate(model: PatchedModel, energies: Sequence[float], epochs: int) -> f
     all the more with an input adapter, which leaves the exact layers less to do.
     """
     outputs = model.loss.outputs
-    factor = 3.0 if model.loss.kind == LOSS_CROSS_ENTROPY else 0.5 * outputs
+    factor = _EXACT_FACTORS.get(model.loss.kind, 0.5 * outputs)
     longer = min(1.0, _FEW_EPOCHS / epochs)
     if not any(p.layer == ADAPTER for p in model.parameters):
         longer = math.sqrt(longer)
@@ -165,12 +169,13 @@ def layer_methods(model: PatchedModel, hyper: Hyperparameters) -> dict[str, str]
 def _by_layer(model: PatchedModel) -> dict[str, list[Parameter]]:
     layers: dict[str, list[Parameter]] = {}
     for parameter in model.parameters:
-        layers.setdefault(parameter.layer, []).append(parameter)
+        if parameter.in_model:
+            layers.setdefault(parameter.layer, []).append(parameter)
     return layers
 
 
 def _check_names(model: PatchedModel, hyper: Hyperparameters) -> None:
-    names = sorted({p.layer for p in model.parameters})
+    names = sorted(_by_layer(model))
     for option in ("lr", "sigma", "bias_sigma", "node_lr", "node_sigma", "method"):
         value = getattr(hyper, option)
         for name in value if isinstance(value, Mapping) else ():
@@ -209,8 +214,6 @@ def _set_parameters(
     recipe: Recipe, layer: str, parameters: list[Parameter], method: str, hyper: Hyperparameters
 ) -> None:
     for parameter in parameters:
-        if parameter.kind == KIND_RESIDUAL:
-            continue
         sigma, rate = 0, 0.0
         bias = parameter.kind == KIND_BIAS
         if method == "weights" and layer == ADAPTER:

@@ -13,7 +13,7 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
 from tflm_zo.layers import Quantization
-from tflm_zo.op_options import LOSS_CROSS_ENTROPY
+from tflm_zo.op_options import LOSS_NAMES
 from tflm_zo.patched import PatchedModel
 
 
@@ -37,15 +37,23 @@ def input_codes(x: np.ndarray, shape: tuple[int, ...], quantization: Quantizatio
     return _codes(np.asarray(x), shape, quantization, "x", "the model's input")
 
 
-def target_codes(y: np.ndarray, model: PatchedModel, samples: int) -> np.ndarray:
+def target_codes(y: np.ndarray | None, model: PatchedModel, samples: int) -> np.ndarray:
     """Return labels as the model's target tensors: int32 (n, 1) classes, or int8 (n, *shape) vectors.
 
-    Raises :class:`ZoError` if their number, shape, type or range does not fit.
+    Without labels the classes are -1. Raises :class:`ZoError` if the model's loss needs labels and there are none,
+    or their number, shape, type or range does not fit.
     """
+    if y is None:
+        if model.loss.needs_labels:
+            raise ZoError(
+                f"there are no labels y, but the model is patched for the loss {LOSS_NAMES[model.loss.kind]}: give "
+                "labels, or patch it with loss entropy"
+            )
+        return np.full((samples, 1), -1, dtype=np.int32)
     y = np.asarray(y)
     if len(y.shape) == 0 or y.shape[0] != samples:
         raise ZoError(f"y has shape {y.shape}, but x has {samples} samples: give one label a sample")
-    if model.loss.kind != LOSS_CROSS_ENTROPY:
+    if not model.loss.classes:
         shape = model.target_shape
         if y.ndim == 1 and int(np.prod(shape)) > 1:
             raise ZoError(
@@ -54,7 +62,7 @@ def target_codes(y: np.ndarray, model: PatchedModel, samples: int) -> np.ndarray
             )
         target = Quantization(np.array([model.loss.scale]), model.loss.zero_point)
         return _codes(y, shape, target, "y", "the model's output")
-    return class_indices(y, 2 if model.loss.outputs == 1 else model.loss.outputs)[:, None]
+    return class_indices(y, model.loss.classes)[:, None]
 
 
 def class_indices(y: np.ndarray, classes: int) -> np.ndarray:
@@ -120,6 +128,14 @@ def load_npz_samples(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarr
     """Return ``x`` of an ``.npz`` file, and ``y`` or None if the file has no labels; raises as :func:`load_npz`."""
     arrays = _load_arrays(path, ("x",))
     return arrays["x"], arrays.get("y")
+
+
+def load_npz_for(model: PatchedModel, path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return ``x`` and ``y`` of an ``.npz`` file to train or measure ``model`` with.
+
+    ``y`` is None only if the file has none and the model's loss needs none; raises as :func:`load_npz`.
+    """
+    return load_npz(path) if model.loss.needs_labels else load_npz_samples(path)
 
 
 def _load_arrays(path: str | os.PathLike[str], needed: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -20,7 +20,6 @@ from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
 from tflm_zo.fit_plan import FitPlan
 from tflm_zo.interpreter import TrainingInterpreter
-from tflm_zo.op_options import KIND_RESIDUAL, LOSS_CROSS_ENTROPY
 from tflm_zo.patched import Parameter, read_patched
 from tflm_zo.progress import ProgressBar
 from tflm_zo.recipe import Hyperparameters, Recipe, exact_rate, make_recipe
@@ -76,7 +75,7 @@ class Trainer:
         self.seed = seed
         self.progress = Progress()
         self._interpreter = TrainingInterpreter(data, arena_size)
-        self._classes = self.model.loss.kind == LOSS_CROSS_ENTROPY
+        self._classes = self.model.loss.classes > 0
         self._idle = plugin.make_command()
         self._evaluate = plugin.make_command(plugin.LOSS)
         self._no_target = np.zeros(self.model.target_shape, dtype=np.int32 if self._classes else np.int8)
@@ -89,15 +88,17 @@ class Trainer:
     def fit(
         self,
         x: np.ndarray,
-        y: np.ndarray,
+        y: np.ndarray | None = None,
         *,
-        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        validation_data: tuple[np.ndarray, np.ndarray | None] | None = None,
         callbacks: Sequence[Callback] = (),
         verbose: bool = True,
         resume: bool = False,
         **hyperparameters: Any,
     ) -> History:
         """Train on samples ``x`` (n, ...) with labels ``y`` (class indices, or vectors for mse).
+
+        A model patched with loss entropy learns from ``x`` alone; labels then only tell the accuracy.
 
         validation_data: (x, y) to measure after each epoch. callbacks: called after each epoch with the trainer
         and its logs; a true result ends the training. verbose: show a progress bar. resume: go on with a fit that
@@ -195,6 +196,7 @@ class Trainer:
         progress = self.progress
         order = permutation(self.seed, progress.epoch, len(codes))
         loss, hits, count = 0.0, 0, 0
+        scored = self._scored(targets)
         while progress.batch < plan.batches_in(progress.epoch) and not interrupt.is_set():
             batch = order[progress.batch * plan.batch_size :][: plan.batch_size]
             done = progress.epoch * plan.batches + progress.batch
@@ -205,7 +207,7 @@ class Trainer:
             progress.passes += len(losses)
             progress.batch += 1
             progress.step += 1
-            bar.show({"loss": loss / count} | ({"accuracy": hits / count} if self._classes else {}))
+            bar.show({"loss": loss / count} | ({"accuracy": hits / count} if scored else {}))
         if schedule.flush():
             self._pass(codes[0], targets[0], schedule.command)
             progress.passes += 1
@@ -213,7 +215,7 @@ class Trainer:
         if progress.batch >= plan.batches_in(progress.epoch):
             progress.epoch, progress.batch = progress.epoch + 1, 0
         logs = {"loss": loss / max(count, 1), "passes": progress.passes}
-        if self._classes:
+        if scored:
             logs["accuracy"] = hits / max(count, 1)
         return logs
 
@@ -253,8 +255,11 @@ class Trainer:
             outputs.append(self._interpreter.output())
         return np.concatenate(outputs)
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-        """Return ``loss`` and, for classes, ``accuracy`` (of the model's int8 output) on samples and labels."""
+    def evaluate(self, x: np.ndarray, y: np.ndarray | None = None) -> dict[str, float]:
+        """Return ``loss`` and, for classes, ``accuracy`` (of the model's int8 output) on samples and labels.
+
+        ``y`` may be left out for a model patched with loss entropy; there is no accuracy then.
+        """
         codes, targets = self._codes_and_targets(x, y)
         loss, hits = 0.0, 0
         for sample, target in zip(codes, targets, strict=True):
@@ -263,11 +268,15 @@ class Trainer:
             if self._classes:
                 hits += self._predicted_class(int(report[2])) == int(target[0])
         scores = {"loss": loss / len(codes)}
-        if self._classes:
+        if self._scored(targets):
             scores["accuracy"] = hits / len(codes)
         return scores
 
-    def _codes_and_targets(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _scored(self, targets: np.ndarray) -> bool:
+        """Whether targets are classes, and known, so that right answers can be counted."""
+        return self._classes and bool(np.all(targets >= 0))
+
+    def _codes_and_targets(self, x: np.ndarray, y: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
         return codes, target_codes(y, self.model, len(codes))
 
@@ -281,7 +290,7 @@ class Trainer:
     @property
     def weights(self) -> dict[str, np.ndarray]:
         """Copies of the trained tensors by name (``layer/weights`` int8, ``layer/bias`` int32)."""
-        return {p.name: self._tensor(p) for p in self.model.parameters if p.kind != KIND_RESIDUAL}
+        return {p.name: self._tensor(p) for p in self.model.parameters if p.in_model}
 
     def _tensor(self, parameter: Parameter) -> np.ndarray:
         self._state.restore_clean()

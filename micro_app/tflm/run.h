@@ -44,8 +44,8 @@ class TrainingRun {
     if (!stream.Run()) return false;
     ParameterView view;
     for (int32_t p = 0; trainer.ReadParameter(p, &view); ++p) {
-      const uint32_t width = view.entry->kind == kBias ? 4 : 1;
-      if (!weights->Write(view.data, static_cast<uint32_t>(view.count) * width)) {
+      const size_t bytes = view.count * ElementBytes(view.entry->kind);
+      if (!weights->Write(view.data, static_cast<uint32_t>(bytes))) {
         return Fail(sink, "the weights cannot be written");
       }
     }

@@ -60,6 +60,35 @@ TEST(LossesAndGradientsAreThoseOfTheDefinition) {
   CHECK_EQ(outputs[0] == -0.5f && outputs[1] == 0.0f, true);
 }
 
+TEST(EntropyWantsCertainPredictionsOfAllClasses) {
+  const float certain[kOutputs] = {9.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+  const float unsure[kOutputs] = {1.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+  float mean[kOutputs] = {};
+  const float before = Entropy(certain, kOutputs, mean);
+  CHECK(before < Entropy(unsure, kOutputs, mean));
+  for (int32_t i = 0; i < 300; ++i) UpdateMeanPrediction(certain, kOutputs, mean);
+  CHECK(mean[0] > 0.7f && mean[0] < 0.8f && mean[1] < 0.0f);
+  const float after = Entropy(certain, kOutputs, mean);
+  CHECK(after > before + 1.0f);  // the same class again is worth little
+  CHECK_EQ(Digest(mean, kOutputs), 3567572787u);
+  CHECK_EQ(Digest(&after, 1), 1154815324u);
+  float gradient[kOutputs] = {1.5f, -2.0f, 0.25f, 3.0f, -0.5f};
+  EntropyGradient(gradient, kOutputs, mean);
+  float total = 0.0f;
+  for (float g : gradient) total += g;
+  CHECK(std::fabs(total) < 1e-6f);
+  CHECK_EQ(Digest(gradient, kOutputs), 2037918301u);
+
+  // A sigmoid unit: entropy alone, ln 2 less than itself with a mean that knows nothing.
+  float unit = 0.7f;
+  const float even = 0.0f;
+  const double p = 1.0 / (1.0 + std::exp(-0.7));
+  const double entropy = -p * std::log(p) - (1.0 - p) * std::log(1.0 - p);
+  CHECK(std::fabs(Entropy(&unit, 1, &even) - (entropy - std::log(2.0))) < 1e-6);
+  EntropyGradient(&unit, 1, &even);
+  CHECK(std::fabs(unit + p * (1.0 - p) * 0.7) < 1e-6);
+}
+
 TEST(HeadLearnsItsSample) {
   Fixture f;
   float logits[kOutputs];

@@ -67,7 +67,7 @@ def simulate(model: str, flash: str | None, batch_size: int, link: str | None) -
 
 @click.command()
 @click.option("--port", required=True, help="Serial port of the board, such as /dev/ttyACM0 or COM3.")
-@click.option("--data", required=True, type=_IN, help=".npz with x and y to learn from.")
+@click.option("--data", required=True, type=_IN, help=".npz with x and y to learn from; loss entropy needs no y.")
 @click.option("-o", "--output", required=True, type=_OUT, help="The plain int8 .tflite with the adapted weights.")
 @click.option("--test", type=_IN, help=".npz with x and y to measure before and after.")
 @config_option
@@ -99,21 +99,21 @@ def monitor(
 
     Ctrl-C ends the training after the batch in work; what was learned until then is saved and baked.
     """
-    from tflm_zo.samples import load_npz
+    from tflm_zo.samples import load_npz_for
     from tflm_zo.serial.device import Device
     from tflm_zo.serial.monitor import RemoteTrainer
     from tflm_zo.serial.port import SerialPort
 
     require_writable(output)
-    x, y = load_npz(data)
-    held_out = load_npz(test) if test else None
     if method:
         hyperparameters["method"] = methods_by_layer(method)
     device = Device(SerialPort(port), timeout)
     click.echo(f"{port}: {device.hello.message}")
+    trainer = RemoteTrainer(device, device.read_model(), seed)
+    x, y = load_npz_for(trainer.model, data)
+    held_out = load_npz_for(trainer.model, test) if test else None
     if factory_reset:
         device.factory_reset()
-    trainer = RemoteTrainer(device, device.read_model(), seed)
     before = trainer.evaluate(*held_out) if held_out else {}
     history = trainer.fit(
         x, y, verbose=not quiet, resume=resume, checkpoints=checkpoints, patience=patience, **hyperparameters

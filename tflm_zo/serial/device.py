@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.op_options import KIND_BIAS
 from tflm_zo.patched import Parameter
 from tflm_zo.serial.link import Link, OnWork, Port
 from tflm_zo.serial.messages import (
@@ -144,24 +143,20 @@ class Device:
         self.link.request(Request.FACTORY_RESET)
 
     def read_weights(self, parameter: Parameter) -> np.ndarray:
-        """Return a parameter's values, shaped (int8, or int32 for a bias)."""
+        """Return a parameter's values, shaped (of its dtype)."""
         size = parameter.arena_bytes
         data = b""
         while len(data) < size:
             piece = struct.pack("<HIH", parameter.index, len(data), min(_CHUNK, size - len(data)))
             data += self.link.request(Request.READ_WEIGHTS, piece)
-        return np.frombuffer(data, dtype=_dtype(parameter)).reshape(parameter.shape)
+        return np.frombuffer(data, dtype=parameter.dtype).reshape(parameter.shape)
 
     def write_weights(self, parameter: Parameter, values: np.ndarray) -> None:
         """Overwrite a parameter's values."""
-        data = np.ascontiguousarray(values, dtype=_dtype(parameter)).tobytes()
+        data = np.ascontiguousarray(values, dtype=parameter.dtype).tobytes()
         if len(data) != parameter.arena_bytes:
             raise ZoError(f"{parameter.name}: got {np.size(values)} values, it has {parameter.count}")
         room = (self.hello.max_payload - 6) // 4 * 4
         for offset in range(0, len(data), room):
             head = struct.pack("<HI", parameter.index, offset)
             self.link.request(Request.WRITE_WEIGHTS, head + data[offset : offset + room])
-
-
-def _dtype(parameter: Parameter) -> np.dtype:
-    return np.dtype("<i4") if parameter.kind == KIND_BIAS else np.dtype("i1")

@@ -19,7 +19,6 @@ from tflm_zo.board.arduino import batch_bytes
 from tflm_zo.compiled import compiled_file
 from tflm_zo.errors import ZoError
 from tflm_zo.interpreter import Interpreter
-from tflm_zo.op_options import LOSS_CROSS_ENTROPY
 from tflm_zo.patched import read_patched
 from tflm_zo.serial.device import model_hash
 from tflm_zo.serial.framing import OVERHEAD
@@ -154,7 +153,7 @@ class HostApp:
         self._inputs = [
             np.zeros(self._model.input_shape, np.float32 if self._model.input_quantization is None else np.int8),
             np.zeros(COMMAND_WORDS, np.int32),
-            np.zeros(self._model.target_shape, np.int32 if self._model.loss.kind == LOSS_CROSS_ENTROPY else np.int8),
+            np.zeros(self._model.target_shape, np.int32 if self._model.loss.classes else np.int8),
         ]
         result = np.float32 if self._model.output_quantization is None else np.int8
         self._outputs = [np.zeros(self._model.output_shape, result), np.zeros(REPORT_WORDS, np.int32)]

@@ -14,7 +14,6 @@ from tflm_zo import plugin
 from tflm_zo.counter_random import permutation
 from tflm_zo.errors import ZoError
 from tflm_zo.fit_plan import FitPlan
-from tflm_zo.op_options import LOSS_CROSS_ENTROPY
 from tflm_zo.patched import Parameter, read_patched
 from tflm_zo.progress import ProgressBar
 from tflm_zo.recipe import Hyperparameters, Recipe
@@ -40,7 +39,7 @@ class RemoteTrainer(Trainer):
         self.seed = seed
         self.progress = Progress()
         self._device = device
-        self._classes = self.model.loss.kind == LOSS_CROSS_ENTROPY
+        self._classes = self.model.loss.classes > 0
         self._evaluate = plugin.make_command(plugin.LOSS)
         self._state: Any = _BoardState()
         self._run = 0
@@ -54,9 +53,9 @@ class RemoteTrainer(Trainer):
     def fit(
         self,
         x: np.ndarray,
-        y: np.ndarray,
+        y: np.ndarray | None = None,
         *,
-        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        validation_data: tuple[np.ndarray, np.ndarray | None] | None = None,
         callbacks: Sequence[Callback] = (),
         verbose: bool = True,
         resume: bool = False,
@@ -91,7 +90,7 @@ class RemoteTrainer(Trainer):
             **hyperparameters,
         )
 
-    def _name_of_run(self, x: np.ndarray, y: np.ndarray, hyper: Hyperparameters) -> int:
+    def _name_of_run(self, x: np.ndarray, y: np.ndarray | None, hyper: Hyperparameters) -> int:
         """A number (not 0) by which the board's progress is known to belong to these arguments."""
         codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
         targets = target_codes(y, self.model, len(codes))
@@ -161,6 +160,7 @@ class RemoteTrainer(Trainer):
         device, progress = self._device, self.progress
         order = permutation(self.seed, progress.epoch, len(codes))
         loss, hits, count = 0.0, 0, 0
+        scored = self._scored(targets)
         while progress.batch < plan.batches_in(progress.epoch) and not interrupt.is_set():
             device.begin_batch()
             for index in order[progress.batch * plan.batch_size :][: plan.batch_size]:
@@ -173,14 +173,14 @@ class RemoteTrainer(Trainer):
             progress.passes += totals.passes
             progress.batch += 1
             progress.step += 1
-            bar.show({"loss": loss / count} | ({"accuracy": hits / count} if self._classes else {}))
+            bar.show({"loss": loss / count} | ({"accuracy": hits / count} if scored else {}))
         progress.passes += device.finish()
         if self._checkpoints:
             device.checkpoint()
         if progress.batch >= plan.batches_in(progress.epoch):
             progress.epoch, progress.batch = progress.epoch + 1, 0
         logs = {"loss": loss / count if count else float("nan"), "passes": progress.passes}
-        if self._classes:
+        if scored:
             logs["accuracy"] = hits / max(count, 1)
         return logs
 

@@ -13,7 +13,6 @@ from tflm_zo import plugin
 from tflm_zo.files import read_bytes
 from tflm_zo.fit_plan import FitPlan
 from tflm_zo.interpreter import TrainingInterpreter
-from tflm_zo.op_options import LOSS_CROSS_ENTROPY
 from tflm_zo.patched import read_patched
 from tflm_zo.progress import ProgressBar
 from tflm_zo.recipe import Hyperparameters, Recipe
@@ -38,7 +37,7 @@ class SimTrainer(Trainer):
         if arena_size is not None:
             TrainingInterpreter(data, arena_size)  # raises if it does not fit
         self._engine = TrainingEngine(self.model)
-        self._classes = self.model.loss.kind == LOSS_CROSS_ENTROPY
+        self._classes = self.model.loss.classes > 0
         self._idle = plugin.make_command()
         self._evaluate = plugin.make_command(plugin.LOSS)
         self._no_target = np.zeros(self.model.target_shape, dtype=np.int32 if self._classes else np.int8)
@@ -105,20 +104,20 @@ class SimTrainer(Trainer):
         targets = np.repeat(self._no_target[None], len(codes), axis=0)
         return self._measure(codes, targets, self._idle)[1]
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-        """Return ``loss`` and, for classes, ``accuracy`` (of the model's int8 output) on samples and labels."""
+    def evaluate(self, x: np.ndarray, y: np.ndarray | None = None) -> dict[str, float]:
+        """Return loss and accuracy as :meth:`Trainer.evaluate <tflm_zo.trainer.Trainer.evaluate>` does."""
         losses, hits = self.sample_scores(x, y)
         scores = {"loss": add_in_order(0.0, losses) / len(losses)}
         if hits is not None:
             scores["accuracy"] = int(np.sum(hits)) / len(hits)
         return scores
 
-    def sample_scores(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def sample_scores(self, x: np.ndarray, y: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the loss of each sample (float32 (n,)) and, for classes, whether the model's int8 output is right
         (bool (n,), else None)."""
         codes, targets = self._codes_and_targets(x, y)
         reports, outputs = self._measure(codes, targets, self._evaluate)
-        if not self._classes:
+        if not self._scored(targets):
             return reports["loss"], None
         one_unit = self.model.loss.outputs == 1
         classes = reports["prediction"] if one_unit else outputs.reshape(len(codes), -1).argmax(axis=1)

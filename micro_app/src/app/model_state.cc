@@ -90,7 +90,7 @@ const void* ModelState::Read(int32_t index, uint32_t offset, uint32_t size) {
 bool ModelState::Write(int32_t index, uint32_t offset, const void* data, uint32_t size) {
   ParameterView view;
   if (!trainer_->ReadParameter(index, &view)) return false;
-  const uint32_t width = ElementBytes(view);
+  const auto width = static_cast<uint32_t>(ElementBytes(view.entry->kind));
   if (offset > ByteCount(view) || size > ByteCount(view) - offset) return false;
   if (offset % width != 0 || size % width != 0) return false;
   const auto* from = static_cast<const uint8_t*>(data);

@@ -62,13 +62,8 @@ class ModelState {
   uint64_t model_hash_;
 };
 
-// Bytes of one element of a parameter.
-inline uint32_t ElementBytes(const ParameterView& view) {
-  return view.entry->kind == kBias ? 4 : 1;
-}
-
 inline uint32_t ByteCount(const ParameterView& view) {
-  return static_cast<uint32_t>(view.count) * ElementBytes(view);
+  return static_cast<uint32_t>(view.count * ElementBytes(view.entry->kind));
 }
 
 // Floats of a parameter's momentum state.

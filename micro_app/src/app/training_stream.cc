@@ -65,7 +65,7 @@ bool TrainingStream::ReadParameters() {
     float rate;
     ParameterView view;
     if (!Get(&sigma) || !Get(&rate) || !trainer_->ReadParameter(p, &view)) return false;
-    if (view.entry->kind == kResidual) continue;
+    if (view.initial == nullptr) continue;
     if (!Check(trainer_->SetParameter(p, sigma, rate))) return false;
   }
   return true;
@@ -161,8 +161,8 @@ uint32_t TrainingStream::WeightsCrc() {
   uint32_t crc = 0;
   ParameterView view;
   for (int32_t p = 0; trainer_->ReadParameter(p, &view); ++p) {
-    const uint32_t width = view.entry->kind == kBias ? 4 : 1;
-    crc = Crc32(view.data, static_cast<uint32_t>(view.count) * width, crc);
+    const size_t bytes = view.count * ElementBytes(view.entry->kind);
+    crc = Crc32(view.data, static_cast<uint32_t>(bytes), crc);
   }
   return crc;
 }
