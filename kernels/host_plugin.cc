@@ -52,13 +52,15 @@ TFLM_ZO_EXPORT void tflm_zo_restore_clean(const void* state) {
   tflm_zo::RestoreClean(State(state));
 }
 
-TFLM_ZO_EXPORT int tflm_zo_configure(const void* state, int index, int sigma, float rate) {
-  return tflm_zo::Configure(State(state), index, sigma, rate) ? 1 : 0;
+TFLM_ZO_EXPORT int tflm_zo_configure(const void* state, int index, int sigma, float rate,
+                                     uint16_t mask_kind, uint16_t mask_level) {
+  return tflm_zo::Configure(State(state), index, sigma, rate, {mask_kind, mask_level}) ? 1 : 0;
 }
 
 TFLM_ZO_EXPORT int tflm_zo_configure_node(const void* state, int node, int sigma, int block,
-                                          float rate) {
-  return tflm_zo::ConfigureNode(State(state), node, sigma, block, rate) ? 1 : 0;
+                                          float rate, uint16_t mask_kind, uint16_t mask_level) {
+  const tflm_zo::Mask mask{mask_kind, mask_level};
+  return tflm_zo::ConfigureNode(State(state), node, sigma, block, rate, mask) ? 1 : 0;
 }
 
 TFLM_ZO_EXPORT int tflm_zo_write_parameter(const void* state, int index, const void* data,

@@ -27,7 +27,9 @@ enum Input {
 
 struct NodeState {
   const NodeOptions* options;
-  int scratch;  // float[filter size]: gradient of one output channel's weights
+  // float[filter size]: gradient of one output channel's weights; then uint32_t[ChannelWords]: the
+  // channels that take part.
+  int scratch;
 };
 
 void* Init(Context* context, const char* buffer, size_t length) {
@@ -68,8 +70,8 @@ Status Prepare(Context* context, Node* node) {
     return kError;
   }
   const LayerShape& shape = state->options->shape;
-  return RequestScratch(context, static_cast<size_t>(FilterSize(shape)) * sizeof(float),
-                        &state->scratch);
+  const int32_t words = FilterSize(shape) + ChannelWords(shape.output_channels);
+  return RequestScratch(context, static_cast<size_t>(words) * sizeof(float), &state->scratch);
 }
 
 template <typename T>
@@ -162,6 +164,7 @@ class NodePass {
         y_(Data<int8_t>(context, node, kLayerOutput)),
         feature_gradient_(Data<const float>(context, node, kFeatureGradient)),
         dw_(static_cast<float*>(ScratchBuffer(context, state.scratch))),
+        kept_(reinterpret_cast<uint32_t*>(dw_ + FilterSize(options_.shape))),
         trained_{Data<int8_t>(context, node, kWeightsInput),
                  Data<const int8_t>(context, node, kInitialWeights),
                  Data<int32_t>(context, node, kBiasInput),
@@ -169,16 +172,19 @@ class NodePass {
                  Data<float>(context, node, kAccumulator)} {}
 
   void Perturb() const {
-    PerturbNodes(y_, MakeMap(options_, setting_), session_->sign * setting_.sigma,
+    KeepChannels(setting_.mask, session_->seed);
+    PerturbNodes(y_, MakeMap(options_, setting_), kept_, session_->sign * setting_.sigma,
                  NodeKey(session_->seed, session_->query, options_.node));
   }
 
   void Update(bool apply) const {
     const float rate = setting_.rate * session_->node_rate;
     if (feature_gradient_ != nullptr) {
+      KeepChannels(Mask{}, 0);
       Step(PooledGradient(y_, options_, feature_gradient_), rate, session_->head_seed, apply);
       return;
     }
+    KeepChannels(setting_.mask, session_->update_seed);
     uint32_t keys[kMaxQueries];
     for (int32_t q = 0; q < session_->update_queries; ++q) {
       keys[q] = NodeKey(session_->update_seed, q, options_.node);
@@ -205,6 +211,32 @@ class NodePass {
   bool Apply() const { return (session_->actions & kNodeApply) != 0; }
 
  private:
+  // Fills kept_ with the channels that take part.
+  void KeepChannels(Mask mask, uint32_t seed) const {
+    const uint32_t key = StreamKey(seed, Stream::kMask, static_cast<uint32_t>(options_.node), 0);
+    const int32_t channels = options_.shape.output_channels;
+    for (int32_t word = 0; word < ChannelWords(channels); ++word) kept_[word] = 0;
+    for (int32_t c = 0; c < channels; ++c) {
+      kept_[c >> 5] |= static_cast<uint32_t>(Keeps(mask, key, c)) << (c & 31);
+    }
+  }
+
+  bool Keeps(Mask mask, uint32_t key, int32_t channel) const {
+    if (mask.kind == kNoMask) return true;
+    const float level = mask.Level();
+    if (mask.kind == kRandomElements || mask.kind == kRandomChannels) {
+      return Chosen(key, channel, level);
+    }
+    float sum = 0.0f;
+    for (int32_t k = 0; k < FilterSize(options_.shape); ++k) {
+      const auto weight =
+          static_cast<float>(trained_.initial_weights[WeightIndex(options_.shape, channel, k)]);
+      sum += weight * weight;
+    }
+    const float factor = WeightFactors(&options_)[options_.channels == 1 ? 0 : channel];
+    return sum >= level * (factor * factor);
+  }
+
   // One step of all weights and biases, or its part for the accumulator.
   template <typename Gradient>
   void Step(const Gradient& gradient, float rate, uint32_t seed, bool apply) const {
@@ -212,18 +244,21 @@ class NodePass {
     const uint32_t rounding_key =
         StreamKey(seed, Stream::kNodeRounding, static_cast<uint32_t>(options_.node), 0);
     for (int32_t c = 0; c < options_.shape.output_channels; ++c) {
-      const auto slope_at = [&gradient, c](int32_t row, int32_t column) {
-        return gradient.At(row, column, c);
-      };
-      const float db =
-          FilterGradient(options_.shape, x_, options_.input_zero_point, c, slope_at, dw_);
+      const bool kept = KeepsChannel(kept_, c);
+      float db = 0.0f;
+      if (kept) {
+        const auto slope_at = [&gradient, c](int32_t row, int32_t column) {
+          return gradient.At(row, column, c);
+        };
+        db = FilterGradient(options_.shape, x_, options_.input_zero_point, c, slope_at, dw_);
+      }
       if (trained_.accumulator == nullptr) {
-        StepChannel(options_, trained_, c, rate, dw_, db, rounding_key);
+        if (kept) StepChannel(options_, trained_, c, rate, dw_, db, rounding_key);
         continue;
       }
       float* sums = trained_.accumulator + c * filter;
       float* bias_sum = trained_.accumulator + options_.shape.output_channels * filter + c;
-      for (int32_t k = 0; k < filter; ++k) sums[k] += dw_[k];
+      for (int32_t k = 0; kept && k < filter; ++k) sums[k] += dw_[k];
       *bias_sum += db;
       if (!apply) continue;
       StepChannel(options_, trained_, c, rate, sums, *bias_sum, rounding_key);
@@ -239,6 +274,7 @@ class NodePass {
   int8_t* y_;
   const float* feature_gradient_;
   float* dw_;
+  uint32_t* kept_;
   Trained trained_;
 };
 

@@ -10,17 +10,26 @@ bool Saturated(int8_t y, const NodeMap& map) {
   return y <= map.activation_min || y >= map.activation_max;
 }
 
-// Perturbs `count` (at most 32) outputs of a position; bit j of `signs` is the sign of outputs[j].
+// Bit j of the result: whether channel first + j is kept, j < count <= 32.
+uint32_t KeptBits(const uint32_t* kept, int32_t first, int32_t count) {
+  const int32_t word = first >> 5;
+  const int32_t shift = first & 31;
+  const uint32_t low = kept[word] >> shift;
+  return shift + count > 32 ? low | kept[word + 1] << (32 - shift) : low;
+}
+
+// Perturbs `count` (at most 32) outputs of a position; bit j of `signs` is the sign of outputs[j],
+// bit j of `kept` tells whether it takes part.
 void PerturbWithin(int8_t* outputs, int32_t count, const NodeMap& map, int32_t amount,
-                   uint32_t signs) {
+                   uint32_t signs, uint32_t kept) {
   for (int32_t j = 0; j < count; ++j) {
     const int32_t y = outputs[j];
     const int32_t delta = ((signs >> j) & 1u) ? amount : -amount;
     int32_t value = y + delta;
     value = value < map.activation_min ? map.activation_min : value;
     value = value > map.activation_max ? map.activation_max : value;
-    const bool saturated = (y <= map.activation_min) | (y >= map.activation_max);
-    outputs[j] = static_cast<int8_t>(saturated ? y : value);
+    const bool still = (y <= map.activation_min) | (y >= map.activation_max) | !((kept >> j) & 1u);
+    outputs[j] = static_cast<int8_t>(still ? y : value);
   }
 }
 
@@ -46,7 +55,8 @@ int32_t SignMap::Sharing(int32_t row, int32_t column, const NodeMap& map) const 
   return (left_y < side_y ? left_y : side_y) * (left_x < side_x ? left_x : side_x);
 }
 
-void PerturbNodes(int8_t* y, const NodeMap& map, int32_t amount, uint32_t key) {
+void PerturbNodes(int8_t* y, const NodeMap& map, const uint32_t* kept, int32_t amount,
+                  uint32_t key) {
   const SignMap signs(map);
   for (int32_t row = 0; row < map.height; ++row) {
     for (int32_t column = 0; column < map.width; ++column) {
@@ -59,7 +69,7 @@ void PerturbNodes(int8_t* y, const NodeMap& map, int32_t amount, uint32_t key) {
         const int32_t left = map.channels - channel;
         const int32_t count = left < left_in_word ? left : left_in_word;
         PerturbWithin(outputs + channel, count, map, amount,
-                      SignWord(key, index >> 5) >> (index & 31u));
+                      SignWord(key, index >> 5) >> (index & 31u), KeptBits(kept, channel, count));
         channel += count;
       }
     }

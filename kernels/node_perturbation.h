@@ -33,8 +33,17 @@ struct SignMap {
   int32_t side_y, side_x, blocks_x, channels;
 };
 
-// y[i] += amount * u[i], kept within the activation's range. y: [height][width][channels] codes.
-void PerturbNodes(int8_t* y, const NodeMap& map, int32_t amount, uint32_t key);
+// A bit for each of `channels` channels, 32 in a word.
+constexpr int32_t ChannelWords(int32_t channels) { return (channels + 31) / 32; }
+
+inline bool KeepsChannel(const uint32_t* kept, int32_t channel) {
+  return (kept[channel >> 5] >> (channel & 31)) & 1u;
+}
+
+// y[i] += amount * u[i] in channels that are kept, within the activation's range. y:
+// [height][width][channels] codes; kept: [ChannelWords].
+void PerturbNodes(int8_t* y, const NodeMap& map, const uint32_t* kept, int32_t amount,
+                  uint32_t key);
 
 // dL/dy of single outputs, in loss per code, from the losses that node perturbation gave.
 class NodeGradient {

@@ -35,12 +35,13 @@ struct ParameterEntry {
   int32_t layer;           // ordinal among the model's trainable layers
   int32_t variable_input;  // index among the op's inputs
   int32_t initial_input;   // likewise; -1: 0 is the initial value
-  int32_t channels;        // number of scales: output channels, or 1
+  int32_t channels;        // output channels
   int32_t channel_stride;  // channel of element i: (i / channel_stride) % channels
   int32_t headroom;        // largest sigma for which perturbing stays reversible
   int32_t exact;           // 1: also updated in closed form, so not to be perturbed in such a pass
   int32_t moments_input;   // index among the op's inputs of the momentum state; -1: plain descent
-  int32_t factor_offset;   // first of `channels` floats in the factor table: 1 / scale^2
+  int32_t factor_offset;   // first float in the factor table: 1 / scale^2
+  int32_t factor_count;    // one for each channel, or one for all
 };
 
 struct ParameterOptions {

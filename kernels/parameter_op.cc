@@ -47,7 +47,8 @@ bool EntryMatchesTensors(Context* context, const Node* node, const ParameterEntr
   if (moments != nullptr && ElementCount(moments) != Momentum::Words(ElementCount(variable)))
     return false;
   return initial != nullptr && ElementCount(initial) == ElementCount(variable) &&
-         entry.channels > 0 && entry.channel_stride > 0 && entry.headroom >= 0;
+         entry.channels > 0 && entry.channel_stride > 0 && entry.headroom >= 0 &&
+         (entry.factor_count == 1 || entry.factor_count == entry.channels);
 }
 
 Status Prepare(Context* context, Node* node) {
@@ -84,6 +85,22 @@ uint32_t DirectionKey(uint32_t seed, int32_t query, int32_t parameter) {
                    static_cast<uint32_t>(parameter));
 }
 
+// Channels of weights and bias of a layer have one mask, elements one of their own.
+Part MakePart(const ParameterState& state, const ParameterView& view, int32_t parameter,
+              uint32_t seed) {
+  const ParameterEntry& entry = *view.entry;
+  const Mask mask = Settings(GetSession(state))[parameter].mask;
+  const uint32_t which = mask.kind == kRandomChannels ? 0 : static_cast<uint32_t>(parameter) + 1;
+  Part part;
+  part.count = view.count;
+  part.headroom = entry.headroom;
+  part.layout = ChannelLayout{entry.channels, entry.channel_stride, entry.factor_count,
+                              Factors(state.options) + entry.factor_offset};
+  part.mask = mask;
+  part.mask_key = StreamKey(seed, Stream::kMask, static_cast<uint32_t>(entry.layer), which);
+  return part;
+}
+
 // Adds sign * sigma * u to the parameters that the session's perturbation names.
 void AddPerturbation(const ParameterState& state, const Session& session, int32_t sign) {
   const Setting* settings = Settings(GetSession(state));
@@ -92,12 +109,13 @@ void AddPerturbation(const ParameterState& state, const Session& session, int32_
     if (settings[p].sigma == 0 || !GetParameter(state, p, &view)) continue;
     const int32_t amount = sign * settings[p].sigma;
     const uint32_t key = DirectionKey(session.seed, session.query, p);
+    const Part part = MakePart(state, view, p, session.seed);
     if (view.entry->kind == kBias) {
-      Perturb(static_cast<int32_t*>(view.data), static_cast<const int32_t*>(view.initial),
-              view.count, view.entry->headroom, amount, key);
+      Perturb(static_cast<int32_t*>(view.data), static_cast<const int32_t*>(view.initial), part,
+              amount, key);
     } else {
-      Perturb(static_cast<int8_t*>(view.data), static_cast<const int8_t*>(view.initial), view.count,
-              view.entry->headroom, amount, key);
+      Perturb(static_cast<int8_t*>(view.data), static_cast<const int8_t*>(view.initial), part,
+              amount, key);
     }
   }
 }
@@ -155,11 +173,7 @@ void ApplyWeightUpdate(const ParameterState& state, const Command& command) {
       keys[q] = DirectionKey(command.update_seed, q, p);
     }
     Update update;
-    update.count = view.count;
-    update.headroom = view.entry->headroom;
-    update.channels = view.entry->channels;
-    update.channel_stride = view.entry->channel_stride;
-    update.factors = Factors(state.options) + view.entry->factor_offset;
+    update.part = MakePart(state, view, p, command.update_seed);
     update.rate = settings[p].rate * command.update_rate;
     update.sigma = static_cast<float>(settings[p].sigma);
     update.moments = view.moments;
@@ -314,23 +328,23 @@ void RestoreClean(const ParameterState& state) {
   session->sign = 0;
 }
 
-bool Configure(const ParameterState& state, int32_t index, int32_t sigma, float rate) {
+bool Configure(const ParameterState& state, int32_t index, int32_t sigma, float rate, Mask mask) {
   ParameterView view;
   if (!GetParameter(state, index, &view) || view.entry->initial_input < 0) return false;
   // The negated comparison also refuses a NaN.
   if (sigma < 0 || sigma > view.entry->headroom || !(rate >= 0.0f && rate < 1e30f)) return false;
-  RestoreClean(state);  // a perturbation is taken back with the sigma it was made with
-  Setting& setting = Settings(GetSession(state))[index];
-  setting.sigma = sigma;
-  setting.rate = rate;
+  if (!mask.Valid()) return false;
+  RestoreClean(state);  // a perturbation is taken back with the settings it was made with
+  Settings(GetSession(state))[index] = Setting{sigma, rate, mask};
   return true;
 }
 
 bool ConfigureNode(const ParameterState& state, int32_t node, int32_t sigma, int32_t block,
-                   float rate) {
+                   float rate, Mask mask) {
   if (node < 0 || node >= state.options->node_count) return false;
   if (sigma < 0 || sigma > 127 || block < 0 || !(rate >= 0.0f && rate < 1e30f)) return false;
-  NodeSettings(GetSession(state))[node] = NodeSetting{sigma, block, rate};
+  if (!mask.Valid()) return false;
+  NodeSettings(GetSession(state))[node] = NodeSetting{sigma, block, rate, mask};
   return true;
 }
 

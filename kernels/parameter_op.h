@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "mask.h"
 #include "op_options.h"
 #include "session.h"
 #include "tflm_adapter.h"
@@ -46,14 +47,15 @@ Session* GetSession(const ParameterState& state);
 // before they read or write weights between passes.
 void RestoreClean(const ParameterState& state);
 
-// Sets sigma (codes, 0 .. headroom) and learning rate of a parameter; false if a value is out of
-// range.
-bool Configure(const ParameterState& state, int32_t index, int32_t sigma, float rate);
+// Sets sigma (codes, 0 .. headroom), learning rate and mask of a parameter; false if a value is out
+// of range.
+bool Configure(const ParameterState& state, int32_t index, int32_t sigma, float rate,
+               Mask mask = {});
 
-// Sets sigma (output codes, 0 .. 127), block (positions a side that share a sign; 0: the whole map)
-// and learning rate of a node; false if a value is out of range.
+// Sets sigma (output codes, 0 .. 127), block (positions a side that share a sign; 0: the whole
+// map), learning rate and mask of a node; false if a value is out of range.
 bool ConfigureNode(const ParameterState& state, int32_t node, int32_t sigma, int32_t block,
-                   float rate);
+                   float rate, Mask mask = {});
 
 // Writes a parameter (a checkpoint's, say). False, with nothing written, if the count is wrong or a
 // value could not be perturbed reversibly.

@@ -16,15 +16,18 @@ constexpr int32_t Limit(const int8_t*) { return kMaxWeight; }
 constexpr int32_t Limit(const int32_t*) { return kMaxBias; }
 
 template <typename T>
-void PerturbTensor(T* w, const T* initial, int32_t count, int32_t headroom, int32_t amount,
-                   uint32_t key) {
+void PerturbTensor(T* w, const T* initial, const Part& part, int32_t amount, uint32_t key) {
   const int32_t limit = Limit(w);
-  for (int32_t start = 0; start < count; start += kBlock) {
+  ElementMask<T> mask(part.mask, part.mask_key, initial, part.count, part.layout);
+  for (int32_t start = 0; start < part.count; start += kBlock) {
     const uint32_t signs = SignWord(key, static_cast<uint32_t>(start / kBlock));
-    const int32_t end = count - start < kBlock ? count - start : kBlock;
+    const int32_t end = part.count - start < kBlock ? part.count - start : kBlock;
+    const uint32_t kept = mask.Bits(start, end);
     for (int32_t j = 0; j < end; ++j) {
       const int32_t delta = ((signs >> j) & 1u) ? amount : -amount;
-      const int32_t change = HasHeadroom(initial[start + j], limit, headroom) ? delta : 0;
+      const bool takes_part =
+          ((kept >> j) & 1u) & HasHeadroom(initial[start + j], limit, part.headroom);
+      const int32_t change = takes_part ? delta : 0;
       w[start + j] = static_cast<T>(w[start + j] + change);
     }
   }
@@ -32,11 +35,14 @@ void PerturbTensor(T* w, const T* initial, int32_t count, int32_t headroom, int3
 
 template <typename T>
 void UpdateTensor(T* w, const T* initial, const Update& update) {
-  const int32_t bound = Limit(w) - update.headroom;
-  const Momentum momentum(update.moments, update.count);
+  const Part& part = update.part;
+  const int32_t bound = Limit(w) - part.headroom;
+  ElementMask<T> mask(part.mask, part.mask_key, initial, part.count, part.layout);
+  const Momentum momentum(update.moments, part.count);
   const float plain_rate = update.rate / update.sigma;
-  for (int32_t start = 0; start < update.count; start += kBlock) {
-    const int32_t end = update.count - start < kBlock ? update.count - start : kBlock;
+  for (int32_t start = 0; start < part.count; start += kBlock) {
+    const int32_t end = part.count - start < kBlock ? part.count - start : kBlock;
+    const uint32_t kept = mask.Bits(start, end);
     float gradient[kBlock] = {};
     for (int32_t q = 0; q < update.queries; ++q) {
       const uint32_t signs = SignWord(update.keys[q], static_cast<uint32_t>(start / kBlock));
@@ -47,8 +53,8 @@ void UpdateTensor(T* w, const T* initial, const Update& update) {
     }
     for (int32_t j = 0; j < end; ++j) {
       const int32_t i = start + j;
-      if (!HasHeadroom(initial[i], Limit(w), update.headroom)) continue;
-      const float factor = update.factors[(i / update.channel_stride) % update.channels];
+      if (!((kept >> j) & 1u) || !HasHeadroom(initial[i], Limit(w), part.headroom)) continue;
+      const float factor = part.layout.Factor(part.layout.Of(i));
       int32_t change;
       if (update.moments == nullptr) {
         change = StochasticRound(plain_rate * factor * gradient[j],
@@ -68,14 +74,12 @@ void UpdateTensor(T* w, const T* initial, const Update& update) {
 
 }  // namespace
 
-void Perturb(int8_t* w, const int8_t* initial, int32_t count, int32_t headroom, int32_t amount,
-             uint32_t key) {
-  PerturbTensor(w, initial, count, headroom, amount, key);
+void Perturb(int8_t* w, const int8_t* initial, const Part& part, int32_t amount, uint32_t key) {
+  PerturbTensor(w, initial, part, amount, key);
 }
 
-void Perturb(int32_t* w, const int32_t* initial, int32_t count, int32_t headroom, int32_t amount,
-             uint32_t key) {
-  PerturbTensor(w, initial, count, headroom, amount, key);
+void Perturb(int32_t* w, const int32_t* initial, const Part& part, int32_t amount, uint32_t key) {
+  PerturbTensor(w, initial, part, amount, key);
 }
 
 void ApplyUpdate(int8_t* w, const int8_t* initial, const Update& update) {

@@ -12,6 +12,7 @@
 
 #include <cstdint>
 
+#include "mask.h"
 #include "weight_step.h"
 
 namespace tflm_zo {
@@ -22,34 +23,38 @@ bool HasHeadroom(T initial, int32_t limit, int32_t headroom) {
   return initial >= headroom - limit && initial <= limit - headroom;
 }
 
-// w[i] += amount * u[i] for the elements with headroom. w, initial: `count` codes; |amount| <=
+// What of a parameter tensor takes part: elements with headroom that the mask keeps.
+struct Part {
+  int32_t count;
+  int32_t headroom;
+  ChannelLayout layout;
+  Mask mask;
+  uint32_t mask_key;
+};
+
+// w[i] += amount * u[i] for the elements that take part. w, initial: part.count codes; |amount| <=
 // headroom; key: stream of the direction's signs.
-void Perturb(int8_t* w, const int8_t* initial, int32_t count, int32_t headroom, int32_t amount,
-             uint32_t key);
-void Perturb(int32_t* w, const int32_t* initial, int32_t count, int32_t headroom, int32_t amount,
-             uint32_t key);
+void Perturb(int8_t* w, const int8_t* initial, const Part& part, int32_t amount, uint32_t key);
+void Perturb(int32_t* w, const int32_t* initial, const Part& part, int32_t amount, uint32_t key);
 
 // The update of one parameter tensor.
 struct Update {
-  int32_t count;
-  int32_t headroom;
-  int32_t channels;
-  int32_t channel_stride;
-  const float* factors;  // `channels` values 1 / scale^2
+  Part part;
   float rate;            // learning rate, in the float model's units
   float sigma;           // of the perturbation, in codes
   const uint32_t* keys;  // `queries` direction streams
   const float* slopes;   // `queries` loss differences, scaled to a mean over queries and samples
   int32_t queries;
   uint32_t rounding_key;
-  float* moments;  // momentum state for `count` elements; nullptr: plain gradient descent
+  float* moments;  // momentum state for part.count elements; nullptr: plain gradient descent
 };
 
-// Plain: w[i] -= StochasticRound(rate / sigma * factors[channel(i)] * sum_q slopes[q] * u_q[i]),
-// kept within the range that leaves headroom. This is the quantization-aware scaling of gradient
-// descent on w * scale (Zhao et al., ACM TODAES 30(5), 2025): the learning rate keeps the meaning
-// it has for the float model. With moments: every element moves by rate *
-// sqrt(factors[channel(i)]) codes against the sign of its momentum, fractions of a code being kept.
+// For the elements that take part. Plain: w[i] -= StochasticRound(rate / sigma *
+// factors[channel(i)] * sum_q slopes[q] * u_q[i]), kept within the range that leaves headroom. This
+// is the quantization-aware scaling of gradient descent on w * scale (Zhao et al., ACM TODAES
+// 30(5), 2025): the learning rate keeps the meaning it has for the float model. With moments: every
+// element moves by rate * sqrt(factors[channel(i)]) codes against the sign of its momentum,
+// fractions of a code being kept.
 void ApplyUpdate(int8_t* w, const int8_t* initial, const Update& update);
 void ApplyUpdate(int32_t* w, const int32_t* initial, const Update& update);
 

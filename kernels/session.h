@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "mask.h"
+
 namespace tflm_zo {
 
 // First word of a command. Without it the pass is plain inference with clean weights, so a caller
@@ -71,6 +73,7 @@ static_assert(kCommandWords == 20, "the patcher declares int32[20]");
 struct Setting {
   int32_t sigma;  // perturbation in codes; 0: not perturbed, not updated
   float rate;     // learning rate in the float model's units
+  Mask mask;
 };
 
 // Per-node hyperparameters.
@@ -78,7 +81,9 @@ struct NodeSetting {
   int32_t sigma;  // perturbation in output codes; 0: not perturbed
   int32_t block;  // positions of a block of this side share a sign; 0: the whole map does
   float rate;     // learning rate in the float model's units
+  Mask mask;      // of output channels, whichever it is
 };
+static_assert(sizeof(Setting) == 12 && sizeof(NodeSetting) == 16, "the patcher counts on them");
 
 // Content of the variable tensor "zo/session", zeroed by AllocateTensors and Reset: head, then one
 // Setting for each parameter, then one NodeSetting for each node.

@@ -68,8 +68,10 @@ class Engine:
                     initial=p.initial if p.in_model else np.zeros(p.count),
                     limit=2**31 - 1 if p.kind == KIND_BIAS else 127,
                     headroom=p.entry.headroom,
+                    channels=p.entry.channels,
                     channel_stride=p.entry.channel_stride,
                     factors=p.factors,
+                    layer=p.entry.layer,
                 )
                 for p in self.model.parameters
             ]

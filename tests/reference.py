@@ -16,7 +16,7 @@ import numpy as np
 F = np.float32
 
 INITIALISE, UPDATE, FORWARD, CLEAR, LOSS, ACCUMULATE, HEAD, NODE_UPDATE = (1 << i for i in range(8))
-STEP, DIRECTION, UPDATE_ROUNDING, HEAD_ROUNDING = 1, 2, 3, 4
+STEP, DIRECTION, UPDATE_ROUNDING, HEAD_ROUNDING, MASK = 1, 2, 3, 4, 7
 MAX_QUERIES, MAX_GROUPS = 64, 63
 MAGIC = 0x5A4F434D
 
@@ -95,10 +95,13 @@ class Parameter:
     initial: np.ndarray
     limit: int
     headroom: int
+    channels: int
     channel_stride: int
     factors: np.ndarray
+    layer: int = 0
     sigma: int = 0
     rate: float = 0.0
+    mask: tuple[str, float] = ("", 0.0)
     values: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,6 +112,23 @@ class Parameter:
     def moves(self) -> np.ndarray:
         return np.abs(self.initial) <= self.limit - self.headroom
 
+    def part(self, seed: int, index: int) -> np.ndarray:
+        """Which elements take part in the step of this seed."""
+        kind, level = self.mask
+        if not kind:
+            return self.moves
+        channel = np.arange(self.initial.size) // self.channel_stride % self.channels
+        if kind.startswith("random"):
+            key = stream_key(seed, MASK, self.layer, index + 1 if kind == "random" else 0)
+            words = [
+                random_word(key, int(i)) >> 8 for i in (np.arange(self.initial.size) if kind == "random" else channel)
+            ]
+            return self.moves & (np.array(words).astype(F) * F(2.0**-24) < F(level))
+        squares = np.square(self.initial.astype(F))
+        if kind == "top-k-channels":
+            squares = np.array([np.cumsum(squares[channel == c])[-1] for c in range(self.channels)])[channel]
+        return self.moves & (squares >= F(level) * np.broadcast_to(self.factors, self.channels)[channel])
+
     def direction(self, seed: int, query: int, index: int) -> np.ndarray:
         return signs(stream_key(seed, DIRECTION, query, index), self.initial.size)
 
@@ -117,14 +137,14 @@ class Parameter:
         gradient = np.zeros(self.initial.size, dtype=F)
         for query, slope in enumerate(slopes):
             gradient = gradient + np.where(self.direction(seed, query, index) > 0, slope, -slope)
-        channel = np.arange(self.initial.size) // self.channel_stride % self.factors.size
+        channel = np.arange(self.initial.size) // self.channel_stride % self.channels
         rate = F(self.rate) * F(rate_factor)
-        step = rate / F(self.sigma) * self.factors[channel] * gradient
+        step = rate / F(self.sigma) * np.broadcast_to(self.factors, self.channels)[channel] * gradient
         key = stream_key(seed, UPDATE_ROUNDING, index, 0)
         change = [stochastic_round(s, random_word(key, i)) for i, s in enumerate(step)]
         bound = self.limit - self.headroom
         moved = np.clip(self.values - np.array(change), -bound, bound)
-        self.values = np.where(self.moves, moved, self.values)
+        self.values = np.where(self.part(seed, index), moved, self.values)
 
 
 class ParameterOp:
@@ -169,7 +189,7 @@ class ParameterOp:
             sign, seed, query, first, last = self.perturbation
             for index in range(first, last):
                 p = self.parameters[index]
-                result[index] += sign * p.sigma * p.direction(seed, query, index) * p.moves
+                result[index] += sign * p.sigma * p.direction(seed, query, index) * p.part(seed, index)
         return result
 
 

@@ -220,8 +220,9 @@ def test_losses_add_up_per_query_over_a_batch(antithetic: bool) -> None:
     assert np.abs(slopes).min() > 1e-4
     for index, (parameter, after) in enumerate(zip(op.parameters, zo.tensors(), strict=True)):
         u = np.stack([parameter.direction(last["update_seed"], q, index) for q in range(3)])
-        channel = np.arange(after.size) // parameter.channel_stride % parameter.factors.size
-        step = parameter.rate / parameter.sigma * parameter.factors[channel] * (slopes @ u)
+        channel = np.arange(after.size) // parameter.channel_stride % parameter.channels
+        factors = np.broadcast_to(parameter.factors, parameter.channels)[channel]
+        step = parameter.rate / parameter.sigma * factors * (slopes @ u)
         inner = parameter.moves & (np.abs(after) < parameter.limit - parameter.headroom)
         clean = parameter.values
         assert np.abs(clean - step - after)[inner].max() < 1 + 1e-3 * np.abs(step).max()

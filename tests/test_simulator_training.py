@@ -11,6 +11,7 @@ import pytest
 import small_models
 
 from tflm_zo import Trainer, ZoError, patch
+from tflm_zo.masks import MASKS
 from tflm_zo.simulator import SimTrainer
 
 X, Y = small_models.separable_samples(44, seed=1)
@@ -89,6 +90,22 @@ def test_perturbation(small: bytes, method: Any, antithetic: bool, layerwise: bo
     model = patch(small, "all", accumulate=accumulate)
     _, sim = train_both(model, method=method, antithetic=antithetic, layerwise=layerwise)
     assert_changed(sim)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_masks_and_gradient_scaling(small: bytes, mask: str, accumulate: bool) -> None:
+    model = patch(small, "all", accumulate=accumulate)
+    settings = {"mask": mask, "keep": 0.4, "method": {"stem": "weights"}, "node_lr": 0.3}
+    _, masked = train_both(model, gradient_scaling="sqrt-dim", layerwise=accumulate, **settings)
+    assert_changed(masked)
+    assert masked.bake() != train_both(model, layerwise=accumulate, **settings)[1].bake()
+
+
+@pytest.mark.parametrize("lr_schedule", ["constant", "cosine", "step"])
+def test_lr_schedules(small: bytes, lr_schedule: str) -> None:
+    model = patch(small, "exact", adapter=True)
+    assert train_both(model, lr_schedule=lr_schedule)[1].bake() != train_both(model)[1].bake()
 
 
 @pytest.mark.parametrize("block", [0, 3])

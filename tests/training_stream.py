@@ -19,7 +19,7 @@ from tflm_zo import plugin
 from tflm_zo.samples import input_codes, load_npz, target_codes
 from tflm_zo.trainer import Trainer
 
-MAGIC, VERSION = b"ZOST", 1
+MAGIC, VERSION = b"ZOST", 2
 END, STEP, FINISH, EVALUATE = range(4)
 
 
@@ -55,8 +55,8 @@ class RecordingTrainer(Trainer):
         self.expect: Any = None
         self.items: list[bytes] = []
         self.header = b""
-        self.parameter_values: dict[int, tuple[int, float]] = {}
-        self.node_values: dict[int, tuple[int, int, float]] = {}
+        self.parameter_values: dict[int, tuple[int, float, int, int]] = {}
+        self.node_values: dict[int, tuple[int, int, float, int, int]] = {}
         super().__init__(model, seed)
 
     def _pass(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.ndarray:
@@ -68,13 +68,13 @@ class RecordingTrainer(Trainer):
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         configure, configure_node = plugin.OpState.configure, plugin.OpState.configure_node
 
-        def parameter(state: plugin.OpState, index: int, sigma: int, rate: float) -> bool:
-            self.parameter_values[index] = (sigma, rate)
-            return configure(state, index, sigma, rate)
+        def parameter(state: plugin.OpState, index: int, sigma: int, rate: float, mask: Any) -> bool:
+            self.parameter_values[index] = (sigma, rate, *mask)
+            return configure(state, index, sigma, rate, mask)
 
-        def node(state: plugin.OpState, number: int, sigma: int, block: int, rate: float) -> bool:
-            self.node_values[number] = (sigma, block, rate)
-            return configure_node(state, number, sigma, block, rate)
+        def node(state: plugin.OpState, number: int, sigma: int, block: int, rate: float, mask: Any) -> bool:
+            self.node_values[number] = (sigma, block, rate, *mask)
+            return configure_node(state, number, sigma, block, rate, mask)
 
         schedule = type("Schedule", (_Schedule,), {"recorder": self})
         with (
@@ -109,13 +109,13 @@ class RecordingTrainer(Trainer):
         self.header = head
 
     def _configuration(self) -> bytes:
-        parameters = [self.parameter_values[p.index] if p.in_model else (0, 0.0) for p in self.model.parameters]
+        parameters = [self.parameter_values[p.index] if p.in_model else (0, 0.0, 0, 0) for p in self.model.parameters]
         nodes = [self.node_values[node.number] for node in sorted(self.model.nodes, key=lambda n: n.number)]
         return (
             struct.pack("<i", len(parameters))
-            + b"".join(struct.pack("<if", *values) for values in parameters)
+            + b"".join(struct.pack("<ifHH", *values) for values in parameters)
             + struct.pack("<i", len(nodes))
-            + b"".join(struct.pack("<iif", *values) for values in nodes)
+            + b"".join(struct.pack("<iifHH", *values) for values in nodes)
         )
 
     def stream(self) -> bytes:

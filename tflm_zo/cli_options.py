@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from tflm_zo.config import read_config
-from tflm_zo.recipe import Hyperparameters
+from tflm_zo.masks import MASKS
+from tflm_zo.recipe import LR_SCHEDULES, SCALINGS, Hyperparameters
 
 _HYPERPARAMETERS = [
     click.option(
@@ -23,6 +24,13 @@ _HYPERPARAMETERS = [
         default=Hyperparameters.lr_end,
         show_default=True,
         help="Part of all learning rates left at the end.",
+    ),
+    click.option(
+        "--lr-schedule",
+        default=Hyperparameters.lr_schedule,
+        show_default=True,
+        type=click.Choice(LR_SCHEDULES),
+        help="How learning rates fall.",
     ),
     click.option(
         "--method",
@@ -43,6 +51,18 @@ _HYPERPARAMETERS = [
     click.option(
         "--adapter-lr", default=Hyperparameters.adapter_lr, show_default=True, help="Step of the input adapter."
     ),
+    click.option(
+        "--adapter-sigma",
+        default=Hyperparameters.adapter_sigma,
+        show_default=True,
+        help="Perturbation of gains, codes.",
+    ),
+    click.option(
+        "--adapter-bias-sigma",
+        default=Hyperparameters.adapter_bias_sigma,
+        show_default=True,
+        help="Perturbation of offsets, in 1/32 input codes.",
+    ),
     click.option("--lr", default=Hyperparameters.lr, show_default=True, help="Rate of weight perturbation."),
     click.option(
         "--sigma", default=Hyperparameters.sigma, show_default=True, help="Perturbation of weights, in codes."
@@ -59,6 +79,19 @@ _HYPERPARAMETERS = [
         default=Hyperparameters.node_block,
         show_default=True,
         help="Side of blocks that share a sign; 0: all.",
+    ),
+    click.option(
+        "--mask", default=Hyperparameters.mask, show_default=True, type=click.Choice(MASKS), help="What --keep keeps."
+    ),
+    click.option(
+        "--keep", default=Hyperparameters.keep, show_default=True, help="Fraction that is perturbed and updated."
+    ),
+    click.option(
+        "--gradient-scaling",
+        default=Hyperparameters.gradient_scaling,
+        show_default=True,
+        type=click.Choice(SCALINGS),
+        help="Scale rates down by the dimension that is perturbed.",
     ),
     click.option("--seed", default=0, show_default=True),
 ]

@@ -30,7 +30,7 @@ LOSS_NAMES = {
     LOSS_ENTROPY: "entropy",
 }
 
-_ENTRY = struct.Struct("<10i")
+_ENTRY = struct.Struct("<11i")
 _PARAMETER_HEAD = struct.Struct("<IIiii")
 _LOSS = struct.Struct("<IIiifiiiifi")
 _NODE = struct.Struct("<IIi16iiiiiifiiii")
@@ -50,6 +50,7 @@ class ParameterEntry:
     exact: int
     moments_input: int
     factor_offset: int
+    factor_count: int
 
 
 @dataclass(frozen=True)

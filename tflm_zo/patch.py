@@ -263,12 +263,13 @@ class _Patcher:
                 layer=layer.ordinal,
                 variable_input=variable_input,
                 initial_input=variable_input + 1,
-                channels=len(scales),
+                channels=layer.outputs,
                 channel_stride=1 if kind == KIND_BIAS else layer.channel_stride,
                 headroom=self._headroom(layer, kind),
                 exact=int(layer is self.exact_head or any(layer is f.layer for f in self.closed)),
                 moments_input=moments,
                 factor_offset=sum(f.size for f in self.factors),
+                factor_count=len(scales),
             )
         )
         self.factors.append((1.0 / np.square(scales)).astype(np.float32))
@@ -308,6 +309,7 @@ class _Patcher:
                 exact=1,
                 moments_input=-1,
                 factor_offset=0,
+                factor_count=1,
             )
         )
         self.parameter_inputs.append(index)

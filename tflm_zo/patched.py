@@ -31,7 +31,8 @@ class Parameter:
     """One trainable tensor of a patched model.
 
     ``name`` is ``layer/weights``, ``layer/bias``, ``layer/residual`` or ``loss/mean_prediction``; ``initial`` holds the
-    values in flash, flat (int8 or int32; empty for what starts at 0); ``factors`` is 1 / scale^2 per channel (float32).
+    values in flash, flat (int8 or int32; empty for what starts at 0); ``factors`` is 1 / scale^2 (float32), one
+    for each output channel or one for all.
     """
 
     index: int
@@ -77,12 +78,18 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Node:
-    """A layer that can be trained by its output; ``closed_form`` if the head gives the gradient."""
+    """A layer that can be trained by its output; ``weights`` are its initial weights, flat (int8)."""
 
     number: int
     layer: str
-    closed_form: bool
     accumulates: bool
+    options: NodeOptions
+    weights: np.ndarray
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the head gives the gradient."""
+        return self.options.closed_form
 
 
 @dataclass(frozen=True)
@@ -143,12 +150,14 @@ def _options(operator: Any) -> bytes:
 
 def _nodes(tree: Any, parameters: list[Parameter]) -> list[Node]:
     layers = {p.tensor: p.layer for p in parameters}
+    initial = {p.tensor: p.initial for p in parameters}
     nodes = []
     for operator in tree.subgraphs[0].operators:
         if custom_code(tree, operator) == NODE_OP:
             options: NodeOptions = unpack_node(_options(operator))
             weights, accumulator = int(operator.inputs[3]), int(operator.inputs[8])
-            nodes.append(Node(options.node, layers[weights], options.closed_form, accumulator >= 0))
+            values = initial[weights]
+            nodes.append(Node(options.node, layers[weights], accumulator >= 0, options, values))
     return nodes
 
 
@@ -185,7 +194,7 @@ def parameter_table(tree: Any) -> list[Parameter]:
                 initial_tensor=initial_tensor,
                 shape=shape_of(graph.tensors[tensor]),
                 initial=initial,
-                factors=factors[entry.factor_offset : entry.factor_offset + entry.channels],
+                factors=factors[entry.factor_offset : entry.factor_offset + entry.factor_count],
             )
         )
     return table

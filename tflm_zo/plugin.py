@@ -112,8 +112,9 @@ def library() -> ctypes.CDLL:
     ]
     lib.tflm_zo_restore_clean.argtypes = [pointer]
     lib.tflm_zo_restore_clean.restype = None
-    lib.tflm_zo_configure.argtypes = [pointer, integer, integer, ctypes.c_float]
-    lib.tflm_zo_configure_node.argtypes = [pointer, integer, integer, integer, ctypes.c_float]
+    mask = [ctypes.c_uint16, ctypes.c_uint16]
+    lib.tflm_zo_configure.argtypes = [pointer, integer, integer, ctypes.c_float, *mask]
+    lib.tflm_zo_configure_node.argtypes = [pointer, integer, integer, integer, ctypes.c_float, *mask]
     lib.tflm_zo_moments.argtypes = [pointer, integer]
     lib.tflm_zo_moments.restype = pointer
     lib.tflm_zo_schedule_valid.argtypes = [ctypes.POINTER(_Settings), integer]
@@ -152,13 +153,13 @@ class OpState:
         """Take back the perturbation that the weights are in, exactly."""
         library().tflm_zo_restore_clean(self._address)
 
-    def configure(self, index: int, sigma: int, rate: float) -> bool:
-        """Set sigma (codes) and learning rate of a parameter; False if out of range."""
-        return bool(library().tflm_zo_configure(self._address, index, sigma, rate))
+    def configure(self, index: int, sigma: int, rate: float, mask: tuple[int, int] = (0, 0)) -> bool:
+        """Set sigma (codes), learning rate and mask (kind, level) of a parameter; False if out of range."""
+        return bool(library().tflm_zo_configure(self._address, index, sigma, rate, *mask))
 
-    def configure_node(self, node: int, sigma: int, block: int, rate: float) -> bool:
-        """Set sigma (output codes), block and learning rate of a node; False if out of range."""
-        return bool(library().tflm_zo_configure_node(self._address, node, sigma, block, rate))
+    def configure_node(self, node: int, sigma: int, block: int, rate: float, mask: tuple[int, int] = (0, 0)) -> bool:
+        """Set sigma (output codes), block, learning rate and mask of a node; False if out of range."""
+        return bool(library().tflm_zo_configure_node(self._address, node, sigma, block, rate, *mask))
 
     def moments(self, index: int) -> np.ndarray:
         """Return the momentum state (float32) of parameter ``index`` in the arena, empty without one."""

@@ -7,11 +7,12 @@ import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tflm_zo.adapter import NAME as ADAPTER
 from tflm_zo.adapter import UNIT as ADAPTER_UNIT
 from tflm_zo.errors import ZoError
+from tflm_zo.masks import MASKS, Mask, node_mask, parameter_mask
 from tflm_zo.op_options import KIND_BIAS, LOSS_CROSS_ENTROPY, LOSS_ENTROPY
 from tflm_zo.patched import Parameter, PatchedModel
 from tflm_zo.plugin import MAX_QUERIES, Group, GroupMode
@@ -22,6 +23,8 @@ _Value = TypeVar("_Value", int, float)
 LARGEST_RATE = 1e30
 
 METHODS = ("auto", "exact", "weights", "nodes", "frozen")
+SCALINGS = ("none", "dim", "sqrt-dim")
+LR_SCHEDULES = ("constant", "linear", "cosine", "step")
 
 # Learning rate of the exact layers times mean squared length of the head's input. Entropy follows its mean prediction,
 # which must not be left behind.
@@ -30,9 +33,8 @@ _EXACT_FACTORS = {LOSS_CROSS_ENTROPY: 3.0, LOSS_ENTROPY: 0.2}
 # Fits of more epochs than this get lower exact rates.
 _FEW_EPOCHS = 12
 
-# The adapter's perturbation: an eighth of its gain, two codes of its input.
-_ADAPTER_SIGMA = ADAPTER_UNIT // 8
-_ADAPTER_BIAS_SIGMA = 2 * ADAPTER_UNIT
+_LEAST_KEEP = 1e-6
+
 # Offsets are learned in units of this many input codes, which makes them as quick as gains.
 _ADAPTER_OFFSET_UNIT = 38
 
@@ -42,8 +44,9 @@ class Hyperparameters:
     """What a fit can be told; the defaults suit a drifted sensor and a few hundred samples.
 
     epochs, batch_size: as in Keras. passes: an upper bound of training passes; training ends, and the learning
-    rates end their decay, where the first of the two bounds is reached. lr_end: the part of every learning rate
-    that is left at the end of a linear decay.
+    rates end their decay, where the first of the two bounds is reached. lr_schedule: how all learning rates fall,
+    from the whole to the part ``lr_end`` of them: ``linear``, ``cosine`` (half a wave), ``step`` (a tenth of the
+    difference is left after half of the steps, a hundredth after three quarters), or not at all (``constant``).
 
     method: how layers are trained, one name for all, or a dict of names and globs (first match counts; layers
     without one: auto). ``exact``: gradient in closed form (head, and layers that reach it by pooling alone);
@@ -55,7 +58,18 @@ class Hyperparameters:
     adapter_lr: step of the input adapter's gains, of one size whatever the gradient (signed momentum).
     lr, sigma, bias_sigma: learning rate and perturbation (codes) of weight perturbation. node_lr, node_sigma:
     likewise of node perturbation; node_block: positions of a block of this side share a sign (0: the whole map).
+    adapter_sigma, adapter_bias_sigma: perturbation of the adapter's gains (codes of 1/32) and offsets (codes of 1/32
+    input code).
     sigma, bias_sigma and the rates may be dicts by layer name; layers that a dict does not name are not trained.
+
+    keep: the fraction of its elements, or of its output channels, that a layer trained by weights or nodes perturbs
+    and updates (Zhao et al., ACM TODAES 30(5), 2025, section on sparse training); a number, or a dict by layer name
+    (others: all). mask: which; ``random`` elements or ``random-channels``, drawn anew for each step, or those of the
+    largest initial weights, ``top-k`` elements or ``top-k-channels`` (sum of squares). Nodes are masked by channel
+    with either.
+    gradient_scaling: ``dim`` multiplies the rates of a group by n / (n + d - 1), where n directions estimate the
+    gradient of d numbers, ``sqrt-dim`` by the square root of that (same paper); not the adapter's, whose steps have
+    one size.
 
     queries: directions per group, of each step (weights) or each sample (nodes, adapter: 1). antithetic: losses at
     +sigma and -sigma rather than at +sigma and the clean model. layerwise: perturb one layer at a time.
@@ -65,18 +79,24 @@ class Hyperparameters:
     batch_size: int = 16
     passes: int | None = None
     lr_end: float = 0.0
+    lr_schedule: str = "linear"
     method: str | Mapping[str, str] = "auto"
     queries: int = 4
     antithetic: bool = True
     layerwise: bool = True
     head_lr: float | None = None
     adapter_lr: float = 0.005
+    adapter_sigma: int = ADAPTER_UNIT // 8
+    adapter_bias_sigma: int = 2 * ADAPTER_UNIT
     lr: float | Mapping[str, float] = 3e-6
     sigma: int | Mapping[str, int] = 1
     bias_sigma: int | Mapping[str, int] = 100
     node_lr: float | Mapping[str, float] = 1e-5
     node_sigma: int | Mapping[str, int] = 5
     node_block: int = 0
+    mask: str = "random"
+    keep: float | Mapping[str, float] = 1.0
+    gradient_scaling: str = "none"
 
     def check(self) -> None:
         """Raise :class:`ZoError` naming a value that is out of range."""
@@ -95,22 +115,60 @@ class Hyperparameters:
         if not 0 <= self.lr_end <= 1:
             raise ZoError(f"lr_end is {self.lr_end}: it must be from 0 to 1")
         names = [self.method] if isinstance(self.method, str) else list(self.method.values())
-        for method in names:
-            if method not in METHODS:
-                raise ZoError(f"method {method!r} is unknown: choose from {', '.join(METHODS)}")
+        chosen: list[tuple[str, str, tuple[str, ...]]] = [("method", name, METHODS) for name in names]
+        chosen += [
+            ("lr_schedule", self.lr_schedule, LR_SCHEDULES),
+            ("mask", self.mask, MASKS),
+            ("gradient_scaling", self.gradient_scaling, SCALINGS),
+        ]
+        for option, name, known in chosen:
+            if name not in known:
+                raise ZoError(f"{option} {name!r} is unknown: choose from {', '.join(known)}")
+        for keep in self.keep.values() if isinstance(self.keep, Mapping) else [self.keep]:
+            if not _LEAST_KEEP <= keep <= 1:
+                raise ZoError(f"keep is {keep}: it must be from {_LEAST_KEEP:g} to 1")
+
+
+class ParameterSetting(NamedTuple):
+    """Perturbation in codes, learning rate and mask of a parameter."""
+
+    sigma: int
+    rate: float
+    mask: Mask = Mask()
+
+
+class NodeSetting(NamedTuple):
+    """Perturbation in output codes, block, learning rate (None: the head's) and mask of a node."""
+
+    sigma: int
+    block: int
+    rate: float | None
+    mask: Mask = Mask()
+
+    def with_rate(self, head_rate: float) -> tuple[int, int, float, Mask]:
+        """Return the setting as the ops take it."""
+        return self.sigma, self.block, head_rate if self.rate is None else self.rate, self.mask
+
+
+@dataclass
+class _Sizes:
+    """How many numbers are perturbed in each parameter, and how many signs each node has."""
+
+    parameters: dict[int, float] = field(default_factory=dict)
+    nodes: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass
 class Recipe:
     """Hyperparameters resolved for one patched model.
 
-    ``parameters`` holds (sigma, rate) by parameter index, ``nodes`` (sigma, block, rate) by node number, where a
-    rate of None means the head's; ``groups`` is what a step perturbs, in the order of the schedule.
+    ``parameters`` holds settings by parameter index, ``nodes`` by node number; ``groups`` is what a step perturbs, in
+    the order of the schedule.
     """
 
     exact: bool
-    parameters: dict[int, tuple[int, float]] = field(default_factory=dict)
-    nodes: dict[int, tuple[int, int, float | None]] = field(default_factory=dict)
+    parameters: dict[int, ParameterSetting] = field(default_factory=dict)
+    nodes: dict[int, NodeSetting] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
 
     def passes_a_sample(self, antithetic: bool) -> int:
@@ -131,11 +189,12 @@ def make_recipe(model: PatchedModel, hyper: Hyperparameters) -> Recipe:
     _check_names(model, hyper)
     layers = _by_layer(model)
     methods = layer_methods(model, hyper)
-    recipe = Recipe(exact="exact" in methods.values())
+    recipe, sizes = Recipe(exact="exact" in methods.values()), _Sizes()
     for name, parameters in layers.items():
-        _set_parameters(recipe, name, parameters, methods[name], hyper)
-    _set_nodes(recipe, model, methods, hyper)
+        _set_parameters(recipe, sizes, name, parameters, methods[name], hyper)
+    _set_nodes(recipe, sizes, model, methods, hyper)
     _set_groups(recipe, model, layers, methods, hyper)
+    _scale_rates(recipe, sizes, any(n.accumulates for n in model.nodes), hyper)
     if not recipe.groups and not recipe.exact:
         raise ZoError("nothing would be trained: all layers are frozen")
     return recipe
@@ -176,7 +235,7 @@ def _by_layer(model: PatchedModel) -> dict[str, list[Parameter]]:
 
 def _check_names(model: PatchedModel, hyper: Hyperparameters) -> None:
     names = sorted(_by_layer(model))
-    for option in ("lr", "sigma", "bias_sigma", "node_lr", "node_sigma", "method"):
+    for option in ("lr", "sigma", "bias_sigma", "node_lr", "node_sigma", "keep", "method"):
         value = getattr(hyper, option)
         for name in value if isinstance(value, Mapping) else ():
             known = fnmatch.filter(names, name) if option == "method" else name in names
@@ -211,13 +270,13 @@ def _method(model: PatchedModel, layer: str, parameters: list[Parameter], hyper:
 
 
 def _set_parameters(
-    recipe: Recipe, layer: str, parameters: list[Parameter], method: str, hyper: Hyperparameters
+    recipe: Recipe, sizes: _Sizes, layer: str, parameters: list[Parameter], method: str, hyper: Hyperparameters
 ) -> None:
     for parameter in parameters:
         sigma, rate = 0, 0.0
         bias = parameter.kind == KIND_BIAS
         if method == "weights" and layer == ADAPTER:
-            sigma = _ADAPTER_BIAS_SIGMA if bias else _ADAPTER_SIGMA
+            sigma = hyper.adapter_bias_sigma if bias else hyper.adapter_sigma
             # The bias scale is the input's scale / UNIT.
             offset = _ADAPTER_OFFSET_UNIT * ADAPTER_UNIT / math.sqrt(float(parameter.factors[0]))
             rate = hyper.adapter_lr * (offset if bias else 1.0)
@@ -230,10 +289,15 @@ def _set_parameters(
             )
         if not 0 <= rate < LARGEST_RATE:
             raise ZoError(f"{parameter.name}: lr is {rate}; it must be 0 or more")
-        recipe.parameters[parameter.index] = (int(sigma), float(rate))
+        mask = Mask()
+        if method == "weights" and layer != ADAPTER:
+            mask, sizes.parameters[parameter.index] = parameter_mask(parameter, hyper.mask, _keep(hyper, layer))
+        recipe.parameters[parameter.index] = ParameterSetting(int(sigma), float(rate), mask)
 
 
-def _set_nodes(recipe: Recipe, model: PatchedModel, methods: Mapping[str, str], hyper: Hyperparameters) -> None:
+def _set_nodes(
+    recipe: Recipe, sizes: _Sizes, model: PatchedModel, methods: Mapping[str, str], hyper: Hyperparameters
+) -> None:
     for node in model.nodes:
         sigma: int = 0
         rate: float | None = 0.0
@@ -245,7 +309,15 @@ def _set_nodes(recipe: Recipe, model: PatchedModel, methods: Mapping[str, str], 
             raise ZoError(f"{node.layer}: node_sigma is {sigma}; it must be whole codes from 0 to 127")
         if rate is not None and not 0 <= rate < LARGEST_RATE:
             raise ZoError(f"{node.layer}: node_lr is {rate}; it must be 0 or more")
-        recipe.nodes[node.number] = (int(sigma), hyper.node_block, rate)
+        options, shape = node.options, node.options.shape
+        mask, channels = Mask(), 0.0
+        if sigma:
+            mask, channels = node_mask(
+                shape, node.weights, options.weight_factors, hyper.mask, _keep(hyper, node.layer)
+            )
+        side_y, side_x = (min(hyper.node_block or size, size) for size in (shape.output_height, shape.output_width))
+        sizes.nodes[node.number] = channels * -(-shape.output_height // side_y) * -(-shape.output_width // side_x)
+        recipe.nodes[node.number] = NodeSetting(int(sigma), hyper.node_block, rate, mask)
 
 
 def _set_groups(
@@ -271,6 +343,28 @@ def _set_groups(
         recipe.groups.append(Group(GroupMode.NODES, numbers[0], numbers[-1] + 1, hyper.queries))
     elif numbers:
         recipe.groups += [Group(GroupMode.NODES, n, n + 1, hyper.queries) for n in numbers]
+
+
+def _keep(hyper: Hyperparameters, layer: str) -> float:
+    return hyper.keep.get(layer, 1.0) if isinstance(hyper.keep, Mapping) else hyper.keep
+
+
+def _scale_rates(recipe: Recipe, sizes: _Sizes, accumulates: bool, hyper: Hyperparameters) -> None:
+    """Multiply the rates of each group by what ``gradient_scaling`` says."""
+    power = {"none": 0.0, "dim": 1.0, "sqrt-dim": 0.5}[hyper.gradient_scaling]
+    for group in recipe.groups:
+        if power == 0.0 or group.mode is GroupMode.SAMPLE_DIRECTIONS:
+            continue
+        nodes = group.mode is GroupMode.NODES
+        settings: dict[int, Any] = recipe.nodes if nodes else recipe.parameters
+        size = sizes.nodes if nodes else sizes.parameters
+        members = [i for i in range(group.first, group.last) if i in settings and settings[i].sigma]
+        dimension = sum(size[i] for i in members)
+        # Every sample has directions of its own, but only an accumulator averages over them.
+        directions = group.queries * (hyper.batch_size if nodes and accumulates else 1)
+        factor = (directions / (directions + max(dimension - 1, 0))) ** power
+        for i in members:
+            settings[i] = settings[i]._replace(rate=settings[i].rate * factor)
 
 
 def _of_layer(value: _Value | Mapping[str, _Value], layer: str) -> _Value | int:

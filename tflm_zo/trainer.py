@@ -168,11 +168,10 @@ class Trainer:
 
     def _configure(self, recipe: Recipe) -> None:
         """Set sigma and learning rate of every parameter and node, as the recipe has checked them."""
-        for index, (sigma, rate) in recipe.parameters.items():
-            self._state.configure(index, sigma, rate)
-        for number, (sigma, block, node_rate) in recipe.nodes.items():
-            shared = self.progress.head_lr or 0.0
-            self._state.configure_node(number, sigma, block, shared if node_rate is None else node_rate)
+        for index, setting in recipe.parameters.items():
+            self._state.configure(index, *setting)
+        for number, node in recipe.nodes.items():
+            self._state.configure_node(number, *node.with_rate(self.progress.head_lr or 0.0))
 
     def _feature_energies(self, codes: np.ndarray, targets: np.ndarray) -> list[float]:
         """Squared length of the head's input for each sample; costs a pass for each."""

@@ -18,8 +18,8 @@ INITIAL = PREFIX + "initial/"
 COMMAND_WORDS = 20
 REPORT_WORDS = 8
 SESSION_WORDS = 84  # without the settings
-SETTING_WORDS = 2
-NODE_SETTING_WORDS = 3
+SETTING_WORDS = 3
+NODE_SETTING_WORDS = 4
 
 
 def moments_words(count: int) -> int:

@@ -184,7 +184,7 @@ class SmallModel final : public tflm_zo::ModelRuntime {
     return allocated_ <= sizeof(persistent_) ? memory : nullptr;
   }
 
-  static constexpr int kSessionWords = tflm_zo::kSessionWords + 2 * kParameters;
+  static constexpr int kSessionWords = tflm_zo::kSessionWords + 3 * kParameters;
 
   int8_t initial_weights_[kWeightCount] = {};
   int32_t initial_bias_[kClasses] = {};
@@ -200,11 +200,12 @@ class SmallModel final : public tflm_zo::ModelRuntime {
   int32_t report_[tflm_zo::kReportWords] = {};
 
   // kind, layer, variable, initial, channels, stride, headroom, exact, moments, factor offset
+  // and count
   ParameterTable parameter_options_ = {
       {tflm_zo::kParameterOptionsMagic, tflm_zo::kOptionsVersion, kParameters, 0, 2},
-      {{tflm_zo::kWeights, 0, 2, 3, 1, 1, 4, 1, -1, 0},
-       {tflm_zo::kBias, 0, 4, 5, 1, 1, 1000, 1, 7, 1},
-       {tflm_zo::kResidual, 0, 6, -1, 1, 1, 0, 1, -1, 0}},
+      {{tflm_zo::kWeights, 0, 2, 3, 1, 1, 4, 1, -1, 0, 1},
+       {tflm_zo::kBias, 0, 4, 5, 1, 1, 1000, 1, 7, 1, 1},
+       {tflm_zo::kResidual, 0, 6, -1, 1, 1, 0, 1, -1, 0, 1}},
       {400.0f, 40000.0f}};
   LossTable loss_options_ = {
       {tflm_zo::kLossOptionsMagic, tflm_zo::kOptionsVersion, tflm_zo::kCrossEntropy, kClasses,

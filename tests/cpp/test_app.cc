@@ -321,8 +321,8 @@ Payload SchedulePayload(const tflm_zo::ScheduleSettings& settings, uint32_t run 
 
 void Configure(Rig* rig, bool exact, uint32_t run = 5, uint32_t step = 0) {
   CHECK(rig->Ask(Request::kSetSchedule, SchedulePayload(Settings(exact), run, step)));
-  CHECK(rig->Ask(Request::kSetParameter, Payload().U16(0).U32(exact ? 0 : 2).F32(0.002f)));
-  CHECK(rig->Ask(Request::kSetParameter, Payload().U16(1).U32(exact ? 0 : 50).F32(0.01f)));
+  CHECK(rig->Ask(Request::kSetParameter, Payload().U16(0).U32(exact ? 0 : 2).F32(0.002f).U32(0)));
+  CHECK(rig->Ask(Request::kSetParameter, Payload().U16(1).U32(exact ? 0 : 50).F32(0.01f).U32(0)));
 }
 
 void SendBatch(Rig* rig, uint32_t step, uint32_t samples) {
@@ -668,10 +668,10 @@ TEST(BadSettingsChangeNothing) {
   CHECK(!rig.Ask(Request::kSetSchedule, batch));
   Payload longer = SchedulePayload(Settings(true)).U8(0);
   CHECK(!rig.Ask(Request::kSetSchedule, longer));
-  CHECK(!rig.Ask(Request::kSetParameter, Payload().U16(0).U32(5).F32(0.1f)));  // headroom 4
-  CHECK(!rig.Ask(Request::kSetParameter, Payload().U16(0).U32(1).U32(0x7FC00000u)));
-  CHECK(!rig.Ask(Request::kSetParameter, Payload().U16(2).U32(0).F32(0.1f)));  // a residual
-  CHECK(!rig.Ask(Request::kSetNode, Payload().U16(0).U32(1).U32(1).F32(0.1f)));
+  CHECK(!rig.Ask(Request::kSetParameter, Payload().U16(0).U32(5).F32(0.1f).U32(0)));  // headroom 4
+  CHECK(!rig.Ask(Request::kSetParameter, Payload().U16(0).U32(1).U32(0x7FC00000u).U32(0)));
+  CHECK(!rig.Ask(Request::kSetParameter, Payload().U16(2).U32(0).F32(0.1f).U32(0)));  // a residual
+  CHECK(!rig.Ask(Request::kSetNode, Payload().U16(0).U32(1).U32(1).F32(0.1f).U32(0)));
   CHECK(rig.status == AnswerStatus::kBadRequest);
   CHECK_EQ(rig.app().progress().run, 0u);
   CHECK_EQ(rig.StateCrc(), FactoryCrc());

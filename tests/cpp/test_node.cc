@@ -83,7 +83,7 @@ class ConvNode {
         NodeOp().init(&context_, reinterpret_cast<const char*>(&options_), sizeof(options_));
     prepared = NodeOp().prepare(&context_, &node_) == kOk;
     session().parameter_count = 0;
-    NodeSettings(&session())[0] = NodeSetting{5, 1, 0.01f};
+    NodeSettings(&session())[0] = NodeSetting{5, 1, 0.01f, {}};
   }
 
   Session& session() { return *reinterpret_cast<Session*>(session_); }
@@ -115,12 +115,12 @@ class ConvNode {
     int size = 0;
     int data[1];
   } outputs_;
-  alignas(8) int32_t session_[kSessionWords + 3] = {};
+  alignas(8) int32_t session_[kSessionWords + 4] = {};
   int8_t x_[40];
   int8_t initial_[54];
   int32_t initial_bias_[3] = {1, 2, 3};
   float accumulator_[57] = {};
-  float scratch_[18];
+  float scratch_[18 + 1];
   alignas(16) uint8_t state_[64];
   abi::IntArray shapes_[9];
   EvalTensor tensors_[9];
@@ -158,7 +158,8 @@ TEST(SaturatedOutputsAreLeftAloneAndBlocksShareSigns) {
   int8_t clean[sizeof(y)];
   std::memcpy(clean, y, sizeof(y));
   const NodeMap map{4, 4, 2, 2, -50, 127};
-  PerturbNodes(y, map, 3, 99);
+  const uint32_t all = ~0u;
+  PerturbNodes(y, map, &all, 3, 99);
   const float slope = 1.0f;
   const uint32_t key = 99;
   const NodeGradient gradient(clean, map, &key, &slope, 1);
@@ -198,6 +199,46 @@ TEST(NodeOpPerturbsThenUpdates) {
   CHECK_BYTES_EQ(node.y, clean, sizeof(clean));
   CHECK_EQ(Digest(node.w, 54), 92757147u);
   CHECK_EQ(Digest(node.b, 3), 614227797u);
+}
+
+TEST(MaskedChannelsAreNeitherPerturbedNorUpdated) {
+  for (const Mask mask : {Mask{kRandomChannels, 0x3F00}, Mask{kTopChannels, 0x45C0}}) {
+    ConvNode node(false);
+    NodeSettings(&node.session())[0].mask = mask;
+    int8_t clean[18], w[54];
+    std::memcpy(clean, node.y, sizeof(clean));
+    std::memcpy(w, node.w, sizeof(w));
+    const int32_t b[3] = {node.b[0], node.b[1], node.b[2]};
+    node.session().sign = 1;
+    node.session().seed = 9;
+    node.session().node_last = 1;
+    CHECK(node.Invoke());
+    bool perturbed[3] = {};
+    for (int32_t i = 0; i < 18; ++i) perturbed[i % 3] |= node.y[i] != clean[i];
+    const int32_t kept = perturbed[0] + perturbed[1] + perturbed[2];
+    CHECK(kept == 1 || kept == 2);
+    std::memcpy(node.y, clean, sizeof(clean));
+    node.session().sign = 0;
+    node.session().actions = kNodeUpdate;
+    node.session().update_seed = 9;
+    node.session().update_queries = 1;
+    node.session().update_last = 1;
+    node.session().node_rate = 1.0f;
+    node.session().losses[0] = 0.8f;
+    CHECK(node.Invoke());
+    for (int32_t c = 0; c < 3; ++c) {
+      const bool moved = std::memcmp(node.w + 18 * c, w + 18 * c, 18) != 0;
+      CHECK_EQ(moved, perturbed[c]);
+      CHECK_EQ(node.b[c] != b[c], perturbed[c]);
+    }
+    if (mask.kind == kTopChannels) {
+      for (int32_t c = 0; c < 3; ++c) {
+        float sum = 0.0f;
+        for (int32_t k = 0; k < 18; ++k) sum += static_cast<float>(w[18 * c + k] * w[18 * c + k]);
+        CHECK_EQ(sum >= mask.Level() * 16.0f, perturbed[c]);
+      }
+    }
+  }
 }
 
 TEST(AccumulatorWaitsForTheEndOfTheBatch) {

@@ -14,13 +14,12 @@ namespace {
 constexpr int32_t kCount = 300;
 constexpr int32_t kHeadroom = 4;
 
+// Three channels of 100 elements.
+Part MakePart(const float* factors) { return Part{kCount, kHeadroom, {3, 100, 3, factors}, {}, 0}; }
+
 Update MakeUpdate(const uint32_t* keys, const float* slopes, const float* factors) {
   Update update{};
-  update.count = kCount;
-  update.headroom = kHeadroom;
-  update.channels = 3;
-  update.channel_stride = 100;
-  update.factors = factors;
+  update.part = MakePart(factors);
   update.rate = 0.5f;
   update.sigma = 2.0f;
   update.keys = keys;
@@ -41,14 +40,56 @@ TEST(PerturbingIsUndoneExactlyAndSparesWeightsWithoutHeadroom) {
   FillCodes(initial, kCount, 9);
   int8_t w[kCount];
   std::memcpy(w, initial, sizeof(w));
-  Perturb(w, initial, kCount, kHeadroom, 4, 123);
+  const Part part = MakePart(kFactors);
+  Perturb(w, initial, part, 4, 123);
   CHECK_EQ(Digest(w, kCount), 1510340478u);
   for (int32_t i = 0; i < kCount; ++i) {
     const bool spared = initial[i] > 123 || initial[i] < -123;
     CHECK_EQ(w[i] == initial[i], spared);
   }
-  Perturb(w, initial, kCount, kHeadroom, -4, 123);
+  Perturb(w, initial, part, -4, 123);
   CHECK_BYTES_EQ(w, initial, sizeof(w));
+}
+
+TEST(MasksKeepTheSameElementsWhenPerturbingAndUpdating) {
+  // Levels as bfloat16: probability 1/4; squares of 64 codes over factors 1, 10 and 0.1.
+  const Mask masks[] = {{kRandomElements, 0x3E80},
+                        {kRandomChannels, 0x3F00},
+                        {kTopElements, 0x4580},
+                        {kTopChannels, 0x4780}};
+  const uint32_t digests[] = {2595536971u, 1672470258u, 1716298167u, 1029420617u};
+  for (int32_t m = 0; m < 4; ++m) {
+    int8_t initial[kCount];
+    FillCodes(initial, kCount, 9);
+    int8_t w[kCount];
+    std::memcpy(w, initial, sizeof(w));
+    Update update = MakeUpdate(kKeys, kSlopes, kFactors);
+    update.part.mask = masks[m];
+    update.part.mask_key = 6;
+    // Tensors of the two layouts: channels one after the other, and interleaved.
+    if (m % 2 == 0) update.part.layout = ChannelLayout{3, 1, 3, kFactors};
+    Perturb(w, initial, update.part, 4, 123);
+    bool perturbed[kCount];
+    int32_t count = 0;
+    for (int32_t i = 0; i < kCount; ++i) count += perturbed[i] = w[i] != initial[i];
+    CHECK(count > kCount / 8 && count < kCount * 3 / 4);
+    Perturb(w, initial, update.part, -4, 123);
+    CHECK_BYTES_EQ(w, initial, sizeof(w));
+    for (int32_t step = 0; step < 20; ++step) ApplyUpdate(w, initial, update);
+    for (int32_t i = 0; i < kCount; ++i) CHECK(perturbed[i] || w[i] == initial[i]);
+    for (int32_t i = 0; i < kCount; ++i) {
+      const float limit = 4096.0f * kFactors[update.part.layout.Of(i)];
+      if (m == 2)
+        CHECK_EQ(perturbed[i],
+                 initial[i] * initial[i] >= limit && initial[i] <= 123 && initial[i] >= -123);
+      if (m == 1 && i % 100 > 0) {
+        const bool free = initial[i] <= 123 && initial[i] >= -123;
+        const bool before = initial[i - 1] <= 123 && initial[i - 1] >= -123;
+        if (free && before) CHECK_EQ(perturbed[i], perturbed[i - 1]);
+      }
+    }
+    CHECK_EQ(Digest(w, kCount), digests[m]);
+  }
 }
 
 TEST(UpdateMovesAgainstTheSlopesAndKeepsHeadroom) {
@@ -82,8 +123,7 @@ TEST(MomentumStepsHaveOneSize) {
   int8_t w[kCount] = {};
   float moments[Momentum::Words(kCount)] = {};
   Update update = MakeUpdate(kKeys, kSlopes, kFactors);
-  update.channels = 1;
-  update.channel_stride = 1;
+  update.part.layout = ChannelLayout{1, 1, 1, kFactors};
   update.rate = 0.3f;
   update.moments = moments;
   for (int32_t step = 0; step < 10; ++step) ApplyUpdate(w, initial, update);

@@ -245,7 +245,8 @@ class _Planner:
             self.scratch.append((4 * _count(shape_of(inputs[0])), index, "scratch of the loss"))
         elif name == NODE_OP:
             y, weights = inputs[2], inputs[3]
-            words = _count(shape_of(weights)) // shape_of(y)[-1]
+            channels = shape_of(y)[-1]
+            words = _count(shape_of(weights)) // channels + -(-channels // 32)
             self.scratch.append((4 * words, index, "scratch of a node"))
         if self.cmsis_nn and name in _CMSIS_SCRATCH:
             size = _CMSIS_SCRATCH[name](operator, inputs, tensors[int(operator.outputs[0])])

@@ -120,13 +120,13 @@ class Device:
         """Say what a step is made of; see :func:`~tflm_zo.serial.messages.pack_schedule`."""
         self.link.request(Request.SET_SCHEDULE, pack_schedule(**settings))
 
-    def set_parameter(self, index: int, sigma: int, rate: float) -> None:
-        """Set perturbation (codes) and learning rate of a parameter."""
-        self.link.request(Request.SET_PARAMETER, struct.pack("<Hif", index, sigma, rate))
+    def set_parameter(self, index: int, sigma: int, rate: float, mask: tuple[int, int] = (0, 0)) -> None:
+        """Set perturbation (codes), learning rate and mask (kind, level) of a parameter."""
+        self.link.request(Request.SET_PARAMETER, struct.pack("<HifHH", index, sigma, rate, *mask))
 
-    def set_node(self, node: int, sigma: int, block: int, rate: float) -> None:
-        """Set perturbation (output codes), block and learning rate of a node."""
-        self.link.request(Request.SET_NODE, struct.pack("<Hiif", node, sigma, block, rate))
+    def set_node(self, node: int, sigma: int, block: int, rate: float, mask: tuple[int, int] = (0, 0)) -> None:
+        """Set perturbation (output codes), block, learning rate and mask of a node."""
+        self.link.request(Request.SET_NODE, struct.pack("<HiifHH", node, sigma, block, rate, *mask))
 
     # -- weights -------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tflm_zo.errors import ZoError
 from tflm_zo.plugin import Group
 
-MESSAGE_VERSION = 1
+MESSAGE_VERSION = 2
 ANSWER_BIT = 0x80
 
 

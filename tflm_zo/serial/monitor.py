@@ -128,10 +128,10 @@ class RemoteTrainer(Trainer):
     def _configure(self, recipe: Recipe) -> None:
         device, rate = self._device, self.progress.head_lr or 0.0
         device.set_schedule(run=self._run, step=self.progress.step, head_rate=rate, **self._settings)
-        for index, (sigma, parameter_rate) in recipe.parameters.items():
-            device.set_parameter(index, sigma, parameter_rate)
-        for number, (sigma, block, node_rate) in recipe.nodes.items():
-            device.set_node(number, sigma, block, rate if node_rate is None else node_rate)
+        for index, setting in recipe.parameters.items():
+            device.set_parameter(index, *setting)
+        for number, node in recipe.nodes.items():
+            device.set_node(number, *node.with_rate(rate))
         if self._checkpoints and self.progress.step == self._first_step:
             device.checkpoint()
 

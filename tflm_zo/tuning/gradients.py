@@ -16,7 +16,6 @@ from tflm_zo.geometry import DEPTHWISE, ClosedForm, LayerShape, closed_forms, la
 from tflm_zo.layers import Layer, trainable_layers
 from tflm_zo.loss_end import find_loss_end
 from tflm_zo.model_file import load_model
-from tflm_zo.op_options import LOSS_CROSS_ENTROPY
 from tflm_zo.patch import patch
 from tflm_zo.patched import read_patched
 from tflm_zo.samples import input_codes, target_codes
@@ -54,7 +53,7 @@ class GradientProbe:
         codes = input_codes(x, patched.input_shape, patched.input_quantization)
         self._targets = target_codes(y, patched, len(codes)).reshape(len(codes), -1)
         self._count = len(codes)
-        self._classes = patched.loss.kind == LOSS_CROSS_ENTROPY
+        self._classes = patched.loss.classes > 0
         self._sim = SimModel(model)
         self._activations = self._sim.activations(codes.reshape(len(codes), *patched.input_shape[1:]))
 

@@ -13,7 +13,7 @@
 namespace tflm_zo {
 
 // Of the payloads; the frame layer has a version of its own.
-constexpr uint16_t kMessageVersion = 1;
+constexpr uint16_t kMessageVersion = 2;
 
 enum class Request : uint8_t {
   kHello = 0x01,

@@ -162,15 +162,17 @@ int32_t OnDeviceTrainer::PredictedClass() const {
   return static_cast<int32_t>(best);
 }
 
-TrainerStatus OnDeviceTrainer::SetParameter(int32_t index, int32_t sigma, float rate) {
+TrainerStatus OnDeviceTrainer::SetParameter(int32_t index, int32_t sigma, float rate, Mask mask) {
   if (state_ == nullptr) return TrainerStatus::kNotStarted;
-  return Configure(*state_, index, sigma, rate) ? TrainerStatus::kOk : TrainerStatus::kBadParameter;
+  return Configure(*state_, index, sigma, rate, mask) ? TrainerStatus::kOk
+                                                      : TrainerStatus::kBadParameter;
 }
 
-TrainerStatus OnDeviceTrainer::SetNode(int32_t node, int32_t sigma, int32_t block, float rate) {
+TrainerStatus OnDeviceTrainer::SetNode(int32_t node, int32_t sigma, int32_t block, float rate,
+                                       Mask mask) {
   if (state_ == nullptr) return TrainerStatus::kNotStarted;
-  return ConfigureNode(*state_, node, sigma, block, rate) ? TrainerStatus::kOk
-                                                          : TrainerStatus::kBadParameter;
+  return ConfigureNode(*state_, node, sigma, block, rate, mask) ? TrainerStatus::kOk
+                                                                : TrainerStatus::kBadParameter;
 }
 
 TrainerStatus OnDeviceTrainer::SetSchedule(const ScheduleSettings& settings,

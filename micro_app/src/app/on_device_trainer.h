@@ -65,10 +65,10 @@ class OnDeviceTrainer {
   TensorMemory result() const { return runtime_->Output(kResultOutput); }
   int32_t PredictedClass() const;
 
-  // Perturbation (codes) and learning rate of parameter `index`; sigma 0: not trained.
-  TrainerStatus SetParameter(int32_t index, int32_t sigma, float rate);
-  // Perturbation (output codes), block and learning rate of node `node`; see ConfigureNode.
-  TrainerStatus SetNode(int32_t node, int32_t sigma, int32_t block, float rate);
+  // Perturbation (codes), learning rate and mask of parameter `index`; sigma 0: not trained.
+  TrainerStatus SetParameter(int32_t index, int32_t sigma, float rate, Mask mask = {});
+  // Perturbation (output codes), block, learning rate and mask of node `node`; see ConfigureNode.
+  TrainerStatus SetNode(int32_t node, int32_t sigma, int32_t block, float rate, Mask mask = {});
   // What a step is made of, for steps of up to `largest_batch` samples; see Schedule::Valid.
   TrainerStatus SetSchedule(const ScheduleSettings& settings, int32_t largest_batch);
 

@@ -23,6 +23,13 @@ const char* BootMessage(CheckpointStatus status) {
   }
 }
 
+Mask ReadMask(FieldReader* fields) {
+  Mask mask;
+  mask.kind = fields->U16();
+  mask.level = fields->U16();
+  return mask;
+}
+
 }  // namespace
 
 bool TrainingApp::MeasuredRuntime::Invoke() {
@@ -525,11 +532,12 @@ void TrainingApp::SetParameter(FieldReader fields) {
   const int32_t index = fields.U16();
   const int32_t sigma = fields.I32();
   const float rate = fields.F32();
+  const Mask mask = ReadMask(&fields);
   if (!fields.complete()) {
     RefuseValues();
     return;
   }
-  Check(trainer_.SetParameter(index, sigma, rate));
+  Check(trainer_.SetParameter(index, sigma, rate, mask));
 }
 
 void TrainingApp::SetNode(FieldReader fields) {
@@ -537,11 +545,12 @@ void TrainingApp::SetNode(FieldReader fields) {
   const int32_t sigma = fields.I32();
   const int32_t block = fields.I32();
   const float rate = fields.F32();
+  const Mask mask = ReadMask(&fields);
   if (!fields.complete()) {
     RefuseValues();
     return;
   }
-  Check(trainer_.SetNode(node, sigma, block, rate));
+  Check(trainer_.SetNode(node, sigma, block, rate, mask));
 }
 
 void TrainingApp::SaveCheckpoint() {

@@ -8,7 +8,7 @@ namespace tflm_zo {
 namespace {
 
 constexpr uint32_t kStreamMagic = 0x54534F5Au;  // "ZOST"
-constexpr uint32_t kStreamVersion = 1;
+constexpr uint32_t kStreamVersion = 2;
 
 enum Tag : uint32_t { kEnd = 0, kStep = 1, kFinish = 2, kEvaluate = 3 };
 
@@ -63,10 +63,12 @@ bool TrainingStream::ReadParameters() {
   for (int32_t p = 0; p < count; ++p) {
     int32_t sigma;
     float rate;
+    Mask mask;
     ParameterView view;
-    if (!Get(&sigma) || !Get(&rate) || !trainer_->ReadParameter(p, &view)) return false;
+    if (!Get(&sigma) || !Get(&rate) || !Get(&mask) || !trainer_->ReadParameter(p, &view))
+      return false;
     if (view.initial == nullptr) continue;
-    if (!Check(trainer_->SetParameter(p, sigma, rate))) return false;
+    if (!Check(trainer_->SetParameter(p, sigma, rate, mask))) return false;
   }
   return true;
 }
@@ -81,8 +83,9 @@ bool TrainingStream::ReadNodes() {
     int32_t sigma;
     int32_t block;
     float rate;
-    if (!Get(&sigma) || !Get(&block) || !Get(&rate)) return false;
-    if (!Check(trainer_->SetNode(n, sigma, block, rate))) return false;
+    Mask mask;
+    if (!Get(&sigma) || !Get(&block) || !Get(&rate) || !Get(&mask)) return false;
+    if (!Check(trainer_->SetNode(n, sigma, block, rate, mask))) return false;
   }
   return true;
 }

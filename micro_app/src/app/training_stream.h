@@ -5,11 +5,11 @@
 // repeated on a PC, in an emulator and on a board and must end with the same weights.
 //
 // Little-endian, no padding:
-//   "ZOST" | version u32 = 1 | input bytes u32 | target bytes u32
+//   "ZOST" | version u32 = 2 | input bytes u32 | target bytes u32
 //   largest step in samples i32 | the fields of ScheduleSettings (schedule.h), groups last
-//   parameter count i32 | per parameter: sigma i32, rate f32 (ignored for a residual and the
-//   like)
-//   node count i32 | per node: sigma i32, block i32, rate f32
+//   parameter count i32 | per parameter: sigma i32, rate f32, mask (ignored for a residual and
+//   the like)
+//   node count i32 | per node: sigma i32, block i32, rate f32, mask
 // then items, each starting with its tag u32:
 //   0 end
 //   1 step: step u32 | samples i32 | rate scale f32 | per sample: input, target
