@@ -30,13 +30,13 @@ void HeadUpdate(const Head& head, const float* gradient, float rate, uint32_t ro
   for (int32_t j = 0; j < head.outputs; ++j) {
     const float step = rate * gradient[j];
     const float unit = step * head.weight_factors[j];
-    for (int32_t k = 0; k < head.features; ++k) {
+    for (int32_t k = 0; head.residual != nullptr && k < head.features; ++k) {
       const int32_t i = j * head.features + k;
       StepWeight(&head.weights[i], &head.residual[i],
                  unit * static_cast<float>(head.input[k] - head.input_zero_point),
                  RandomWord(rounding_key, static_cast<uint32_t>(i)), head.weight_limit);
     }
-    if (head.bias != nullptr) {
+    if (head.trains_bias) {
       StepBias(&head.bias[j], step / head.accumulator_scales[j],
                RandomWord(rounding_key, static_cast<uint32_t>(head.outputs * head.features + j)),
                kMaxBias);

@@ -11,15 +11,15 @@ namespace tflm_zo {
 
 // y = W (x - zero_point) + b in integers.
 struct Head {
-  int8_t* weights;  // [outputs][features], codes
-  int8_t*
-      residual;   // [outputs][features], 1/256 codes below `weights`; nullptr: the head is frozen
-  int32_t* bias;  // [outputs], or nullptr
+  int8_t* weights;   // [outputs][features], codes
+  int8_t* residual;  // [outputs][features], 1/256 codes below `weights`; nullptr: these are frozen
+  int32_t* bias;     // [outputs], or nullptr
   const int8_t* input;  // [features], codes
   int32_t outputs;
   int32_t features;
   int32_t input_zero_point;
   int32_t weight_limit;             // weights stay within +-weight_limit
+  bool trains_bias;                 // or it is frozen
   const float* accumulator_scales;  // [outputs]: s_x * s_w
   const float* weight_factors;      // [outputs]: s_x / s_w
 };

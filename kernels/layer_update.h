@@ -78,6 +78,16 @@ float FilterGradient(const LayerShape& shape, const int8_t* x, int32_t zero_poin
   return sum;
 }
 
+// dL/db of an output channel: the sum of dL/dy over its positions.
+template <typename Slope>
+float BiasGradient(const LayerShape& shape, const Slope& slope_at) {
+  float sum = 0.0f;
+  for (int32_t oy = 0; oy < shape.output_height; ++oy) {
+    for (int32_t ox = 0; ox < shape.output_width; ++ox) sum += slope_at(oy, ox);
+  }
+  return sum;
+}
+
 }  // namespace tflm_zo
 
 #endif  // TFLM_ZO_KERNELS_LAYER_UPDATE_H_

@@ -63,6 +63,7 @@ bool TensorsMatch(Context* context, const Node* node, const LossOptions& options
   if (options.features == 0) return true;
   const EvalTensor* features = InputTensor(context, node, kFeatures);
   const EvalTensor* weights = InputTensor(context, node, kHeadWeights);
+  if (options.trains_bias != 0 && InputTensor(context, node, kHeadBias) == nullptr) return false;
   return features != nullptr && weights != nullptr && IsInt8(features) && IsInt8(weights) &&
          ElementCount(features) == options.features &&
          ElementCount(weights) == options.features * options.outputs;
@@ -93,6 +94,7 @@ Head MakeHead(Context* context, const Node* node, const LossOptions& options) {
   head.features = options.features;
   head.input_zero_point = options.feature_zero_point;
   head.weight_limit = kMaxWeight - options.headroom;
+  head.trains_bias = options.trains_bias != 0;
   head.accumulator_scales = AccumulatorScales(&options);
   head.weight_factors = WeightFactors(&options);
   return head;
@@ -197,7 +199,8 @@ Status Invoke(Context* context, Node* node) {
     }
     if (session->actions & kHeadUpdate) {
       const EvalTensor* feature_gradient = OutputTensor(context, node, kFeatureGradientOutput);
-      const bool trains_head = InputTensor(context, node, kHeadResidual) != nullptr;
+      const bool trains_head =
+          options.trains_bias != 0 || InputTensor(context, node, kHeadResidual) != nullptr;
       if (options.features == 0 || (!trains_head && feature_gradient == nullptr)) {
         TFLM_ZO_REPORT(context, "%s: this model has no layer to train exactly", kLossOpName);
         return kError;

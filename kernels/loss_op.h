@@ -5,7 +5,7 @@
 //
 // Inputs: logits, target, session, features, head weights, head bias, residual (the last four
 // absent, -1, where the logits do not come from a plain fully connected layer; the residual also
-// where that layer is frozen), mean prediction (entropy only).
+// where that layer's weights are frozen), mean prediction (entropy only).
 // Outputs: report and, where a layer before the head is trained in closed form, dL/dfeatures
 // (float).
 #ifndef TFLM_ZO_KERNELS_LOSS_OP_H_

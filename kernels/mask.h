@@ -61,38 +61,14 @@ class ElementMask {
 
   // Bit j of the result: whether element first + j is kept, j < count <= 32.
   uint32_t Bits(int32_t first, int32_t count) {
-    if (mask_.kind == kNoMask) return ~0u;
-    uint32_t bits = 0;
-    for (int32_t j = 0; j < count; ++j) bits |= static_cast<uint32_t>(Keeps(first + j)) << j;
-    return bits;
+    return mask_.kind == kNoMask ? ~0u : KeptBits(first, count);
   }
 
  private:
-  bool Keeps(int32_t i) {
-    if (mask_.kind == kRandomElements) return Chosen(key_, i, level_);
-    const int32_t channel = layout_.Of(i);
-    if (mask_.kind == kTopElements) return Square(i) >= level_ * layout_.Factor(channel);
-    if (channel != channel_) {
-      channel_ = channel;
-      keeps_channel_ = KeepsChannel();
-    }
-    return keeps_channel_;
-  }
-
-  bool KeepsChannel() const {
-    if (mask_.kind == kRandomChannels) return Chosen(key_, channel_, level_);
-    float sum = 0.0f;
-    for (int32_t start = channel_ * layout_.stride; start < count_;
-         start += layout_.channels * layout_.stride) {
-      for (int32_t i = start; i < start + layout_.stride; ++i) sum += Square(i);
-    }
-    return sum >= level_ * layout_.Factor(channel_);
-  }
-
-  float Square(int32_t i) const {
-    const auto value = static_cast<float>(initial_[i]);
-    return value * value;
-  }
+  uint32_t KeptBits(int32_t first, int32_t count);
+  bool Keeps(int32_t i);
+  bool KeepsChannel() const;
+  float Square(int32_t i) const;
 
   Mask mask_;
   float level_;

@@ -27,8 +27,8 @@ enum Input {
 
 struct NodeState {
   const NodeOptions* options;
-  // float[filter size]: gradient of one output channel's weights; then uint32_t[ChannelWords]: the
-  // channels that take part.
+  // float[filter size]: gradient of one output channel's weights, if these are trained; then
+  // uint32_t[ChannelWords]: the channels that take part.
   int scratch;
 };
 
@@ -43,21 +43,41 @@ void* Init(Context* context, const char* buffer, size_t length) {
   return state;
 }
 
+// Whether a node trains weights, not only the bias.
+bool TrainsWeights(const Node* node) { return node->inputs->data[kWeightsInput] >= 0; }
+
+bool IsInt8Of(const EvalTensor* tensor, int32_t count) {
+  return tensor != nullptr && IsInt8(tensor) && ElementCount(tensor) == count;
+}
+
 bool TensorsMatch(Context* context, const Node* node, const NodeOptions& options) {
   if (node->inputs->size != kInputCount) return false;
   const LayerShape& shape = options.shape;
-  const EvalTensor* x = InputTensor(context, node, kLayerInput);
-  const EvalTensor* y = InputTensor(context, node, kLayerOutput);
-  const EvalTensor* weights = InputTensor(context, node, kWeightsInput);
-  const EvalTensor* accumulator = InputTensor(context, node, kAccumulator);
   const int32_t weight_count = shape.output_channels * FilterSize(shape);
-  return InputTensor(context, node, kSessionInput) != nullptr && x != nullptr && IsInt8(x) &&
-         y != nullptr && IsInt8(y) && weights != nullptr && IsInt8(weights) &&
-         ElementCount(x) == shape.input_height * shape.input_width * shape.input_channels &&
-         ElementCount(y) == Positions(shape) * shape.output_channels &&
-         ElementCount(weights) == weight_count &&
-         (accumulator == nullptr ||
-          ElementCount(accumulator) == weight_count + shape.output_channels);
+  const int32_t input_count = shape.input_height * shape.input_width * shape.input_channels;
+  if (InputTensor(context, node, kSessionInput) == nullptr ||
+      !IsInt8Of(InputTensor(context, node, kLayerOutput),
+                Positions(shape) * shape.output_channels) ||
+      !IsInt8Of(InputTensor(context, node, kInitialWeights), weight_count)) {
+    return false;
+  }
+  int32_t trained = shape.output_channels;
+  if (TrainsWeights(node)) {
+    if (!IsInt8Of(InputTensor(context, node, kLayerInput), input_count) ||
+        !IsInt8Of(InputTensor(context, node, kWeightsInput), weight_count)) {
+      return false;
+    }
+    trained += weight_count;
+  } else if (InputTensor(context, node, kBiasInput) == nullptr) {
+    return false;
+  }
+  const EvalTensor* accumulator = InputTensor(context, node, kAccumulator);
+  return accumulator == nullptr || ElementCount(accumulator) == trained;
+}
+
+// Of the gradient of one output channel's weights.
+int32_t GradientSize(const Node* node, const LayerShape& shape) {
+  return TrainsWeights(node) ? FilterSize(shape) : 0;
 }
 
 Status Prepare(Context* context, Node* node) {
@@ -70,7 +90,7 @@ Status Prepare(Context* context, Node* node) {
     return kError;
   }
   const LayerShape& shape = state->options->shape;
-  const int32_t words = FilterSize(shape) + ChannelWords(shape.output_channels);
+  const int32_t words = GradientSize(node, shape) + ChannelWords(shape.output_channels);
   return RequestScratch(context, static_cast<size_t>(words) * sizeof(float), &state->scratch);
 }
 
@@ -82,7 +102,7 @@ T* Data(Context* context, const Node* node, int input) {
 
 // The trained tensors of a node.
 struct Trained {
-  int8_t* weights;
+  int8_t* weights;  // nullptr: only the bias is trained
   const int8_t* initial_weights;
   int32_t* bias;
   const int32_t* initial_bias;
@@ -107,7 +127,7 @@ void StepChannel(const NodeOptions& options, const Trained& trained, int32_t cha
   const LayerShape& shape = options.shape;
   const int32_t factor = options.channels == 1 ? 0 : channel;
   const float weight_rate = rate * WeightFactors(&options)[factor];
-  for (int32_t k = 0; k < FilterSize(shape); ++k) {
+  for (int32_t k = 0; trained.weights != nullptr && k < FilterSize(shape); ++k) {
     const int32_t i = WeightIndex(shape, channel, k);
     const bool perturbed =
         HasHeadroom(trained.initial_weights[i], static_cast<int8_t>(kMaxWeight), options.headroom);
@@ -163,8 +183,9 @@ class NodePass {
         x_(Data<const int8_t>(context, node, kLayerInput)),
         y_(Data<int8_t>(context, node, kLayerOutput)),
         feature_gradient_(Data<const float>(context, node, kFeatureGradient)),
+        gradient_size_(GradientSize(node, options_.shape)),
         dw_(static_cast<float*>(ScratchBuffer(context, state.scratch))),
-        kept_(reinterpret_cast<uint32_t*>(dw_ + FilterSize(options_.shape))),
+        kept_(reinterpret_cast<uint32_t*>(dw_ + gradient_size_)),
         trained_{Data<int8_t>(context, node, kWeightsInput),
                  Data<const int8_t>(context, node, kInitialWeights),
                  Data<int32_t>(context, node, kBiasInput),
@@ -240,7 +261,6 @@ class NodePass {
   // One step of all weights and biases, or its part for the accumulator.
   template <typename Gradient>
   void Step(const Gradient& gradient, float rate, uint32_t seed, bool apply) const {
-    const int32_t filter = FilterSize(options_.shape);
     const uint32_t rounding_key =
         StreamKey(seed, Stream::kNodeRounding, static_cast<uint32_t>(options_.node), 0);
     for (int32_t c = 0; c < options_.shape.output_channels; ++c) {
@@ -250,19 +270,21 @@ class NodePass {
         const auto slope_at = [&gradient, c](int32_t row, int32_t column) {
           return gradient.At(row, column, c);
         };
-        db = FilterGradient(options_.shape, x_, options_.input_zero_point, c, slope_at, dw_);
+        db = trained_.weights == nullptr
+                 ? BiasGradient(options_.shape, slope_at)
+                 : FilterGradient(options_.shape, x_, options_.input_zero_point, c, slope_at, dw_);
       }
       if (trained_.accumulator == nullptr) {
         if (kept) StepChannel(options_, trained_, c, rate, dw_, db, rounding_key);
         continue;
       }
-      float* sums = trained_.accumulator + c * filter;
-      float* bias_sum = trained_.accumulator + options_.shape.output_channels * filter + c;
-      for (int32_t k = 0; kept && k < filter; ++k) sums[k] += dw_[k];
+      float* sums = trained_.accumulator + c * gradient_size_;
+      float* bias_sum = trained_.accumulator + options_.shape.output_channels * gradient_size_ + c;
+      for (int32_t k = 0; kept && k < gradient_size_; ++k) sums[k] += dw_[k];
       *bias_sum += db;
       if (!apply) continue;
       StepChannel(options_, trained_, c, rate, sums, *bias_sum, rounding_key);
-      for (int32_t k = 0; k < filter; ++k) sums[k] = 0.0f;
+      for (int32_t k = 0; k < gradient_size_; ++k) sums[k] = 0.0f;
       *bias_sum = 0.0f;
     }
   }
@@ -273,6 +295,7 @@ class NodePass {
   const int8_t* x_;
   int8_t* y_;
   const float* feature_gradient_;
+  int32_t gradient_size_;
   float* dw_;
   uint32_t* kept_;
   Trained trained_;

@@ -11,7 +11,8 @@
 // together with the head.
 //
 // Inputs: session, x, y, weights, initial weights, bias, initial bias, feature gradient,
-// accumulator; the last four may be absent (-1). Outputs: none.
+// accumulator; the last four may be absent (-1). A layer of which only the bias is trained has
+// neither x nor weights, and its constant weights for the initial ones. Outputs: none.
 #ifndef TFLM_ZO_KERNELS_NODE_OP_H_
 #define TFLM_ZO_KERNELS_NODE_OP_H_
 

@@ -85,6 +85,8 @@ struct LossOptions {
   int32_t feature_zero_point;
   float feature_scale;
   int32_t headroom;  // the head's weights stay within +-(127 - headroom)
+  int32_t
+      trains_bias;  // 1: exact updates change the head's bias; its weights, if it has a residual
   // If features > 0: float accumulator_scale[outputs] (s_x * s_w), float weight_factor[outputs]
   // (s_x / s_w).
 };

@@ -102,7 +102,7 @@ void Schedule::AddExactUpdate(Command* command) const {
   if (!settings_.exact) return;
   command->actions |= kHeadUpdate;
   if (sample_ + 1 == batch_) command->actions |= kNodeApply;
-  command->head_rate = settings_.head_rate * rate_scale_;
+  command->head_rate = settings_.exact == 1 ? settings_.head_rate * rate_scale_ : 0.0f;
   command->head_seed =
       StreamKey(settings_.seed, Stream::kStep, step_,
                 static_cast<uint32_t>((kMaxGroups + 1) * (sample_ + 1) + kMaxGroups));

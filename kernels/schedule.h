@@ -31,8 +31,9 @@ struct ScheduleGroup {
 struct ScheduleSettings {
   uint32_t seed;       // of the whole run
   int32_t antithetic;  // 1: losses at +sigma u and -sigma u; 0: at +sigma u and at the clean model
-  int32_t exact;       // 1: exact-gradient updates of head and last layer
-  float head_rate;     // the head's learning rate
+  int32_t exact;    // exact-gradient updates of: 0 nothing, 1 head and layers before it, 2 layers
+                    // before the head
+  float head_rate;  // the head's learning rate
   int32_t
       accumulate;  // 1: nodes collect their gradient over the batch, 0: apply it sample by sample
   int32_t group_count;

@@ -126,8 +126,14 @@ def test_adapter_after_other_weights(small: bytes) -> None:
     train_both(model, method={"adapter": "weights", "stem": "weights", "spread": "nodes"}, layerwise=False)
 
 
-def test_bias_only(small: bytes) -> None:
-    assert_changed(train_both(patch(small, "bias"), batch_size=3)[1])
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize(
+    "method", ["auto", "weights", {"stem": "nodes", "spread": "weights", "dense": "exact"}], ids=str
+)
+def test_bias_only(small: bytes, method: Any, accumulate: bool) -> None:
+    model = patch(small, "bias", accumulate=accumulate)
+    assert_changed(train_both(model, batch_size=3, method=method)[1])
+    train_both(patch(small, "stem/bias,spread", accumulate=accumulate), mask="top-k-channels", keep=0.5)
 
 
 def test_bias_only_beside_the_exact_head(small: bytes) -> None:
@@ -235,10 +241,11 @@ def real_model(shared_data: Path, name: str, **options: Any) -> bytes:
 @pytest.mark.parametrize(
     ("options", "settings"),
     [
+        ({"trainable": "bias", "adapter": True}, {"queries": 1, "layerwise": False}),
         ({"trainable": "exact", "adapter": True}, {}),
         ({"trainable": "conv2d*", "accumulate": True}, {"queries": 1, "layerwise": False, "batch_size": 2}),
     ],
-    ids=["adapter", "nodes"],
+    ids=["biases", "adapter", "nodes"],
 )
 def test_keyword_spotting(shared_data: Path, options: dict[str, Any], settings: dict[str, Any]) -> None:
     data = np.load(shared_data / "kws01_dev.npz")

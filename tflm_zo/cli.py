@@ -94,7 +94,7 @@ def realign(model: str, reference: str, data: str, output: str, as_json: bool) -
     "--trainable",
     default="exact",
     show_default=True,
-    help="head, exact, all, last:K, bias, or layer names and globs, separated by commas.",
+    help="head, exact, all, last:K, bias, or layer names and globs, separated by commas; NAME/bias: biases only.",
 )
 @click.option(
     "--loss",

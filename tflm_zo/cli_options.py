@@ -63,7 +63,7 @@ _HYPERPARAMETERS = [
         show_default=True,
         help="Perturbation of offsets, in 1/32 input codes.",
     ),
-    click.option("--lr", default=Hyperparameters.lr, show_default=True, help="Rate of weight perturbation."),
+    click.option("--lr", type=float, help="Rate of weight perturbation; default: 3e-6, for lone biases 3e-3."),
     click.option(
         "--sigma", default=Hyperparameters.sigma, show_default=True, help="Perturbation of weights, in codes."
     ),

@@ -201,7 +201,8 @@ def select(model: Any, layers: list[Layer], trainable: str, exact: frozenset[int
     """Resolve ``all``, ``head``, ``exact``, ``last:K``, ``bias`` or comma-separated names and globs.
 
     A glob is matched against a layer's short name (``conv2d_3``) and its weights' full tensor name; parts may be
-    combined with commas (``conv2d,head``). ``exact`` holds the layers trained in closed form.
+    combined with commas (``conv2d,head``). A part that ends in ``/bias`` chooses only the biases of its layers;
+    ``bias`` is ``all/bias``. ``exact`` holds the layers trained in closed form.
     Raises :class:`ZoError` naming the part that matches nothing.
     """
     graph = model.subgraphs[0]
@@ -213,18 +214,18 @@ def select(model: Any, layers: list[Layer], trainable: str, exact: frozenset[int
     weights: set[int] = set()
     biases: set[int] = set()
     for part in (p.strip() for p in trainable.split(",")):
-        if part == "bias":
-            biases |= {layer.ordinal for layer in layers if layer.bias >= 0}
-            continue
-        chosen = set(exact) if part == "exact" else _matching(graph, layers, part)
+        only_biases = part == "bias" or part.endswith("/bias")
+        name = "all" if part == "bias" else part.removesuffix("/bias")
+        chosen = set(exact) if name == "exact" else _matching(graph, layers, name)
         if not chosen:
             names = ", ".join(layer.name for layer in layers)
-            hint = " (none has a gradient in closed form; try all or last:K)" if part == "exact" else ""
+            hint = " (none has a gradient in closed form; try all or last:K)" if name == "exact" else ""
             raise ZoError(f"--trainable: {part!r} matches no layer{hint}; the layers are: {names}")
-        weights |= chosen
+        if not only_biases:
+            weights |= chosen
         biases |= {i for i in chosen if layers[i].bias >= 0}
     if not weights and not biases:
-        raise ZoError("--trainable bias: no layer of the model has a bias")
+        raise ZoError(f"--trainable {trainable}: none of the layers has a bias")
     return Selection(frozenset(weights), frozenset(biases))
 
 

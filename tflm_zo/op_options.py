@@ -32,7 +32,7 @@ LOSS_NAMES = {
 
 _ENTRY = struct.Struct("<11i")
 _PARAMETER_HEAD = struct.Struct("<IIiii")
-_LOSS = struct.Struct("<IIiifiiiifi")
+_LOSS = struct.Struct("<IIiifiiiifii")
 _NODE = struct.Struct("<IIi16iiiiiifiiii")
 
 
@@ -75,6 +75,7 @@ class LossOptions:
     feature_zero_point: int
     feature_scale: float
     headroom: int
+    trains_bias: bool
     accumulator_scales: np.ndarray
     weight_factors: np.ndarray
 
@@ -146,13 +147,14 @@ def pack_loss(options: LossOptions) -> bytes:
         options.feature_zero_point,
         options.feature_scale,
         options.headroom,
+        int(options.trains_bias),
     )
     return head + _floats(options.accumulator_scales) + _floats(options.weight_factors)
 
 
 def unpack_loss(data: bytes) -> LossOptions:
     """Inverse of :func:`pack_loss`; raises :class:`ZoError` for another version."""
-    magic, version, kind, outputs, scale, zero, high, features, feature_zero, feature_scale, headroom = (
+    magic, version, kind, outputs, scale, zero, high, features, feature_zero, feature_scale, headroom, bias = (
         _LOSS.unpack_from(data)
     )
     _check(magic, LOSS_MAGIC, version)
@@ -160,7 +162,7 @@ def unpack_loss(data: bytes) -> LossOptions:
     arrays = np.frombuffer(data, "<f4", 2 * count, _LOSS.size).astype(np.float32)
     return LossOptions(
         kind, outputs, scale, zero, bool(high), features, feature_zero, feature_scale, headroom,
-        arrays[:count], arrays[count:],
+        bool(bias), arrays[:count], arrays[count:],
     )  # fmt: skip
 
 

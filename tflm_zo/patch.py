@@ -61,12 +61,12 @@ def patch(
 
     ``model`` is any full int8 ``.tflite``; ``trainable`` is ``head`` (the last fully connected layer), ``exact``
     (also the layers before it whose gradient has a closed form), ``all``, ``last:K``, ``bias`` or comma-separated
-    layer names and globs; ``loss`` is ``cross-entropy`` (target: class index), ``mse`` (target: a vector like the
-    output), ``entropy`` (no target: predictions are to be certain, but not all the same) or ``auto``: cross-entropy
-    if the model ends in SOFTMAX or LOGISTIC, else mse. ``adapter`` puts a trainable gain and offset for each input
-    channel in front (see :mod:`tflm_zo.adapter`). ``accumulate`` gives each layer that is trained by its output a
-    buffer for the gradient of a batch, 4 bytes a weight and bias; without it each sample is applied at once, which
-    costs no RAM.
+    layer names and globs; ``/bias`` behind one of these chooses biases only. ``loss`` is ``cross-entropy`` (target:
+    class index), ``mse`` (target: a vector like the output), ``entropy`` (no target: predictions are to be certain,
+    but not all the same) or ``auto``: cross-entropy if the model ends in SOFTMAX or LOGISTIC, else mse. ``adapter``
+    puts a trainable gain and offset for each input channel in front (see :mod:`tflm_zo.adapter`). ``accumulate``
+    gives each layer that is trained by its output a buffer for the gradient of a batch, 4 bytes a weight and bias;
+    without it each sample is applied at once, which costs no RAM.
 
     The result has the model's inputs and outputs first, then inputs ``zo/command`` (int32[20]) and ``zo/target``
     and output ``zo/report`` (int32[8]). Until it is trained it computes what ``model`` computes, byte for byte.
@@ -120,8 +120,14 @@ class _Patcher:
         self.exact_head = end.head if trained_head else None
 
     def _trained_alone(self, layer: Layer) -> bool:
-        sharing = [other for other in self.layers if other.weights == layer.weights]
-        return layer.ordinal in self.selection.weights and len(sharing) == 1
+        """Whether the layer is trained, its weights or else its bias, by tensors that no other layer uses."""
+        users = [o for o in self.layers if o.weights == layer.weights]
+        if not self._trains_weights(layer):
+            users = [o for o in self.layers if o.bias == layer.bias]
+        return layer.ordinal in self.selection.weights | self.selection.biases and len(users) == 1
+
+    def _trains_weights(self, layer: Layer) -> bool:
+        return layer.ordinal in self.selection.weights
 
     def run(self) -> None:
         command = self._add_tensor("command", schema.TensorType.INT32, (COMMAND_WORDS,))
@@ -201,14 +207,19 @@ class _Patcher:
             weight_factors=layer.input_quantization.scale / layer.weight_scales,
             bias_factors=1.0 / layer.accumulator_scales,
         )
+        trains_weights = self._trains_weights(layer)
         accumulator = -1
         if self.accumulate:
-            count = layer.weight_count + layer.outputs
+            count = layer.outputs + (layer.weight_count if trains_weights else 0)
             accumulator = self._add_tensor(f"accumulator/{number}", schema.TensorType.FLOAT32, (count,), variable=True)
-        trained = [layer.weights, self.initial[layer.weights], layer.bias, self.initial.get(layer.bias, -1)]
+        # Of a layer whose weights stay in flash neither these nor the input they are multiplied with are needed.
+        x, *weights = [layer.input, layer.weights, self.initial.get(layer.weights, -1)]
+        if not trains_weights:
+            x, weights = -1, [-1, layer.weights]
+        bias = [layer.bias, self.initial.get(layer.bias, -1)]
         return self._operator(
             NODE_OP,
-            [session, layer.input, mask, *trained, feature_gradient, accumulator],
+            [session, x, mask, *weights, *bias, feature_gradient, accumulator],
             [],
             pack_node(options),
         )
@@ -282,7 +293,7 @@ class _Patcher:
 
     def _add_residual(self) -> int:
         head = self.exact_head
-        if head is None:
+        if head is None or not self._trains_weights(head):
             return -1
         index = self._add_tensor("residual", schema.TensorType.INT8, (head.weight_count,), variable=True)
         self._add_state(index, KIND_RESIDUAL, head.ordinal)
@@ -337,6 +348,7 @@ class _Patcher:
             feature_zero_point=0 if head is None else head.input_quantization.zero_point,
             feature_scale=0.0 if head is None else head.input_quantization.scale,
             headroom=0,
+            trains_bias=self.exact_head is not None and self.exact_head.bias >= 0,
             accumulator_scales=accumulator_scales,
             weight_factors=weight_factors,
         )

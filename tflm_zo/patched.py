@@ -14,7 +14,6 @@ from tflm_zo.model_file import constant, load_model, shape_of, tensor_name
 from tflm_zo.op_options import (
     KIND_BIAS,
     KIND_DTYPES,
-    KIND_RESIDUAL,
     KIND_WEIGHTS,
     LossOptions,
     NodeOptions,
@@ -94,12 +93,14 @@ class Node:
 
 @dataclass(frozen=True)
 class PatchedModel:
-    """What the host needs to know of a patched model."""
+    """What the host needs to know of a patched model; ``head_layer`` is the ordinal of the exact head's layer, -1
+    without one."""
 
     data: bytes
     parameters: tuple[Parameter, ...]
     nodes: tuple[Node, ...]
     loss: LossOptions
+    head_layer: int
     input_shape: tuple[int, ...]
     input_quantization: Quantization | None
     output_shape: tuple[int, ...]
@@ -109,12 +110,7 @@ class PatchedModel:
     @property
     def exact_head(self) -> bool:
         """Whether the last fully connected layer can be trained with its exact gradient."""
-        return any(p.kind == KIND_RESIDUAL for p in self.parameters)
-
-    @property
-    def head_layer(self) -> int:
-        """Ordinal of the exact head's layer, -1 without one."""
-        return next((p.entry.layer for p in self.parameters if p.kind == KIND_RESIDUAL), -1)
+        return self.head_layer >= 0
 
 
 def read_patched(data: bytes) -> PatchedModel:
@@ -136,6 +132,7 @@ def read_patched(data: bytes) -> PatchedModel:
         parameters=tuple(parameters),
         nodes=tuple(_nodes(tree, parameters)),
         loss=unpack_loss(_options(loss)),
+        head_layer=_head_layer(loss, parameters),
         input_shape=shape_of(x),
         input_quantization=quantization_of(x),
         output_shape=shape_of(y),
@@ -148,16 +145,25 @@ def _options(operator: Any) -> bytes:
     return bytes(bytearray(operator.customOptions))
 
 
+def _head_layer(loss: Any, parameters: list[Parameter]) -> int:
+    weights, bias, residual = (int(loss.inputs[i]) for i in (4, 5, 6))
+    head = weights if residual >= 0 else bias
+    trains = residual >= 0 or unpack_loss(_options(loss)).trains_bias
+    return next((p.entry.layer for p in parameters if trains and p.tensor == head), -1)
+
+
 def _nodes(tree: Any, parameters: list[Parameter]) -> list[Node]:
+    graph = tree.subgraphs[0]
     layers = {p.tensor: p.layer for p in parameters}
-    initial = {p.tensor: p.initial for p in parameters}
     nodes = []
-    for operator in tree.subgraphs[0].operators:
+    for operator in graph.operators:
         if custom_code(tree, operator) == NODE_OP:
             options: NodeOptions = unpack_node(_options(operator))
-            weights, accumulator = int(operator.inputs[3]), int(operator.inputs[8])
-            values = initial[weights]
-            nodes.append(Node(options.node, layers[weights], accumulator >= 0, options, values))
+            weights, initial, bias, accumulator = (int(operator.inputs[i]) for i in (3, 4, 5, 8))
+            values = constant(tree, graph.tensors[initial], np.dtype(np.int8))
+            assert values is not None  # parameter_table has checked those that are trained
+            trained = weights if weights >= 0 else bias
+            nodes.append(Node(options.node, layers[trained], accumulator >= 0, options, values))
     return nodes
 
 

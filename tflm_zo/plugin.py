@@ -52,6 +52,14 @@ COMMAND_DTYPE = np.dtype(
 )
 
 
+class Exact(enum.IntEnum):
+    """What exact gradients update (``ScheduleSettings::exact``)."""
+
+    NOTHING = 0
+    ALL = 1
+    BEFORE_HEAD = 2
+
+
 class GroupMode(enum.IntEnum):
     """How a group is perturbed (``kernels/schedule.h``)."""
 
@@ -187,7 +195,7 @@ class Schedule:
         *,
         seed: int,
         antithetic: bool,
-        exact: bool,
+        exact: Exact,
         head_rate: float,
         accumulate: bool,
         groups: Sequence[Group],

@@ -13,9 +13,9 @@ from tflm_zo.adapter import NAME as ADAPTER
 from tflm_zo.adapter import UNIT as ADAPTER_UNIT
 from tflm_zo.errors import ZoError
 from tflm_zo.masks import MASKS, Mask, node_mask, parameter_mask
-from tflm_zo.op_options import KIND_BIAS, LOSS_CROSS_ENTROPY, LOSS_ENTROPY
+from tflm_zo.op_options import KIND_BIAS, KIND_WEIGHTS, LOSS_CROSS_ENTROPY, LOSS_ENTROPY
 from tflm_zo.patched import Parameter, PatchedModel
-from tflm_zo.plugin import MAX_QUERIES, Group, GroupMode
+from tflm_zo.plugin import MAX_QUERIES, Exact, Group, GroupMode
 
 _Value = TypeVar("_Value", int, float)
 
@@ -32,6 +32,9 @@ _EXACT_FACTORS = {LOSS_CROSS_ENTROPY: 3.0, LOSS_ENTROPY: 0.2}
 
 # Fits of more epochs than this get lower exact rates.
 _FEW_EPOCHS = 12
+
+# Of weight perturbation, of layers with and without their weights.
+_LR, _BIAS_LR = 3e-6, 3e-3
 
 _LEAST_KEEP = 1e-6
 
@@ -51,12 +54,13 @@ class Hyperparameters:
     method: how layers are trained, one name for all, or a dict of names and globs (first match counts; layers
     without one: auto). ``exact``: gradient in closed form (head, and layers that reach it by pooling alone);
     ``weights``: weight perturbation; ``nodes``: node perturbation; ``frozen``; ``auto``: exact where there is a
-    closed form, weights for the input adapter and biases, nodes elsewhere.
+    closed form, weights for the input adapter and where only the bias is trained, nodes elsewhere.
 
     head_lr: learning rate of the exact layers; None: about 3 / mean squared length of the head's input, taken from
     the first samples (which costs a pass for each of them), and less for fits of more than ten epochs.
     adapter_lr: step of the input adapter's gains, of one size whatever the gradient (signed momentum).
-    lr, sigma, bias_sigma: learning rate and perturbation (codes) of weight perturbation. node_lr, node_sigma:
+    lr, sigma, bias_sigma: learning rate (None: 3e-6; 3e-3 for layers of which only the bias is trained) and
+    perturbation (codes) of weight perturbation. node_lr, node_sigma:
     likewise of node perturbation; node_block: positions of a block of this side share a sign (0: the whole map).
     adapter_sigma, adapter_bias_sigma: perturbation of the adapter's gains (codes of 1/32) and offsets (codes of 1/32
     input code).
@@ -88,7 +92,7 @@ class Hyperparameters:
     adapter_lr: float = 0.005
     adapter_sigma: int = ADAPTER_UNIT // 8
     adapter_bias_sigma: int = 2 * ADAPTER_UNIT
-    lr: float | Mapping[str, float] = 3e-6
+    lr: float | Mapping[str, float] | None = None
     sigma: int | Mapping[str, int] = 1
     bias_sigma: int | Mapping[str, int] = 100
     node_lr: float | Mapping[str, float] = 1e-5
@@ -166,7 +170,7 @@ class Recipe:
     the order of the schedule.
     """
 
-    exact: bool
+    exact: Exact
     parameters: dict[int, ParameterSetting] = field(default_factory=dict)
     nodes: dict[int, NodeSetting] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
@@ -189,7 +193,7 @@ def make_recipe(model: PatchedModel, hyper: Hyperparameters) -> Recipe:
     _check_names(model, hyper)
     layers = _by_layer(model)
     methods = layer_methods(model, hyper)
-    recipe, sizes = Recipe(exact="exact" in methods.values()), _Sizes()
+    recipe, sizes = Recipe(_exact(model, layers, methods)), _Sizes()
     for name, parameters in layers.items():
         _set_parameters(recipe, sizes, name, parameters, methods[name], hyper)
     _set_nodes(recipe, sizes, model, methods, hyper)
@@ -255,10 +259,12 @@ def _method(model: PatchedModel, layer: str, parameters: list[Parameter], hyper:
         possible.append("exact")
     if any(n.layer == layer and not n.closed_form for n in model.nodes):
         possible.append("nodes")
-    if not is_head:
+    if not (is_head and _trains_weights(parameters)):  # an exact head's have no headroom
         possible.append("weights")
     if chosen == "auto":
-        order = ("weights",) if layer == ADAPTER else ("exact", "nodes", "weights")
+        order = ["exact", "nodes", "weights"] if _trains_weights(parameters) else ["exact", "weights"]
+        if layer == ADAPTER:
+            order = ["weights"]
         return next(m for m in order if m in possible)
     if chosen not in possible:
         if isinstance(hyper.method, str):  # one method for all: the head has its own
@@ -267,6 +273,18 @@ def _method(model: PatchedModel, layer: str, parameters: list[Parameter], hyper:
             f"layer {layer} cannot be trained by {chosen!r} in this patched model; it can by: {', '.join(possible)}"
         )
     return chosen
+
+
+def _trains_weights(parameters: Sequence[Parameter]) -> bool:
+    """Whether a layer of these parameters trains more than its bias."""
+    return any(p.kind == KIND_WEIGHTS for p in parameters)
+
+
+def _exact(model: PatchedModel, layers: Mapping[str, list[Parameter]], methods: Mapping[str, str]) -> Exact:
+    exact = {layers[name][0].entry.layer for name, method in methods.items() if method == "exact"}
+    if not exact:
+        return Exact.NOTHING
+    return Exact.ALL if model.head_layer in exact else Exact.BEFORE_HEAD
 
 
 def _set_parameters(
@@ -282,7 +300,8 @@ def _set_parameters(
             rate = hyper.adapter_lr * (offset if bias else 1.0)
         elif method == "weights":
             sigma = _of_layer(hyper.bias_sigma if bias else hyper.sigma, layer)
-            rate = _of_layer(hyper.lr, layer)
+            lr = hyper.lr if hyper.lr is not None else _LR if _trains_weights(parameters) else _BIAS_LR
+            rate = _of_layer(lr, layer)
         if not (0 <= sigma <= parameter.entry.headroom and int(sigma) == sigma):
             raise ZoError(
                 f"{parameter.name}: sigma is {sigma}; it must be whole codes from 0 to {parameter.entry.headroom}"

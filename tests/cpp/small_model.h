@@ -209,7 +209,7 @@ class SmallModel final : public tflm_zo::ModelRuntime {
       {400.0f, 40000.0f}};
   LossTable loss_options_ = {
       {tflm_zo::kLossOptionsMagic, tflm_zo::kOptionsVersion, tflm_zo::kCrossEntropy, kClasses,
-       0.05f, 0, 1, kFeatures, 0, 0.01f, 4},
+       0.05f, 0, 1, kFeatures, 0, 0.01f, 4, 1},
       {0.0005f, 0.0005f, 0.0005f},
       {0.2f, 0.2f, 0.2f}};
   Indices parameter_inputs_ = {

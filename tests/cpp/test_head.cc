@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <initializer_list>
 
 #include "check.h"
 #include "head.h"
@@ -30,8 +32,8 @@ struct Fixture {
       accumulator_scales[j] = 0.0004f;
       weight_factors[j] = 4.0f;
     }
-    head = Head{weights, residual,           bias,          input, kOutputs, kFeatures, -7,
-                127,     accumulator_scales, weight_factors};
+    head = Head{weights, residual,           bias,          input, kOutputs, kFeatures, -7, 127,
+                true,    accumulator_scales, weight_factors};
   }
 };
 
@@ -107,6 +109,24 @@ TEST(HeadLearnsItsSample) {
   CHECK_EQ(Digest(f.weights, kOutputs * kFeatures), 3913335543u);
   CHECK_EQ(Digest(f.residual, kOutputs * kFeatures), 924181277u);
   CHECK_EQ(Digest(f.bias, kOutputs), 1712668885u);
+}
+
+TEST(HeadMayTrainItsBiasAlone) {
+  Fixture whole, bias, frozen;
+  bias.head.residual = nullptr;
+  frozen.head.residual = nullptr;
+  frozen.head.trains_bias = false;
+  const Fixture before;
+  for (Fixture* f : {&whole, &bias, &frozen}) {
+    float logits[kOutputs];
+    HighResolutionLogits(f->head, logits);
+    CrossEntropyGradient(logits, kOutputs, 1);
+    HeadUpdate(f->head, logits, 0.1f, 3);
+  }
+  CHECK_BYTES_EQ(bias.bias, whole.bias, sizeof(whole.bias));
+  CHECK(std::memcmp(bias.bias, before.bias, sizeof(whole.bias)) != 0);
+  CHECK_BYTES_EQ(bias.weights, before.weights, sizeof(before.weights));
+  CHECK_BYTES_EQ(frozen.bias, before.bias, sizeof(before.bias));
 }
 
 TEST(FeatureGradientIsTheTransposedProduct) {

@@ -41,7 +41,7 @@ double NaiveGradient(const LayerShape& s, const int8_t* x, int32_t zero, int32_t
 // A node op on the convolution above, with eval tensors and a context of its own.
 class ConvNode {
  public:
-  explicit ConvNode(bool accumulate) {
+  explicit ConvNode(bool accumulate, bool bias_only = false) {
     FillCodes(x_, sizeof(x_), 21);
     FillCodes(y, sizeof(y), 22);
     FillCodes(initial_, sizeof(initial_), 23);
@@ -65,9 +65,10 @@ class ConvNode {
     Set(4, initial_, abi::kInt8, sizeof(initial_));
     Set(5, b, abi::kInt32, 3);
     Set(6, initial_bias_, abi::kInt32, 3);
-    Set(8, accumulator_, abi::kFloat32, 57);
+    Set(8, accumulator_, abi::kFloat32, bias_only ? 3 : 57);
     const int inputs[9] = {0, 1, 2, 3, 4, 5, 6, -1, accumulate ? 8 : -1};
     std::memcpy(inputs_.data, inputs, sizeof(inputs));
+    if (bias_only) inputs_.data[1] = inputs_.data[3] = -1;  // neither x nor trained weights
     node_.inputs = reinterpret_cast<abi::IntArray*>(&inputs_);
     node_.outputs = reinterpret_cast<abi::IntArray*>(&outputs_);
     context_.impl = this;
@@ -238,6 +239,28 @@ TEST(MaskedChannelsAreNeitherPerturbedNorUpdated) {
         CHECK_EQ(sum >= mask.Level() * 16.0f, perturbed[c]);
       }
     }
+  }
+}
+
+TEST(BiasesAloneTakeTheStepsThatTheyTakeBesideWeights) {
+  for (const bool accumulate : {false, true}) {
+    ConvNode whole(accumulate), bias(accumulate, true);
+    CHECK(whole.prepared && bias.prepared);
+    int8_t w[54];
+    std::memcpy(w, bias.w, sizeof(w));
+    for (ConvNode* node : {&whole, &bias}) {
+      node->session().actions = kNodeUpdate | kNodeApply;
+      node->session().update_seed = 6;
+      node->session().update_queries = 1;
+      node->session().update_last = 1;
+      node->session().node_rate = 1.0f;
+      node->session().losses[0] = 0.8f;
+      CHECK(node->Invoke());
+    }
+    CHECK_BYTES_EQ(bias.b, whole.b, sizeof(bias.b));
+    CHECK_EQ(Digest(bias.b, 3), 614227797u);
+    CHECK_BYTES_EQ(bias.w, w, sizeof(w));
+    CHECK(std::memcmp(whole.w, w, sizeof(w)) != 0);
   }
 }
 

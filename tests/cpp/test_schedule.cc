@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdint>
+#include <initializer_list>
 
 #include "check.h"
 #include "schedule.h"
@@ -58,6 +59,20 @@ TEST(ExactAloneIsOnePassASample) {
   CHECK_EQ(count.passes, 10);
   CHECK_EQ(count.exact, 10);
   CHECK_EQ(count.applies, 2);
+}
+
+TEST(HeadMayStayFrozenBesideExactLayers) {
+  for (const int32_t exact : {1, 2}) {
+    ScheduleSettings settings = Settings(true);
+    settings.exact = exact;
+    Schedule schedule(settings);
+    schedule.BeginStep(0, 1, 0.5f);
+    Command command;
+    int32_t sample;
+    CHECK(schedule.Next(&command, &sample));
+    CHECK((command.actions & kHeadUpdate) != 0);
+    CHECK_EQ(command.head_rate, exact == 1 ? 0.05f : 0.0f);
+  }
 }
 
 TEST(BatchDirectionsTakeTwoPassesAQueryAndUpdateForFree) {

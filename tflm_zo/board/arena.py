@@ -246,7 +246,8 @@ class _Planner:
         elif name == NODE_OP:
             y, weights = inputs[2], inputs[3]
             channels = shape_of(y)[-1]
-            words = _count(shape_of(weights)) // channels + -(-channels // 32)
+            gradient = _count(shape_of(weights)) // channels if weights is not None else 0
+            words = gradient + -(-channels // 32)
             self.scratch.append((4 * words, index, "scratch of a node"))
         if self.cmsis_nn and name in _CMSIS_SCRATCH:
             size = _CMSIS_SCRATCH[name](operator, inputs, tensors[int(operator.outputs[0])])

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 
 from tflm_zo.errors import ZoError
-from tflm_zo.plugin import Group
+from tflm_zo.plugin import Exact, Group
 
 MESSAGE_VERSION = 2
 ANSWER_BIT = 0x80
@@ -207,7 +207,7 @@ def pack_schedule(
     step: int,
     seed: int,
     antithetic: bool,
-    exact: bool,
+    exact: Exact,
     head_rate: float,
     accumulate: bool,
     groups: list[Group],

@@ -45,7 +45,7 @@ class RemoteTrainer(Trainer):
         self._run = 0
         self._first_step = 0
         self._checkpoints = True
-        self._recipe = Recipe(exact=False)
+        self._recipe = Recipe(plugin.Exact.NOTHING)
         self._settings: dict[str, Any] = {}
         if model_hash(model) != device.hello.model_hash:
             raise ZoError("the board runs another model: export and flash this one")

@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tflm_zo.op_options import NodeOptions, unpack_node
+from tflm_zo.op_options import NodeOptions, unpack_loss, unpack_node
 from tflm_zo.training_ops import LOSS_OP, NODE_OP, OP_PREFIX, custom_code
 
 # Inputs by position, as kernels/node_op.h and kernels/loss_op.h list them.
 _LAYER_INPUT, _LAYER_OUTPUT, _WEIGHTS, _BIAS, _ACCUMULATOR = 1, 2, 3, 5, 8
-_LOGITS, _TARGET, _FEATURES, _HEAD_WEIGHTS, _RESIDUAL = 0, 1, 3, 4, 6
+_LOGITS, _FEATURES, _HEAD_WEIGHTS, _RESIDUAL = 0, 3, 4, 6
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def read_training_graph(tree: Any) -> TrainingGraph:
         if custom_code(tree, operator) == NODE_OP:
             nodes.append(_node(_op(operator), users))
     loss = _op(next(op for op in training if custom_code(tree, op) == LOSS_OP))
-    trains_head = loss.inputs[_RESIDUAL] >= 0
+    trains_head = loss.inputs[_RESIDUAL] >= 0 or unpack_loss(loss.options).trains_bias
     return TrainingGraph(
         parameter_op=_op(training[0]),
         loss_op=loss,
@@ -108,12 +108,12 @@ def _op(operator: Any) -> TrainingOp:
 
 def _node(op: TrainingOp, users: dict[int, tuple[int, int]]) -> TrainingNode:
     options: NodeOptions = unpack_node(op.options)
-    updated = [users[op.inputs[i]][0] for i in (_WEIGHTS, _BIAS) if op.inputs[i] >= 0]
+    updated = [users[op.inputs[i]] for i in (_WEIGHTS, _BIAS) if op.inputs[i] >= 0]
     return TrainingNode(
         op=op,
         number=options.node,
-        layer=users[op.inputs[_WEIGHTS]][0],
-        first_change=min(updated),
+        layer=updated[0][0],
+        first_change=min(first for first, _ in updated),
         input=op.inputs[_LAYER_INPUT],
         output=op.inputs[_LAYER_OUTPUT],
         closed_form=options.closed_form,

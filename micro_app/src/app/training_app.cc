@@ -519,7 +519,7 @@ void TrainingApp::SetSchedule(FieldReader fields) {
     group.last = fields.U16();
   }
   if (!fields.complete() || largest_batch > batch_.capacity() || settings.antithetic > 1 ||
-      settings.exact > 1 || settings.accumulate > 1) {
+      settings.exact > 2 || settings.accumulate > 1) {
     RefuseValues();
     return;
   }
