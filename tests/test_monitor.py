@@ -32,6 +32,14 @@ from tflm_zo.trainer import Trainer
 
 pytest.importorskip("serial")
 
+MASKED: dict[str, Any] = {
+    "method": {"stem": "weights", "dense": "frozen"},
+    "mask": "top-k-channels",
+    "keep": 0.5,
+    "lr": 1e-3,
+    "gradient_scaling": "sqrt-dim",
+    "lr_schedule": "cosine",
+}
 SMALL_FIT: dict[str, Any] = {"epochs": 3, "batch_size": 8, "queries": 2, "verbose": False}
 
 
@@ -91,6 +99,7 @@ MODELS = {
     "adapter": lambda small: patch(small, "exact", adapter=True),
     "accumulate": lambda small: patch(small, "all", accumulate=True),
     "float": lambda small: patch(small_models.small_model(float_ends=True), "bias"),
+    "masks": lambda small: patch(small, "all"),
     "entropy": lambda small: patch(small, "exact", "entropy", adapter=True),
     "sigmoid": lambda small: patch(small_models.small_model("logistic", outputs=1), "all"),
 }
@@ -99,17 +108,18 @@ MODELS = {
 @pytest.mark.parametrize("kind", MODELS)
 def test_trains_to_the_bits_of_the_host(small: bytes, make_board: Callable[..., Board], kind: str) -> None:
     model = MODELS[kind](small)
+    fit = SMALL_FIT | (MASKED if kind == "masks" else {})
     classes = 2 if kind == "sigmoid" else 3
     data, test = (small_models.separable_samples(n, s, classes) for n, s in ((44, 1), (40, 2)))
-    expected = host_result(model, 5, data, test, **SMALL_FIT)
+    expected = host_result(model, 5, data, test, **fit)
     board = make_board(model)
     remote = connect(board.port, 5)
     before = remote.evaluate(*test)
     assert before == Trainer(model).evaluate(*test)
     if kind == "entropy":
         data = (data[0],)  # no labels
-        expected = host_result(model, 5, data, test, **SMALL_FIT)
-    assert remote_result(remote, data, test, **SMALL_FIT) == expected
+        expected = host_result(model, 5, data, test, **fit)
+    assert remote_result(remote, data, test, **fit) == expected
     assert expected["loss"] != before["loss"]
     executed, saved = remote.layer_executions()
     passes = remote._device.metrics().passes

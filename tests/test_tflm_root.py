@@ -117,7 +117,7 @@ def record(
     return Reference(model, trainer.stream(), after, right, trainer.progress.step, trainer.progress.passes)
 
 
-@pytest.fixture(scope="module", params=["nodes", "weights", "accumulate"])
+@pytest.fixture(scope="module", params=["nodes", "weights", "accumulate", "masks"])
 def small_run(request: pytest.FixtureRequest) -> Reference:
     """200 steps of everything that the ops can do, on a small model."""
     rng = np.random.default_rng(2)
@@ -125,8 +125,10 @@ def small_run(request: pytest.FixtureRequest) -> Reference:
     y = rng.integers(0, 3, 100)
     x = np.clip(rng.integers(-40, 40, (100, 8, 8, 1)) + 40 * y[:, None, None, None] - 40, -128, 127)
     x = x.astype(np.int8)
-    method = {"nodes": "auto", "weights": "weights", "accumulate": "auto"}[request.param]
-    return record(model, x, y, (x[:50], y[:50]), method=method, epochs=8, batch_size=4, queries=2, node_lr=1e-3)
+    method = "weights" if request.param == "weights" else "auto"
+    masks = {"mask": "random-channels", "keep": 0.5, "lr_schedule": "step"} if request.param == "masks" else {}
+    settings = {"method": method, "epochs": 8, "batch_size": 4, "queries": 2, "node_lr": 1e-3}
+    return record(model, x, y, (x[:50], y[:50]), **settings, **masks)
 
 
 @pytest.fixture(scope="module")
