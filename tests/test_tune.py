@@ -162,7 +162,7 @@ PATCHES: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
     "bias": (
         {"trainable": "bias"},
         {},
-        {"batch_size", "queries", "antithetic", "layerwise", "lr", "bias_sigma"},
+        {"batch_size", "head_lr", "queries", "antithetic", "lr", "bias_sigma"},
     ),
 }
 

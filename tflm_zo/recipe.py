@@ -34,7 +34,7 @@ _EXACT_FACTORS = {LOSS_CROSS_ENTROPY: 3.0, LOSS_ENTROPY: 0.2}
 _FEW_EPOCHS = 12
 
 # Of weight perturbation, of layers with and without their weights.
-_LR, _BIAS_LR = 3e-6, 3e-3
+WEIGHT_LR, BIAS_LR = 3e-6, 3e-3
 
 _LEAST_KEEP = 1e-6
 
@@ -300,7 +300,7 @@ def _set_parameters(
             rate = hyper.adapter_lr * (offset if bias else 1.0)
         elif method == "weights":
             sigma = _of_layer(hyper.bias_sigma if bias else hyper.sigma, layer)
-            lr = hyper.lr if hyper.lr is not None else _LR if _trains_weights(parameters) else _BIAS_LR
+            lr = hyper.lr if hyper.lr is not None else WEIGHT_LR if _trains_weights(parameters) else BIAS_LR
             rate = _of_layer(lr, layer)
         if not (0 <= sigma <= parameter.entry.headroom and int(sigma) == sigma):
             raise ZoError(

@@ -11,7 +11,7 @@ from tflm_zo.adapter import NAME as ADAPTER
 from tflm_zo.op_options import KIND_BIAS
 from tflm_zo.patched import PatchedModel
 from tflm_zo.plugin import MAX_QUERIES, GroupMode
-from tflm_zo.recipe import Hyperparameters, Recipe, make_recipe
+from tflm_zo.recipe import BIAS_LR, WEIGHT_LR, Hyperparameters, Recipe, make_recipe
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -39,7 +39,7 @@ def traits_of(model: PatchedModel, hyper: Hyperparameters) -> Traits:
     adapter = GroupMode.SAMPLE_DIRECTIONS in modes
     perturbed = [p for p in model.parameters if p.layer != ADAPTER and recipe.parameters.get(p.index, (0, 0.0))[0]]
     return Traits(
-        exact=recipe.exact,
+        exact=bool(recipe.exact),
         adapter=adapter,
         nodes=GroupMode.NODES in modes,
         weights=any(p.kind != KIND_BIAS for p in perturbed),
@@ -114,6 +114,8 @@ class SearchSpace:
     def __init__(self, traits: Traits, fixed: Collection[str], head_rate: float) -> None:
         self._dimensions = tuple(d for d in DIMENSIONS if d.matters(traits) and d.name not in fixed)
         self._head_rate = head_rate
+        # What a fit takes where no rate is given.
+        self._default_lr = WEIGHT_LR if traits.weights else BIAS_LR
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -126,7 +128,8 @@ class SearchSpace:
 
     def defaults(self) -> dict[str, Any]:
         """The point of the space that the defaults are."""
-        return {name: 1.0 if name == "head_lr" else getattr(Hyperparameters, name) for name in self.names}
+        found = {"head_lr": 1.0, "lr": self._default_lr}
+        return {name: found[name] if name in found else getattr(Hyperparameters, name) for name in self.names}
 
     def hyperparameters(self, point: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
         """Return the hyperparameters of a point that differ from the defaults.
@@ -137,6 +140,8 @@ class SearchSpace:
         if values.get("head_lr") is not None:
             # The default stays what it is: found from the samples of each fit.
             values["head_lr"] = None if values["head_lr"] == 1.0 else values["head_lr"] * self._head_rate
+        if values.get("lr") == self._default_lr:
+            values["lr"] = None
         if "queries" in values:
             batch = values.get("batch_size", fixed.get("batch_size", Hyperparameters.batch_size))
             values["queries"] = max(1, min(values["queries"], MAX_QUERIES // batch))
