@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network of an int8 model in TensorFlow, for the back-propagation that the benchmarks compare with.
+
+Rebuilt from the dequantized weights of the ``.tflite``; it starts where the int8 model starts. All of its weights and
+biases are trained, those of batch normalisation too as far as conversion folded them into its layers.
+
+Two forms: float, without rounding anywhere; and int8, with weights on the grid of their codes and activations rounded
+and clipped as the int8 model does (see :meth:`Network.train`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tflm_zo.errors import ZoError
+from tflm_zo.keras_support import import_tensorflow, quiet
+from tflm_zo.simulator import Geometry, SimLayer, SimModel
+
+BATCH = 32
+# Outputs of a regression are compared in one call of this many samples.
+_EVALUATE = 100
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a network is trained; the rate decays linearly to zero.
+
+    Adam, or SGD with momentum 0.9 and gradients clipped to norm 1, or "QAS": SGD without momentum in int8.
+    unit_inputs: the network is fed codes / 128 instead of real values, its first layer multiplied by as much, so that
+    it computes the same. Real values may be 0 to 255, and with them the first layer's gradients are large, its weights
+    small: other layers then learn too slowly or it too fast.
+    """
+
+    optimizer: str
+    rate: float
+    epochs: int
+    unit_inputs: bool = False
+
+    def __str__(self) -> str:
+        inputs = ", inputs / 128 codes" if self.unit_inputs else ""
+        return f"{self.optimizer} {self.rate:g}, {self.epochs} epochs{inputs}"
+
+
+class Network:
+    """The network of an int8 model (``.tflite`` bytes), ``loss`` "cross-entropy" (logits, before a closing softmax;
+    labels are class indices) or "mse" (labels are vectors of real outputs).
+
+    int8: round activations and keep weights on their codes' grid. adapter: the first layer is an input adapter, whose
+    few gains are near one; it learns at ten times the rate. Raises :class:`ZoError` for operators without a form here.
+    """
+
+    def __init__(self, model: bytes, loss: str = "cross-entropy", *, int8: bool = False, adapter: bool = False) -> None:
+        self.tf, _ = import_tensorflow()
+        self._model = SimModel(model)
+        self._classes, self._int8, self._adapter = loss == "cross-entropy", int8, adapter
+        self._layers = [layer for layer in self._model.layers if layer.op != "SOFTMAX"]
+        self._initial: list[np.ndarray] = []
+        self._grids: list[np.ndarray] = []  # of each variable: the real value of one code
+        self._speeds: list[float] = []
+        self.variables: list[Any] = []
+        self._of_layer: dict[int, tuple[int, int | None]] = {}  # of a layer: its variables
+        for layer in self._layers:
+            if layer.weights is not None:
+                self._add_variables(layer)
+        self._unit = self.tf.Variable(1.0)  # real input of one unit of what the network is fed
+        self._epoch = self._epoch_function()
+        self._first = [self.tf.Variable(self.tf.zeros_like(v)) for v in self.variables]
+        self._second = [self.tf.Variable(self.tf.zeros_like(v)) for v in self.variables]
+        self._count = self.tf.Variable(0.0)
+        self._adam = self.tf.Variable(False)
+
+    # -- training ------------------------------------------------------------------------------------------
+
+    def train(self, x: np.ndarray, y: np.ndarray, setting: Setting, seed: int) -> None:
+        """Train on input codes and labels, from the int8 model's weights.
+
+        In int8 form each step moves a weight by rate * dL/dw in real units and rounds it, up or down at random, to
+        the grid of its codes. That is SGD with quantization-aware scaling (Lin et al., NeurIPS 2022, eq. 3), where
+        the gradient of the codes, s_w dL/dw, is divided by s_w^2. Gradients are float and pass the rounding of
+        activations unchanged, clipped ones not at all.
+        """
+        self._restart(setting.unit_inputs)
+        for moment in (*self._first, *self._second, self._count):
+            moment.assign(self.tf.zeros_like(moment))
+        self._adam.assign(setting.optimizer == "Adam")
+        rng = np.random.default_rng(seed)
+        self.tf.random.set_seed(seed)
+        batch = min(BATCH, len(x))
+        steps = len(x) // batch
+        rates = setting.rate * (1 - np.arange(setting.epochs * steps) / (setting.epochs * steps))
+        clip = np.inf if setting.optimizer == "Adam" else 1.0
+        inputs = self.tf.constant(self.reals(x))
+        labels = self.tf.constant(y.astype(np.int32 if self._classes else np.float32))
+        with quiet():
+            for number in range(setting.epochs):
+                order = rng.permutation(len(x))[: steps * batch].reshape(steps, batch)
+                part = rates[number * steps : (number + 1) * steps]
+                self._epoch(
+                    inputs,
+                    labels,
+                    self.tf.constant(order.astype(np.int32)),
+                    self.tf.constant(part.astype(np.float32)),
+                    self.tf.constant(np.float32(clip)),
+                )
+
+    def _epoch_function(self) -> Any:
+        tf, model = self.tf, self._model
+        sample = model.tensors[model.inputs[0]].sample_shape
+        labels = tf.TensorSpec([None], tf.int32) if self._classes else tf.TensorSpec([None, None], tf.float32)
+        signature = [
+            tf.TensorSpec([None, *sample], tf.float32),
+            labels,
+            tf.TensorSpec([None, None], tf.int32),
+            tf.TensorSpec([None], tf.float32),
+            tf.TensorSpec([], tf.float32),
+        ]
+
+        # A whole epoch in one call: small steps are otherwise mostly the overhead of calling.
+        @tf.function(autograph=False, input_signature=signature)  # type: ignore[untyped-decorator]
+        def epoch(x: Any, y: Any, batches: Any, rates: Any, clip: Any) -> None:
+            def body(index: Any) -> tuple[Any]:
+                rows = batches[index]
+                with tf.GradientTape() as tape:
+                    loss = self._loss(tf.gather(y, rows), self.outputs(tf.gather(x, rows)))
+                gradients = tape.gradient(loss, self.variables)
+                norm = tf.linalg.global_norm(gradients)
+                scale = tf.minimum(1.0, clip / tf.maximum(norm, 1e-12))
+                self._step([g * scale for g in gradients], rates[index])
+                return (index + 1,)
+
+            tf.while_loop(lambda index: index < tf.shape(batches)[0], body, (tf.constant(0),))
+
+        return epoch
+
+    def _loss(self, y: Any, outputs: Any) -> Any:
+        tf = self.tf
+        if self._classes:
+            return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, outputs))
+        return tf.reduce_mean(tf.square(outputs - y))
+
+    def _step(self, gradients: list[Any], rate: Any) -> None:
+        """One step of Adam (Kingma & Ba, 2015, beta 0.9 and 0.999), of SGD with momentum 0.9, or in int8."""
+        tf = self.tf
+        self._count.assign_add(1.0)
+        adam = tf.cast(self._adam, tf.float32)
+        size = rate * tf.sqrt(1 - 0.999**self._count) / (1 - 0.9**self._count)
+        for i, (variable, gradient) in enumerate(zip(self.variables, gradients, strict=True)):
+            if self._int8:
+                codes = (variable - rate * self._speeds[i] * gradient) / self._grid(i)
+                codes = tf.floor(codes + tf.random.uniform(tf.shape(codes)))
+                limit = 127.0 if len(variable.shape) > 1 else float(2**30)
+                variable.assign(tf.clip_by_value(codes, -limit, limit) * self._grid(i))
+                continue
+            first, second = self._first[i], self._second[i]
+            first.assign(0.9 * first + (1.0 - 0.9 * adam) * gradient)
+            second.assign(0.999 * second + 0.001 * gradient * gradient)
+            step = adam * size * first / (tf.sqrt(second) + 1e-7) + (1.0 - adam) * rate * first
+            variable.assign_sub(self._speeds[i] * step)
+
+    # -- measuring -----------------------------------------------------------------------------------------
+
+    def score(self, x: np.ndarray, y: np.ndarray) -> float:
+        """Part of the samples (input codes, class indices) put in their class, or the mean squared error."""
+        with quiet():
+            parts = [x[i : i + _EVALUATE] for i in range(0, len(x), _EVALUATE)]
+            outputs = np.concatenate([self.outputs(self.tf.constant(self.reals(part))).numpy() for part in parts])
+        if self._classes:
+            return float(np.mean(outputs.argmax(axis=1) == y))
+        return float(np.mean(np.square(outputs - y)))
+
+    # -- the network ---------------------------------------------------------------------------------------
+
+    def reals(self, codes: np.ndarray) -> np.ndarray:
+        """Input codes (int8) as the network is fed them."""
+        tensor = self._model.tensors[self._model.inputs[0]]
+        values = (codes.astype(np.float32) - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
+        return np.asarray(values / self._unit.numpy())
+
+    def outputs(self, x: Any) -> Any:
+        """The network as a TensorFlow function of what :meth:`reals` returns; outputs (n, units)."""
+        values = {self._model.inputs[0]: x}
+        for layer in self._layers:
+            values[layer.output] = self._apply(layer, [values[i] for i in layer.inputs])
+        last = values[self._layers[-1].output]
+        return self.tf.reshape(last, [self.tf.shape(x)[0], -1])
+
+    def _restart(self, unit_inputs: bool) -> None:
+        """Set all variables to the int8 model's weights."""
+        for variable, value in zip(self.variables, self._initial, strict=True):
+            variable.assign(value)
+        tensor = self._model.tensors[self._model.inputs[0]]
+        self._unit.assign(128 * float(tensor.scale) if unit_inputs else 1.0)
+        # Variable 0 is the weights of the first layer that has any.
+        self.variables[0].assign(self._initial[0] * self._unit)
+
+    def _grid(self, variable: int) -> Any:
+        """Real value of one code of a variable."""
+        return self._grids[variable] * (self._unit if variable == 0 else 1.0)
+
+    def _add_variables(self, layer: SimLayer) -> None:
+        """Real weights in TensorFlow's layout: [height, width, in, out], depthwise [height, width, in, multiplier]."""
+        assert layer.weights is not None and layer.weight_scales is not None and layer.geometry is not None
+        scales = layer.weight_scales.astype(np.float64)
+        weights = layer.weights.astype(np.float64)
+        ones = np.ones(weights.shape)
+        if layer.op == "DEPTHWISE_CONV_2D":
+            shape = (*weights.shape[1:3], layer.geometry.channels, -1)
+            real, grid = (weights * scales)[0].reshape(shape), (ones * scales)[0].reshape(shape)
+        elif layer.op == "FULLY_CONNECTED":
+            real, grid = weights.T * scales, ones.T * scales
+        else:
+            real, grid = weights.transpose(1, 2, 3, 0) * scales, ones.transpose(1, 2, 3, 0) * scales
+        speed = 10.0 if self._adapter and not self.variables else 1.0
+        index, bias = self._variable(real, grid, speed), None
+        if layer.bias is not None:
+            accumulator = float(self._model.tensors[layer.inputs[0]].scale) * scales * np.ones(len(layer.bias))
+            bias = self._variable(layer.bias * accumulator, accumulator, speed)
+        self._of_layer[layer.index] = (index, bias)
+
+    def _variable(self, value: np.ndarray, grid: np.ndarray, speed: float) -> int:
+        self._initial.append(value.astype(np.float32))
+        self._grids.append(grid.astype(np.float32))
+        self._speeds.append(speed)
+        self.variables.append(self.tf.Variable(self._initial[-1]))
+        return len(self.variables) - 1
+
+    def _apply(self, layer: SimLayer, inputs: list[Any]) -> Any:
+        tf, x = self.tf, inputs[0]
+        if layer.op == "RESHAPE":
+            return tf.reshape(x, [tf.shape(x)[0], *self._model.tensors[layer.output].sample_shape])
+        if layer.op == "ADD":
+            return self._activate(layer, inputs[0] + inputs[1])
+        geometry = layer.geometry
+        assert geometry is not None
+        if layer.op == "AVERAGE_POOL_2D" and not (geometry.pad_top or geometry.pad_left):
+            size = (geometry.kernel_height, geometry.kernel_width)
+            stride = (geometry.stride_height, geometry.stride_width)
+            return self._activate(layer, tf.nn.avg_pool2d(x, size, stride, "VALID"))
+        if layer.index not in self._of_layer:
+            raise ZoError(f"operator {layer.index} ({layer.op}) has no float form here")
+        index, bias = self._of_layer[layer.index]
+        weights = self.variables[index]
+        if layer.op == "FULLY_CONNECTED":
+            y = tf.linalg.matmul(tf.reshape(x, [tf.shape(x)[0], -1]), weights)
+        else:
+            x = tf.pad(x, _padding(geometry))
+            stride = (geometry.stride_height, geometry.stride_width)
+            dilation = (geometry.dilation_height, geometry.dilation_width)
+            if layer.op == "DEPTHWISE_CONV_2D":
+                y = tf.nn.depthwise_conv2d(x, weights, (1, *stride, 1), "VALID", dilations=dilation)
+            else:
+                y = tf.nn.conv2d(x, weights, stride, "VALID", dilations=dilation)
+        return self._activate(layer, y if bias is None else y + self.variables[bias])
+
+    def _activate(self, layer: SimLayer, y: Any) -> Any:
+        name = layer.options.get("fusedActivationFunction", "NONE")
+        if name == "RELU":
+            y = self.tf.nn.relu(y)
+        elif name == "RELU6":
+            y = self.tf.nn.relu6(y)
+        elif name != "NONE":
+            raise ZoError(f"operator {layer.index} ({layer.op}) has activation {name}, which has no float form here")
+        # The loss sees the last layer's accumulators, as in zeroth-order training.
+        return self._round(layer.output, y) if self._int8 and layer is not self._layers[-1] else y
+
+    def _round(self, output: int, y: Any) -> Any:
+        """Values that the int8 tensor can hold; the gradient passes where nothing is clipped."""
+        tf, tensor = self.tf, self._model.tensors[output]
+        scale, zero = float(tensor.scale), int(tensor.zero_point)
+        y = tf.clip_by_value(y, (-128 - zero) * scale, (127 - zero) * scale)
+        return y + tf.stop_gradient(tf.round(y / scale) * scale - y)
+
+
+def _padding(geometry: Geometry) -> list[list[int]]:
+    def side(size: int, out: int, kernel: int, stride: int, dilation: int, before: int) -> list[int]:
+        reach = (out - 1) * stride + (kernel - 1) * dilation + 1
+        return [before, max(reach - size - before, 0)]
+
+    g = geometry
+    rows = side(g.input_height, g.output_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top)
+    columns = side(g.input_width, g.output_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left)
+    return [[0, 0], rows, columns, [0, 0]]

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pieces of work of a benchmark. Each runs in a process of its own and keeps its result."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tflm_zo
+from suites.cache import Cache, digest
+from suites.suite import Case, Method, Suite
+from suites.yardsticks import Outcome, back_propagate
+from tflm_zo import Trainer, patch
+from tflm_zo.simulator import SimTrainer
+
+SUITES = ("kws", "cifar", "digits", "ad01")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a suite comes from, and where results are kept."""
+
+    suite: str
+    data: Path
+    folder: Path
+
+    def load(self) -> Suite:
+        """Return the suite, from memory if this process has loaded it before."""
+        return _load(self)
+
+    @property
+    def cache(self) -> Cache:
+        """Results of the suite's jobs."""
+        return Cache(self.folder / self.suite)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(place: Place) -> Suite:
+    module = importlib.import_module(f"suites.{place.suite}")
+    suite: Suite = module.load(place.data, place.folder / "prepared")
+    return suite
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: test score, passes used, a digest of the weights, seconds."""
+
+    score: float
+    passes: int
+    weights: str
+    seconds: float
+
+
+def train(place: Place, method: int, case: int, seed: int, passes: int, tflm: bool = False) -> Run:
+    """Train with a method of the suite on the samples of a case and test, in the simulator or in TFLite Micro."""
+    suite = place.load()
+    how, what = suite.methods[method], suite.cases[case]
+    key = digest(_package(), what.model, what.x, what.y, what.x_test, what.y_test, _setting(how), seed, passes, tflm)
+    about = {"method": how.name, "case": what.name, "seed": seed, "passes": passes, "in TFLite Micro": tflm}
+    return Run(**place.cache.get(key, about, lambda: asdict(_train(how, what, seed, passes, tflm))))
+
+
+def _train(method: Method, case: Case, seed: int, passes: int, tflm: bool) -> Run:
+    started = time.perf_counter()
+    trainer = (Trainer if tflm else SimTrainer)(patch(case.model, **method.patching), seed=seed)
+    # A bound of epochs that is never reached: passes end the training.
+    trainer.fit(case.x, case.y, epochs=passes, passes=passes, verbose=False, **method.fitting)
+    weights = digest(*trainer.weights.values())
+    return Run(score(trainer, case), trainer.progress.passes, weights, time.perf_counter() - started)
+
+
+def score(trainer: Trainer, case: Case, before: bool = False) -> float:
+    """Accuracy, or mean squared error in real units, on the test samples after (or before) the drift."""
+    x, y = (case.x_before, case.y_before) if before else (case.x_test, case.y_test)
+    if case.higher_is_better:
+        return trainer.evaluate(x, y)["accuracy"]
+    return float(np.mean(np.square(trainer.predict(x) - y)))
+
+
+def yardstick(place: Place, number: int, case: int, seeds: int) -> Outcome:
+    """Back-propagation on the samples of a case."""
+    suite = place.load()
+    return back_propagate(suite.yardsticks[number], suite.cases[case], seeds, place.cache)
+
+
+def untrained(case: Case) -> tuple[float, float]:
+    """Scores of the model as it is, before and after the drift."""
+    trainer = SimTrainer(patch(case.model))
+    return score(trainer, case, before=True), score(trainer, case)
+
+
+def _setting(method: Method) -> tuple[Any, ...]:
+    return sorted(method.patching.items()), sorted(method.fitting.items(), key=lambda item: item[0])
+
+
+@functools.lru_cache(maxsize=1)
+def _package() -> str:
+    """Digest of what trains: the installed package's modules and libraries."""
+    folder = Path(tflm_zo.__file__).parent
+    files = [*folder.glob("*.py"), *folder.glob("simulator/*.py"), *folder.glob("*.so")]
+    return digest(*[part for path in sorted(files) for part in (path.name, path.read_bytes())])

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keyword spotting: MLPerf Tiny's DS-CNN on real utterances whose features drift."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from suites.float_network import Setting
+from suites.suite import Case, Method, Suite
+from suites.yardsticks import Yardstick
+
+ADAPT, TEST = 400, 300
+
+METHODS = (
+    Method("exact head alone", {"trainable": "head"}),
+    Method("exact: head + last conv", {"trainable": "exact"}),
+    Method("exact + input adapter", {"trainable": "exact", "adapter": True}),
+)
+
+GRID = (
+    Setting("Adam", 3e-4, 50),
+    Setting("Adam", 1e-3, 20),
+    Setting("Adam", 1e-3, 50),
+    Setting("Adam", 3e-3, 20),
+    Setting("SGD", 3e-3, 20),
+    Setting("SGD", 1e-2, 20),
+)
+YARDSTICKS = (
+    Yardstick("float back-propagation", (*GRID, Setting("Adam", 3e-4, 50, True), Setting("Adam", 1e-3, 20, True))),
+    Yardstick("the same with the adapter", GRID, adapter=True),
+    Yardstick(
+        "int8 back-propagation",
+        tuple(Setting("QAS", rate, epochs, True) for rate in (3e-3, 1e-2, 3e-2) for epochs in (20, 50)),
+        int8=True,
+    ),
+)
+
+
+def _noise(x: np.ndarray) -> np.ndarray:
+    return x + np.random.default_rng(7).normal(0, 5, x.shape)
+
+
+def _shift(x: np.ndarray) -> np.ndarray:
+    """Four frames late; the first frame stands in for what came before."""
+    return np.concatenate([np.repeat(x[:, :1], 4, axis=1), x[:, :-4]], axis=1)
+
+
+def _contrast(x: np.ndarray) -> np.ndarray:
+    mean = x.mean(axis=(1, 2), keepdims=True)
+    return mean + (x - mean) / 2
+
+
+# In codes of the model's input (samples, frames, coefficients).
+DRIFTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "gain +15": lambda x: x + 15,
+    "gain -15": lambda x: x - 15,
+    "tilt": lambda x: x + np.linspace(-20, 20, 10),
+    "noise": _noise,
+    "time shift": _shift,
+    "contrast": _contrast,
+    "gain +15, noise": lambda x: _noise(x + 15),
+}
+
+
+def load(data: Path, prepared: Path) -> Suite:
+    """The suite from the folder of models and samples; nothing is prepared."""
+    samples = np.load(data / "kws01_dev.npz")
+    model = (data / "mlperf_tiny" / "kws_ref_model.tflite").read_bytes()
+    x, y = samples["x"], samples["y"]
+    cases = []
+    for name, drift in DRIFTS.items():
+        seen = np.clip(np.rint(drift(x[..., 0].astype(np.float64))), -128, 127).astype(np.int8)[..., None]
+        cases.append(
+            Case(
+                name=name,
+                model=model,
+                x=seen[:ADAPT],
+                y=y[:ADAPT],
+                x_test=seen[-TEST:],
+                y_test=y[-TEST:],
+                x_before=x[-TEST:],
+                y_before=y[-TEST:],
+            )
+        )
+    return Suite("kws", tuple(cases), METHODS, YARDSTICKS)
