@@ -28,7 +28,7 @@ _DRAWN = 10
 
 METHODS = (
     Method("exact head alone", {"trainable": "head"}),
-    Method("exact + input adapter", {"trainable": "exact", "adapter": True}),
+    Method("exact head + input adapter", {"trainable": "head", "adapter": True}),
 )
 
 GRID = (

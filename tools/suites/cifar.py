@@ -26,9 +26,7 @@ METHODS = (
 GRID = (
     Setting("Adam", 3e-4, 60, True),
     Setting("Adam", 1e-4, 30),
-    Setting("Adam", 1e-4, 30, True),
     Setting("SGD", 3e-3, 30, True),
-    Setting("Adam", 3e-5, 30),
 )
 # One held-out quarter for each setting: trainings of this network take long.
 YARDSTICKS = (Yardstick("float back-propagation", GRID, parts=4, folds=1),)

@@ -57,11 +57,11 @@ def load(data: Path, prepared: Path) -> Suite:
             Case(
                 name=f"split {split}",
                 model=model,
-                x=input_codes(drift(digits.x_adapt, split + 1), *form),
+                x=input_codes(drift(digits.x_adapt, split + 1), *form)[:, 0],
                 y=digits.y_adapt,
-                x_test=input_codes(drift(digits.x_test, split + 2), *form),
+                x_test=input_codes(drift(digits.x_test, split + 2), *form)[:, 0],
                 y_test=digits.y_test,
-                x_before=input_codes(digits.x_test, *form),
+                x_before=input_codes(digits.x_test, *form)[:, 0],
                 y_before=digits.y_test,
             )
         )
