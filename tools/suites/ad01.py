@@ -68,7 +68,7 @@ def spectra(model: bytes, count: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     network = SimTrainer(patch(model, "head"))
     output, source = network.model.output_quantization, network.model.input_quantization
-    assert output is not None
+    assert source is not None and output is not None
     band = np.linspace(0, 1, BANDS)
     basis = np.stack([np.cos(np.pi * k * band) / (1 + k / 2) for k in range(_RANK)])
     decibels = -30 - 10 * band + 8 * rng.normal(size=(count, _RANK)) @ basis
@@ -87,6 +87,7 @@ def load(data: Path, prepared: Path) -> Suite:
     """The suite from the folder of models; its samples are made here."""
     model = (data / "mlperf_tiny" / "ad01_int8.tflite").read_bytes()
     source = SimTrainer(patch(model, "head")).model.input_quantization
+    assert source is not None
     x = spectra(model, ADAPT + TEST)
     cases = []
     before = to_codes(x[ADAPT:])

@@ -43,12 +43,12 @@ def _noise(x: np.ndarray) -> np.ndarray:
 
 def _shift(x: np.ndarray) -> np.ndarray:
     """Four frames late; the first frame stands in for what came before."""
-    return np.concatenate([np.repeat(x[:, :1], 4, axis=1), x[:, :-4]], axis=1)
+    return np.asarray(np.concatenate([np.repeat(x[:, :1], 4, axis=1), x[:, :-4]], axis=1))
 
 
 def _contrast(x: np.ndarray) -> np.ndarray:
     mean = x.mean(axis=(1, 2), keepdims=True)
-    return mean + (x - mean) / 2
+    return np.asarray(mean + (x - mean) / 2)
 
 
 # In codes of the model's input (samples, frames, coefficients).
