@@ -28,7 +28,7 @@ _EVALUATE = 100
 class Setting:
     """How a network is trained; the rate decays linearly to zero.
 
-    Adam, or SGD with momentum 0.9 and gradients clipped to norm 1, or "QAS": SGD without momentum in int8.
+    Adam, SGD with momentum 0.9, or "QAS": SGD without momentum in int8. But for Adam gradients are clipped to norm 1.
     unit_inputs: the network is fed codes / 128 instead of real values, its first layer multiplied by as much, so that
     it computes the same. Real values may be 0 to 255, and with them the first layer's gradients are large, its weights
     small: other layers then learn too slowly or it too fast.
@@ -78,9 +78,9 @@ class Network:
         """Train on input codes and labels, from the int8 model's weights.
 
         In int8 form each step moves a weight by rate * dL/dw in real units and rounds it, up or down at random, to
-        the grid of its codes. That is SGD with quantization-aware scaling (Lin et al., NeurIPS 2022, eq. 3), where
-        the gradient of the codes, s_w dL/dw, is divided by s_w^2. Gradients are float and pass the rounding of
-        activations unchanged, clipped ones not at all.
+        the grid of its codes. That is SGD with quantization-aware scaling (Lin et al., "On-device training under
+        256KB memory", NeurIPS 2022), where the gradient of the codes, s_w dL/dw, is divided by s_w^2. Gradients are
+        float; they pass the rounding of activations unchanged, clipped ones not at all.
         """
         self._restart(setting.unit_inputs)
         for moment in (*self._first, *self._second, self._count):
