@@ -26,7 +26,7 @@ def case_of(model: bytes, name: str = "case") -> Case:
     form = SimTrainer(patch(model, "head")).model
     x, y = separable_samples(96, 1)
     codes = input_codes(x, form.input_shape, form.input_quantization)[:, 0]
-    return Case(name, model, codes[:64], y[:64], codes[64:], y[64:], codes[64:], y[64:])
+    return Case(name, model, codes[:64], y[:64], codes[64:], y[64:], codes[64:], y[64:], codes)
 
 
 def test_digest_tells_parts_apart() -> None:

@@ -59,6 +59,9 @@ def measure(place: Place, options: argparse.Namespace) -> Results:
             budgets=budgets,
             seeds=options.seeds,
             plain={case.name: jobs.untrained(case) for case in suite.cases},
+            realigned={
+                case.name: jobs.realigned(case) for case in suite.cases if any(m.realigned for m in suite.methods)
+            },
             runs={},
             outcomes={},
             confirmed={},

@@ -105,6 +105,7 @@ def load(data: Path, prepared: Path) -> Suite:
                 y_test=real[ADAPT:],
                 x_before=before,
                 y_before=dequantize(before, source),
+                reference=to_codes(x[:ADAPT]),
                 loss="mse",
             )
         )

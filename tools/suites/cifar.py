@@ -20,6 +20,7 @@ ADAPT, TEST = 1000, 2000
 METHODS = (
     Method("exact head alone", {"trainable": "head"}),
     Method("exact: head + last block", {"trainable": "exact"}),
+    Method("realigned + exact", {"trainable": "exact"}, realigned=True),
 )
 
 # The network's real input is 0 to 255: rates that suit the other layers are large for its first.
@@ -51,6 +52,7 @@ def load(data: Path, prepared: Path) -> Suite:
                 y_test=y[-TEST:],
                 x_before=before,
                 y_before=y[-TEST:],
+                reference=_codes(images[:ADAPT]),
             )
         )
     return Suite("cifar", tuple(cases), METHODS, YARDSTICKS)

@@ -19,6 +19,8 @@ SPLITS = (0, 1, 2)
 
 METHODS = (
     Method("exact head alone", {"trainable": "head"}),
+    Method("exact: head + last conv", {"trainable": "exact"}),
+    Method("realigned + exact", {"trainable": "exact"}, realigned=True),
     Method("exact + input adapter", {"trainable": "exact", "adapter": True}),
 )
 
@@ -63,6 +65,7 @@ def load(data: Path, prepared: Path) -> Suite:
                 y_test=digits.y_test,
                 x_before=input_codes(digits.x_test, *form)[:, 0],
                 y_before=digits.y_test,
+                reference=input_codes(digits.x_pretrain, *form)[:, 0],
             )
         )
     return Suite("digits", tuple(cases), METHODS, YARDSTICKS)

@@ -61,14 +61,16 @@ def train(place: Place, method: int, case: int, seed: int, passes: int, tflm: bo
     """Train with a method of the suite on the samples of a case and test, in the simulator or in TFLite Micro."""
     suite = place.load()
     how, what = suite.methods[method], suite.cases[case]
-    key = digest(_package(), what.model, what.x, what.y, what.x_test, what.y_test, _setting(how), seed, passes, tflm)
+    key = digest(_package(), *_samples(what), _setting(how), seed, passes, tflm)
     about = {"method": how.name, "case": what.name, "seed": seed, "passes": passes, "in TFLite Micro": tflm}
     return Run(**place.cache.get(key, about, lambda: asdict(_train(how, what, seed, passes, tflm))))
 
 
 def _train(method: Method, case: Case, seed: int, passes: int, tflm: bool) -> Run:
     started = time.perf_counter()
-    trainer = (Trainer if tflm else SimTrainer)(patch(case.model, **method.patching), seed=seed)
+    trainer = (Trainer if tflm else SimTrainer)(
+        patch(case.start(realigned=method.realigned), **method.patching), seed=seed
+    )
     # A bound of epochs that is never reached: passes end the training.
     trainer.fit(case.x, case.y, epochs=passes, passes=passes, verbose=False, **method.fitting)
     weights = digest(*trainer.weights.values())
@@ -91,12 +93,21 @@ def yardstick(place: Place, number: int, case: int, seeds: int) -> Outcome:
 
 def untrained(case: Case) -> tuple[float, float]:
     """Scores of the model as it is, before and after the drift."""
-    trainer = SimTrainer(patch(case.model))
+    trainer = SimTrainer(patch(case.model, "head"))
     return score(trainer, case, before=True), score(trainer, case)
 
 
+def realigned(case: Case) -> float:
+    """Score after the drift of the model that was realigned to it, untrained."""
+    return score(SimTrainer(patch(case.start(realigned=True), "head")), case)
+
+
+def _samples(case: Case) -> tuple[Any, ...]:
+    return case.model, case.x, case.y, case.x_test, case.y_test, case.reference
+
+
 def _setting(method: Method) -> tuple[Any, ...]:
-    return sorted(method.patching.items()), sorted(method.fitting.items(), key=lambda item: item[0])
+    return sorted(method.patching.items()), sorted(method.fitting.items()), method.realigned
 
 
 @functools.lru_cache(maxsize=1)

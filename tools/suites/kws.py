@@ -81,6 +81,7 @@ def load(data: Path, prepared: Path) -> Suite:
                 y_test=y[-TEST:],
                 x_before=x[-TEST:],
                 y_before=y[-TEST:],
+                reference=x[:ADAPT],
             )
         )
     return Suite("kws", tuple(cases), METHODS, YARDSTICKS)

@@ -41,7 +41,7 @@ class BackpropMemory:
 
 def arena(model: bytes) -> int:
     """Bytes of TFLM's arena, plain or patched model, 32-bit, CMSIS-NN kernels."""
-    return plan_arena(load_model(model), TFLM_32, cmsis_nn=True).used
+    return plan_arena([load_model(model)], TFLM_32, cmsis_nn=True).used
 
 
 def backprop_memory(model: bytes, int8: bool, optimizer: str) -> BackpropMemory:

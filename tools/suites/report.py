@@ -21,7 +21,8 @@ from tflm_zo.files import write_atomic
 
 @dataclass(frozen=True)
 class Results:
-    """All that was measured: ``plain`` scores before and after the drift by case; ``runs`` by method, case, seed and
+    """All that was measured: ``plain`` scores before and after the drift by case; ``realigned``
+    those after realignment, if a method starts from it; ``runs`` by method, case, seed and
     passes; ``outcomes`` of back-propagation by yardstick and case; ``confirmed`` runs in the simulator and in TFLite
     Micro by case."""
 
@@ -29,6 +30,7 @@ class Results:
     budgets: tuple[int, ...]
     seeds: int
     plain: dict[str, tuple[float, float]]
+    realigned: dict[str, float]
     runs: dict[tuple[str, str, int, int], Run]
     outcomes: dict[tuple[str, str], Outcome]
     confirmed: dict[str, tuple[Run, Run]]
@@ -98,7 +100,7 @@ def markdown(results: Results, command: str) -> str:
 
 def _scores(results: Results, most: int) -> list[str]:
     names = [m.name for m in results.suite.methods]
-    columns = ["case", "before", "drifted", *names]
+    columns = ["case", "before", "drifted", *(["realigned"] if results.realigned else []), *names]
     for yardstick in results.yardsticks:
         columns += [yardstick.name, "its settings"]
     if results.confirmed:
@@ -106,7 +108,9 @@ def _scores(results: Results, most: int) -> list[str]:
     rows = []
     for case in results.cases:
         before, drifted = results.plain[case]
-        row = [case, f"{before:.3f}", f"{drifted:.3f}", *[_spread(results.of(name, case, most)) for name in names]]
+        row = [case, f"{before:.3f}", f"{drifted:.3f}"]
+        row += [f"{results.realigned[case]:.3f}"] if results.realigned else []
+        row += [_spread(results.of(name, case, most)) for name in names]
         for yardstick in results.yardsticks:
             outcome = results.outcomes[yardstick.name, case]
             row += [_spread(outcome.scores), outcome.setting]
@@ -114,7 +118,9 @@ def _scores(results: Results, most: int) -> list[str]:
             row.append(_confirmation(*results.confirmed[case]))
         rows.append(row)
     before, drifted = np.mean(list(results.plain.values()), axis=0)
-    row = ["**mean**", f"{before:.3f}", f"{drifted:.3f}", *[f"**{results.mean(name, most):.3f}**" for name in names]]
+    row = ["**mean**", f"{before:.3f}", f"{drifted:.3f}"]
+    row += [f"{np.mean(list(results.realigned.values())):.3f}"] if results.realigned else []
+    row += [f"**{results.mean(name, most):.3f}**" for name in names]
     for yardstick in results.yardsticks:
         row += [f"**{_yardstick_mean(results, yardstick):.3f}**", ""]
     rows.append(row + [""] * (len(columns) - len(row)))
@@ -162,7 +168,7 @@ def _memory(results: Results) -> list[str]:
     for method in results.suite.methods:
         rows.append([method.name, _kilobytes(_arena(case.model, method)), "TFLite Micro's arena"])
     for yardstick in results.yardsticks:
-        model = case.with_adapter if yardstick.adapter else case.model
+        model = case.start(adapter=yardstick.adapter)
         chosen = {results.outcomes[yardstick.name, c].setting.split()[0] for c in results.cases}
         for optimizer in sorted(chosen):
             need = backprop_memory(model, yardstick.int8, optimizer)

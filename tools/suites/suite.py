@@ -9,24 +9,26 @@ from typing import Any
 
 import numpy as np
 
+from tflm_zo import realign
 from tflm_zo.adapter import add_adapter
 from tflm_zo.model_file import load_model, save_model
 
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """How the model is patched and fitted."""
+    """How the model is patched and fitted; realigned: from the model realigned to the drift, without labels."""
 
     name: str
     patching: dict[str, Any]
     fitting: dict[str, Any] = field(default_factory=dict)
+    realigned: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
     """An int8 model, and samples after a drift: codes int8 (n, ...) with class indices or, for "mse", real vectors.
 
-    ``x_before`` and ``y_before`` are the test samples as they were before the drift.
+    ``x_before`` and ``y_before`` are the test samples as they were before the drift, ``reference`` unlabelled others.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Case:
     y_test: np.ndarray
     x_before: np.ndarray
     y_before: np.ndarray
+    reference: np.ndarray
     loss: str = "cross-entropy"
 
     @property
@@ -49,12 +52,18 @@ class Case:
         """Accuracy, or else an error."""
         return self.loss == "cross-entropy"
 
-    @functools.cached_property
-    def with_adapter(self) -> bytes:
-        """The model behind an identity layer for its input's channels."""
-        tree = load_model(self.model)
+    def start(self, *, adapter: bool = False, realigned: bool = False) -> bytes:
+        """Return the model that training starts from: behind an identity layer for its input's channels, realigned."""
+        model = self._realigned if realigned else self.model
+        if not adapter:
+            return model
+        tree = load_model(model)
         add_adapter(tree)
         return save_model(tree)
+
+    @functools.cached_property
+    def _realigned(self) -> bytes:
+        return realign(self.model, self.reference, self.x)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ _VERSION = 1
 class Yardstick:
     """A form of back-propagation, and the settings to choose from.
 
+    adapter, realigned: from the model that :meth:`suites.suite.Case.start` gives.
     folds: settings are compared on ``folds`` held-out parts of ``parts`` that the samples are cut into.
     """
 
@@ -29,6 +30,7 @@ class Yardstick:
     grid: tuple[Setting, ...]
     int8: bool = False
     adapter: bool = False
+    realigned: bool = False
     parts: int = 3
     folds: int = 3
 
@@ -44,7 +46,7 @@ class Outcome:
 
 def back_propagate(yardstick: Yardstick, case: Case, seeds: int, cache: Cache) -> Outcome:
     """Choose a setting and train; every training is kept in ``cache``."""
-    model = case.with_adapter if yardstick.adapter else case.model
+    model = case.start(adapter=yardstick.adapter, realigned=yardstick.realigned)
     everything = np.arange(len(case.x))
     order = np.random.default_rng(0).permutation(len(case.x))
     folds = np.array_split(order, yardstick.parts)[: yardstick.folds]
