@@ -16,25 +16,35 @@ import stat
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small_models
 from click.testing import CliRunner
 
 from tflm_zo.board import arduino_cli, sources
-from tflm_zo.board.arduino import Export, example_names, export_library, export_sketch
+from tflm_zo.board.arduino import (
+    TFLM_LIBRARIES,
+    Export,
+    TflmLibrary,
+    example_names,
+    export_library,
+    export_sketch,
+)
 from tflm_zo.board.cli import export as export_command
 from tflm_zo.board.model_ops import add_method, model_ops
 from tflm_zo.errors import ZoError
 from tflm_zo.model_file import load_model, save_model, schema
 from tflm_zo.patch import patch
+from tflm_zo.patched import read_patched
 from tflm_zo.split import split
 from tflm_zo.training_ops import NODE_OP
 
 ARDUINO_CORE = Path(__file__).parent / "arduino_core"
 REPOSITORY = Path(__file__).resolve().parents[1]
 ARM = ["arm-none-eabi-g++", "-mthumb", "-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"]
-# What Arduino's core of the Nano 33 BLE compiles with; warnings are errors for our files only.
-OPTIONS = ["-std=gnu++17", "-Os", "-fno-exceptions", "-fno-rtti", "-Wall", "-Wextra", "-Werror", "-c"]
+# What Arduino's core of the Nano 33 BLE compiles with; warnings are errors for our files only. A current TFLM needs a
+# later standard than that core.
+OPTIONS = ["-std=gnu++14", "-Os", "-fno-exceptions", "-fno-rtti", "-Wall", "-Wextra", "-Werror", "-c"]
 DEFINITIONS = ["-DARDUINO=10819", "-DARDUINO_ARCH_MBED", "-DARDUINO_ARCH_MBED_NANO", "-DARDUINO_ARDUINO_NANO33BLE"]
 
 
@@ -114,6 +124,45 @@ def test_sizes_of_samples(patched: bytes, tmp_path: Path) -> None:
     assert f"kBatchBytes = {5 * 68};" in header
     export_sketch(patch(small_models.dense_model("none", outputs=5), "head"), tmp_path / "b")
     assert "kTargetBytes = 5;" in (tmp_path / "b" / "model.h").read_text()
+
+
+def constant(header: str, name: str) -> str:
+    found = re.search(rf"constexpr .*\b{name}(?:\[\])? = (.*);", header)
+    assert found is not None, name
+    return found[1]
+
+
+def test_input_and_classes_are_those_of_the_model(patched: bytes, sketch: tuple[Path, Export], tmp_path: Path) -> None:
+    """What a sketch needs to feed its own measurements to the model."""
+    header = (sketch[0] / "model.h").read_text()
+    model = read_patched(patched)
+    assert constant(header, "kInputShape") == "{1, 8, 8, 1}"
+    assert constant(header, "kInputIsInt8") == "true"
+    assert model.input_quantization is not None
+    scale = constant(header, "kInputScale")
+    assert np.float32(scale.rstrip("f")) == np.float32(model.input_quantization.scale)
+    assert int(constant(header, "kInputZeroPoint")) == model.input_quantization.zero_point
+    assert constant(header, "kClasses") == "3"
+    for name, end, outputs, classes in (("a", "logistic", 1, "2"), ("b", "none", 5, "0")):
+        export_sketch(patch(small_models.dense_model(end, outputs=outputs), "head"), tmp_path / name)
+        assert constant((tmp_path / name / "model.h").read_text(), "kClasses") == classes
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no g++")
+@pytest.mark.parametrize("example", example_names())
+@pytest.mark.parametrize("library", [lib for name, lib in TFLM_LIBRARIES.items() if name != "tree"])
+def test_the_first_missing_header_names_the_library(
+    library: TflmLibrary, example: str, patched: bytes, tmp_path: Path
+) -> None:
+    """Arduino finds a library by a header that is missing, if that header lies at the top of the library: not by
+    those under tensorflow/. So the library's own must be asked for before all others."""
+    key = next(name for name, lib in TFLM_LIBRARIES.items() if lib is library)
+    export_sketch(patched, tmp_path / "Sketch", example=example, tflm_library=key)
+    command = ["g++", "-E", "-x", "c++", *DEFINITIONS, "-include", str(ARDUINO_CORE / "Arduino.h")]
+    result = subprocess.run([*command, tmp_path / "Sketch" / "Sketch.ino"], capture_output=True, text=True)
+    missing = re.search(r"fatal error: (\S+): No such file", result.stderr)
+    assert missing is not None
+    assert missing[1] == library.header
 
 
 def test_resolver_has_exactly_the_ops_of_the_model(patched: bytes, sketch: tuple[Path, Export]) -> None:
@@ -217,7 +266,7 @@ def include_options(library: Path, extra: Path) -> list[str]:
     if root is library:
         # A tree has no header of a library to include; in its own build this is defined.
         (extra / "TensorFlowLite.h").write_text("")
-        options += ["-isystem", str(extra), "-DTF_LITE_STATIC_MEMORY"]
+        options += ["-isystem", str(extra), "-DTF_LITE_STATIC_MEMORY", "-std=gnu++17"]
     return [*options, *DEFINITIONS, "-isystem", str(ARDUINO_CORE)]
 
 
@@ -233,7 +282,10 @@ def library_name(library: Path) -> str:
 def test_sketch_compiles_against(
     library: Path, compiler: list[str], example: str, shared_data: Path, tmp_path: Path
 ) -> None:
-    model = patch((shared_data / "mlperf_tiny/kws_ref_model.tflite").read_bytes(), "all", adapter=True)
+    if example == "SensorLearner":
+        model = patch(small_models.dense_model(features=3 * 40), "head")
+    else:
+        model = patch((shared_data / "mlperf_tiny/kws_ref_model.tflite").read_bytes(), "all", adapter=True)
     folder = tmp_path / "Keywords"
     export_sketch(model, folder, tflm_library=library_name(library), example=example)
     options = include_options(library, tmp_path)
@@ -340,8 +392,8 @@ def test_build_and_flash_call_arduino_cli(sketch: tuple[Path, Export], fake_cli:
     arduino_cli.flash(folder, port="/dev/ttyACM7")
     fqbn = "arduino:mbed_nano:nano33ble"
     assert (fake_cli / "calls").read_text().splitlines() == [
-        f"compile --fqbn {fqbn} {folder}",
-        f"compile --upload --fqbn {fqbn} --port /dev/ttyACM7 {folder}",
+        f"compile --fqbn {fqbn} --build-property upload.maximum_size=917504 {folder}",
+        f"compile --upload --fqbn {fqbn} --build-property upload.maximum_size=917504 --port /dev/ttyACM7 {folder}",
     ]
     (fake_cli / "fail").touch()
     with pytest.raises(ZoError, match=r"compile .* failed"):

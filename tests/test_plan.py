@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from tflm_zo.board.arena import ARDUINO_32, TFLM_32, WHEEL_64, greedy_offsets, plan_arena
 from tflm_zo.board.boards import find_board
 from tflm_zo.board.cli import plan as plan_command
+from tflm_zo.board.code_size import code_sizes
 from tflm_zo.board.plan import plan_memory, plan_picture, plan_text
 from tflm_zo.errors import ZoError
 from tflm_zo.interpreter import Interpreter, TrainingInterpreter
 from tflm_zo.model_file import load_model
 from tflm_zo.patch import patch
+from tflm_zo.patched import read_patched
 from tflm_zo.split import split
 
 MODELS = ["kws_ref_model", "pretrainedResnet_quant", "vww_96_int8", "ad01_int8", "str_ww_ref_model"]
@@ -183,6 +185,47 @@ def test_model_that_cannot_fit() -> None:
     plan = plan_memory(patch(small_models.dense_model(features=4096, outputs=100), "head"))
     assert not plan.fits
     assert "too large for the board" in plan.advice
+
+
+def test_the_end_of_the_flash_is_for_checkpoints() -> None:
+    """A program of more than 1 MB - 64 KB boot loader - 64 KB checkpoints does not fit, though it would without them."""
+    board = find_board("nano33ble")
+    room = board.sketch_flash - 983_040
+    assert room == -64 * 1024
+    features = 7_600
+    plan = plan_memory(patch(small_models.dense_model(features=features, outputs=100), "bias"))
+    assert board.flash < plan.flash_used < board.flash + board.checkpoints
+    assert "bytes of flash too much (the end of it is for checkpoints)" in plan.advice
+    assert not plan.fits
+
+
+def test_size_of_a_checkpoint() -> None:
+    """Progress, header, weights and momentum; a slot is half of the area."""
+    plan = plan_memory(patch(small_models.small_model(), "all", adapter=True))
+    patched = read_patched(patch(small_models.small_model(), "all", adapter=True))
+    moments = sum(p.moments for p in patched.parameters)
+    assert moments > 0
+    assert plan.checkpoint_bytes == 48 + sum(p.arena_bytes for p in patched.parameters) + 4 * moments
+    assert plan.checkpoint_slot == 32 * 1024
+    assert "too large for its slot" not in plan_text(plan)
+    large = plan_memory(patch(small_models.dense_model(features=2000, outputs=20), "head"))
+    assert large.checkpoint_bytes > large.checkpoint_slot
+    assert "too large for its slot: train with --no-checkpoints" in plan_text(large)
+
+
+@given(st.lists(st.sampled_from(["AddConv2D", "AddDepthwiseConv2D", "AddAdd", "AddSoftmax", "NodeOp", "LossOp"])))
+def test_shared_code_counts_once(ops: list[str]) -> None:
+    """Kernels together take at most what they take one by one, and no less than any of them."""
+    size = code_sizes()["chirale"]
+    together, alone = size.flash(ops), [size.flash([op]) for op in set(ops)]
+    assert max(alone, default=0) <= together <= sum(alone)
+    assert size.flash([*ops, *ops]) == together
+
+
+def test_kernel_that_was_not_measured() -> None:
+    size = code_sizes()["chirale"]
+    assert size.unknown(["AddConv2D", "AddSvdf"]) == ["AddSvdf"]
+    assert size.flash(["AddConv2D", "AddSvdf"]) > size.flash(["AddConv2D"])
 
 
 def test_flash_too_small() -> None:

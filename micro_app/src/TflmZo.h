@@ -6,6 +6,10 @@
 #ifndef TFLM_ZO_H_
 #define TFLM_ZO_H_
 
+#if !__has_include("tensorflow/lite/micro/micro_interpreter.h")
+#error "Include the header of the TFLM library before TflmZo.h: by it Arduino finds the library."
+#endif
+
 #include "tflm_zo/loss_op.h"
 #include "tflm_zo/model_state.h"
 #include "tflm_zo/nano33ble.h"

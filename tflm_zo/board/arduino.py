@@ -41,6 +41,7 @@ class TflmLibrary:
     header: str
     install: str
     recent: bool
+    note: str = ""
 
 
 TFLM_LIBRARIES = {
@@ -62,6 +63,9 @@ TFLM_LIBRARIES = {
         "TensorFlowLite.h",
         "follow scripts/ of tflite-micro-arduino-examples with a current tflite-micro, into ~/Arduino/libraries",
         recent=True,
+        note="A current TFLM is C++17. The core arduino:mbed_nano compiles C++14, and does not compile as C++17: on the "
+        "Nano 33 BLE\nuse --tflm-library chirale or arduino-examples. This sketch is for cores with C++17, and for "
+        "`micro_app/tflm`.",
     ),
 }
 
@@ -210,6 +214,13 @@ def input_bytes(model: PatchedModel) -> int:
     return width * _product(model.input_shape)
 
 
+def class_count(model: PatchedModel) -> int:
+    """Return the classes that the model tells apart, 0 if it learns vectors."""
+    if model.loss.kind != LOSS_CROSS_ENTROPY:
+        return 0
+    return 2 if model.loss.outputs == 1 else model.loss.outputs
+
+
 def target_bytes(model: PatchedModel) -> int:
     """Return the bytes of one label in the model's target tensor."""
     return 4 if model.loss.classes else _product(model.target_shape)
@@ -234,6 +245,8 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
 
 def _model_header(model: PatchedModel, arena: int, batch: int) -> str:
     digest = hashlib.sha256(model.data).hexdigest()
+    codes = model.input_quantization
+    scale, zero_point = (1.0, 0) if codes is None else (codes.scale, codes.zero_point)
     return f"""// Written by tflm-zo {__version__}. Export the model again instead of editing this file.
 #ifndef MODEL_H_
 #define MODEL_H_
@@ -260,6 +273,15 @@ constexpr size_t kArenaBytes = {arena};
 constexpr uint32_t kInputBytes = {input_bytes(model)};
 constexpr uint32_t kTargetBytes = {target_bytes(model)};
 constexpr size_t kBatchBytes = {batch};
+
+// The input: its shape, and, if it is int8, the code of a value: round(value / kInputScale) + kInputZeroPoint.
+constexpr uint32_t kInputShape[] = {{{", ".join(map(str, model.input_shape))}}};
+constexpr bool kInputIsInt8 = {"false" if codes is None else "true"};
+constexpr float kInputScale = {scale:.8e}f;
+constexpr int32_t kInputZeroPoint = {zero_point};
+
+// Classes that a label can name; 0: the labels are vectors.
+constexpr int32_t kClasses = {class_count(model)};
 
 #endif  // MODEL_H_
 """
@@ -333,6 +355,7 @@ def _library_header(library: TflmLibrary) -> str:
 
 def _readme(name: str, board: Board, library: TflmLibrary, arena: int) -> str:
     core = ":".join(board.fqbn.split(":")[:2])
+    note = f"\n{library.note}\n" if library.note else ""
     return f"""# {name}: a model that learns on the {board.title}
 
 Written by tflm-zo {__version__}. Everything the sketch needs is in this folder, except the board's core and the
@@ -343,11 +366,14 @@ TFLM library:
 
 Build and upload:
 
-    arduino-cli compile --fqbn {board.fqbn} .
+    arduino-cli compile --fqbn {board.fqbn} --build-property {board.size_property} .
     arduino-cli upload --fqbn {board.fqbn} --port /dev/ttyACM0 .
 
-or `tflm-zo build .` and `tflm-zo flash .`, or open `{name}.ino` in the Arduino IDE. Another TFLM library is chosen by
-the one line of `tflm_library.h`.
+or `tflm-zo build .` and `tflm-zo flash .`, or open `{name}.ino` in the Arduino IDE. The build property keeps the
+program out of the last {board.checkpoints // 1024} KB of flash, where the board saves what it has learned; a program that was built
+without it checks that itself when it starts, and says so over the serial port.
+{note}
+For another TFLM library export again with `--tflm-library`: the arena depends on it.
 
 | file | what |
 |---|---|

@@ -25,7 +25,7 @@ def build(sketch: str | os.PathLike[str], board: str = "nano33ble") -> None:
     Raises :class:`ZoError` if the folder holds no sketch, ``arduino-cli`` is missing (with where to get it), or the
     build fails.
     """
-    _run("compile", "--fqbn", find_board(board).fqbn, str(_sketch(sketch)))
+    _run("compile", *_board_options(board), str(_sketch(sketch)))
 
 
 def flash(sketch: str | os.PathLike[str], board: str = "nano33ble", port: str | None = None) -> str:
@@ -34,10 +34,16 @@ def flash(sketch: str | os.PathLike[str], board: str = "nano33ble", port: str | 
     port: None for the only board of this kind that is connected. Raises :class:`ZoError` as :func:`build` does, and
     if there is no such board or more than one.
     """
-    folder, fqbn = _sketch(sketch), find_board(board).fqbn
-    used = port or _only_port(fqbn)
-    _run("compile", "--upload", "--fqbn", fqbn, "--port", used, str(folder))
+    folder = _sketch(sketch)
+    used = port or _only_port(find_board(board).fqbn)
+    _run("compile", "--upload", *_board_options(board), "--port", used, str(folder))
     return used
+
+
+def _board_options(board: str) -> list[str]:
+    """The board, and the flash that a sketch may fill: what is for checkpoints is not the sketch's."""
+    device = find_board(board)
+    return ["--fqbn", device.fqbn, "--build-property", device.size_property]
 
 
 def _sketch(folder: str | os.PathLike[str]) -> Path:

@@ -10,9 +10,12 @@ from tflm_zo.errors import ZoError
 
 @dataclass(frozen=True)
 class Board:
-    """``ram`` and ``flash`` in bytes; of these the board's core takes ``core_ram`` and ``core_flash`` (boot loader
-    included) before the sketch gets any, and ``stack`` for the main thread. ``fqbn`` is the name for
-    ``arduino-cli``."""
+    """``ram`` and ``flash`` in bytes, and what of them no sketch gets.
+
+    RAM: ``core_ram`` for the static variables of the board's core, ``stack`` for the main thread, ``heap`` for what
+    the core allocates and for interrupts. Flash: ``boot_loader``, ``core_flash``, and ``checkpoints`` at its end, in
+    two slots. ``fqbn`` is the name for ``arduino-cli``.
+    """
 
     name: str
     title: str
@@ -20,8 +23,21 @@ class Board:
     ram: int
     flash: int
     core_ram: int
-    core_flash: int
     stack: int
+    heap: int
+    core_flash: int
+    boot_loader: int
+    checkpoints: int
+
+    @property
+    def sketch_flash(self) -> int:
+        """Bytes of flash that a sketch and the core in it may take."""
+        return self.flash - self.boot_loader - self.checkpoints
+
+    @property
+    def size_property(self) -> str:
+        """The build property that makes ``arduino-cli`` refuse a sketch that reaches into the checkpoints."""
+        return f"upload.maximum_size={self.sketch_flash}"
 
 
 _BOARDS = {
@@ -31,11 +47,15 @@ _BOARDS = {
         fqbn="arduino:mbed_nano:nano33ble",
         ram=256 * 1024,
         flash=1024 * 1024,
-        # An empty sketch of the core arduino:mbed_nano takes 44 KB of RAM, the main thread's stack of 32 KB among
-        # them, and 84 KB of flash; the boot loader has the first 64 KB of flash.
-        core_ram=12 * 1024,
-        core_flash=(64 + 84) * 1024,
+        # arduino-cli says of an empty sketch for arduino:mbed_nano: 85328 bytes of program, 44552 of variables. Of
+        # these the main thread's stack is 32768; interrupt vectors and crash data take another 512.
+        core_ram=44_552 - 32 * 1024 + 512,
         stack=32 * 1024,
+        # 1 KB is the interrupts' stack; the rest leaves room for the thread and the pins that the core allocates.
+        heap=3 * 1024,
+        core_flash=85_328,
+        boot_loader=64 * 1024,
+        checkpoints=64 * 1024,
     ),
 }
 

@@ -18,6 +18,7 @@ from tflm_zo.board.arduino import (
 )
 from tflm_zo.board.arena import ARDUINO_32, TFLM_32, ArenaPlan, plan_arena
 from tflm_zo.board.boards import Board, find_board
+from tflm_zo.board.code_size import code_sizes
 from tflm_zo.board.model_ops import model_ops
 from tflm_zo.errors import ZoError
 from tflm_zo.files import write_atomic
@@ -26,20 +27,8 @@ from tflm_zo.patched import PatchedModel, read_patched
 from tflm_zo.split import split
 from tflm_zo.training_ops import NODE_OP, custom_code
 
-# Static RAM of the app beside the arena and the samples: schedule, frames, buffers of the serial port.
-_APP_RAM = 6 * 1024
-# Flash, linked for a Cortex-M4F at -O2 with CMSIS-NN's kernels: TFLM without kernels and with the C library's parts
-# that it calls, the training ops, the app, and the kernels by op (with the variants for other types that come along).
-_TFLM_FLASH = 50_000
-_OPS_FLASH = 17_500
-_APP_FLASH = 12_000
-_KERNEL_FLASH = {
-    "AddConv2D": 26_000, "AddDepthwiseConv2D": 17_500, "AddFullyConnected": 15_000, "AddSoftmax": 7_600,
-    "AddAveragePool2D": 4_000, "AddMaxPool2D": 4_000, "AddReshape": 1_100, "AddAdd": 12_500, "AddSub": 10_200,
-    "AddMul": 14_300, "AddMean": 10_600, "AddPad": 5_200, "AddQuantize": 2_700, "AddDequantize": 1_300,
-    "AddConcatenation": 5_400, "AddLogistic": 3_700, "AddTanh": 3_900, "AddRelu": 2_300, "AddStridedSlice": 13_200,
-}  # fmt: skip
-_OTHER_KERNEL_FLASH = 6_000
+# Beside weights and momentum a checkpoint holds the training's progress, and its slot a header.
+_PROGRESS_BYTES, _HEADER_BYTES = 16, 32
 
 
 @dataclass(frozen=True)
@@ -52,7 +41,12 @@ class Share:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a board's RAM and flash are for; ``advice`` is empty if both suffice."""
+    """What a board's RAM and flash are for; ``advice`` is empty if both suffice.
+
+    ``checkpoint_bytes``: what one checkpoint takes of its slot of ``checkpoint_slot`` bytes. ``estimated_ops``: those
+    whose kernels or structures were not measured. ``code_of``: the library whose code was measured in place of the
+    one asked for, '' if that one was.
+    """
 
     board: Board
     ram: tuple[Share, ...]
@@ -61,6 +55,10 @@ class MemoryPlan:
     arena_bytes: int
     layers: dict[str, int]
     advice: str
+    checkpoint_bytes: int
+    checkpoint_slot: int
+    estimated_ops: tuple[str, ...]
+    code_of: str
 
     @property
     def ram_used(self) -> int:
@@ -88,7 +86,7 @@ def plan_memory(
     """Return the memory plan of the patched ``model`` on a board, for the sketch that the export writes.
 
     The arena is counted structure by structure (:mod:`tflm_zo.board.arena`); what the board's core and compiled code
-    take is a measured size of a typical build. Raises :class:`ZoError` if the model is not patched or has an op that
+    take is measured (:mod:`tflm_zo.board.code_size`). Raises :class:`ZoError` if the model is not patched or has an op that
     TFLM lacks.
     """
     if tflm_library not in TFLM_LIBRARIES:
@@ -100,6 +98,9 @@ def plan_memory(
     trees = board_trees(patched.data, parts)
     arena = plan_arena(trees, TFLM_32 if recent else ARDUINO_32, cmsis_nn=True)
     arena_bytes = arena_size(patched.data, parts, recent)
+    # A library that was not measured: its kernels do the same, and are of about the same size.
+    sizes = code_sizes()
+    code, ops = sizes.get(tflm_library, sizes["chirale"]), model_ops(tree, recent)
     ram = (
         Share("activations", arena.activations),
         Share("trainable weights", arena.weights),
@@ -107,18 +108,22 @@ def plan_memory(
         Share("TFLM's structures", arena.structures),
         Share("reserve of the arena", arena_bytes - arena.used),
         Share("samples of a step", batch_bytes(patched, parts, batch_size)),
-        Share("app", _APP_RAM),
+        Share("app", code.app_ram + code.op_ram * ops.count),
         Share("stack", device.stack),
+        Share("heap and interrupts", device.heap),
         Share("board's core", device.core_ram),
     )
-    ops = model_ops(tree, recent)
+    training = [op.registration for op in ops.training]
+    kernels = code.flash(ops.builtin)
     flash = (
         Share("model", len(patched.data if parts is None else parts.image)),
-        Share("kernels", sum(_KERNEL_FLASH.get(op, _OTHER_KERNEL_FLASH) for op in ops.builtin)),
-        Share("TFLM", _TFLM_FLASH),
-        Share("training ops", _OPS_FLASH),
-        Share("app", _APP_FLASH),
+        Share("kernels", kernels),
+        Share("TFLM", code.tflm),
+        Share("training ops", code.flash([*ops.builtin, *training]) - kernels),
+        Share("app", code.app),
         Share("board's core", device.core_flash),
+        Share("boot loader", device.boot_loader),
+        Share("checkpoints", device.checkpoints),
     )
     layers = _layer_bytes(tree, patched)
     excess = (sum(share.size for share in ram) - device.ram, sum(share.size for share in flash) - device.flash)
@@ -130,6 +135,10 @@ def plan_memory(
         arena_bytes=arena_bytes,
         layers=layers,
         advice=_advice(excess, layers, patched, kept_sample_bytes(patched, parts), batch_size),
+        checkpoint_bytes=_HEADER_BYTES + _PROGRESS_BYTES + sum(p.arena_bytes + 4 * p.moments for p in patched.parameters),
+        checkpoint_slot=device.checkpoints // 2,
+        estimated_ops=(*arena.estimated_ops, *code.unknown(ops.builtin)),
+        code_of="" if tflm_library in sizes else "chirale",
     )
 
 
@@ -154,7 +163,7 @@ def _advice(
     """What to do about the bytes of RAM and of flash that are too many; '' if neither is."""
     ram, flash = plan_excess
     if flash > 0:
-        return f"{flash} bytes of flash too much: the model must be smaller"
+        return f"{flash} bytes of flash too much (the end of it is for checkpoints): the model must be smaller"
     if ram <= 0:
         return ""
     ways = []
@@ -203,8 +212,13 @@ def plan_text(plan: MemoryPlan) -> str:
         lines += [f"  {share.name:26} {share.size:9}" for share in shares]
         lines.append(f"  {'together':26} {used:9}  of {total}, {100 * used / total:.0f} %")
     lines += ["", f"arena: {plan.arena_bytes} bytes, of which TFLM uses {plan.arena.used}"]
-    if plan.arena.estimated_ops:
-        lines.append(f"estimated, because their structures are not known: {', '.join(plan.arena.estimated_ops)}")
+    lines.append(f"checkpoint: {plan.checkpoint_bytes} bytes of a slot of {plan.checkpoint_slot}")
+    if plan.checkpoint_bytes > plan.checkpoint_slot:
+        lines.append("too large for its slot: train with --no-checkpoints, or freeze layers")
+    if plan.estimated_ops:
+        lines.append(f"estimated, because they were not measured: {', '.join(plan.estimated_ops)}")
+    if plan.code_of:
+        lines.append(f"code sizes are those of {plan.code_of}: this library was not measured")
     lines += ["", plan.advice or "it fits"]
     return "\n".join(lines)
 

@@ -7,11 +7,13 @@
 // LED: green waiting, blue at work, white saving, red refused the last request.
 //
 // model.h, model.cpp, model_ops.h and tflm_library.h beside it are written by `tflm-zo export`.
+// TFLM's library comes first: by its header Arduino finds the headers that the others include.
+#include "tflm_library.h"
+// Then the rest.
 #include <TflmZo.h>
 
 #include "model.h"
 #include "model_ops.h"
-#include "tflm_library.h"
 
 namespace {
 
@@ -27,6 +29,7 @@ tflm_zo::TrainingApp* app = nullptr;
 
 // Brings model, TFLM and app up. Returns what is wrong, or nullptr.
 const char* Start() {
+  if (board.Fault() != nullptr) return board.Fault();
   // Built here, not before main(): constructors of global objects must not need each other.
   static ModelOps ops;
   if (!ops.Add()) return "an op of the model is missing";

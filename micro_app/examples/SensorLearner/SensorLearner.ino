@@ -9,20 +9,18 @@
 //   f        forget all: back to the exported weights
 // Or by buttons from D2, D3, D4 ... to ground: the one of the class, pressed after the movement.
 //
-// The model takes windows of acceleration, x y z x y z ..., as int8 codes of kCodesPerG per g:
-// train it on windows that were recorded so, and patch it with --trainable exact (or head).
+// The model takes windows of acceleration in g, x y z x y z ...: train it on windows that were
+// recorded so, and patch it with --trainable exact (or head). Their length and the scale of the
+// int8 codes come with the model, in model.h.
 //
 // model.h, model.cpp, model_ops.h and tflm_library.h beside it are written by `tflm-zo export`.
+// TFLM's library comes first: by its header Arduino finds the headers that the others include.
+#include "tflm_library.h"
+// The motion sensor. On a Nano 33 BLE Sense Rev2: Arduino_BMI270_BMM150.h
+#include <Arduino_LSM9DS1.h>
 #include <TflmZo.h>
 
-#include "tflm_library.h"
-
-#if __has_include(<Arduino_BMI270_BMM150.h>)
-#include <Arduino_BMI270_BMM150.h>  // Nano 33 BLE Sense Rev2
-#else
-#include <Arduino_LSM9DS1.h>  // Nano 33 BLE
-#endif
-
+#include <cmath>
 #include <cstring>
 
 #include "model.h"
@@ -34,15 +32,15 @@ using tflm_zo::CheckpointStatus;
 using tflm_zo::LedState;
 using tflm_zo::TrainerStatus;
 
-constexpr float kCodesPerG = 32.0f;  // of the model's input; 4 g are 127
 constexpr uint32_t kAxes = 3;
-constexpr uint32_t kWindow = kInputBytes / kAxes * kAxes;
 constexpr int kFirstButton = 2;
-constexpr int kMostButtons = 6;
+constexpr int kButtons = kClasses < 6 ? kClasses : 6;
 // Of the largest rate that the head bears; the host's default.
 constexpr float kHeadRate = 3.0f;
 
-static_assert(kTargetBytes == 4, "this example learns classes");
+static_assert(kClasses > 0, "this example learns classes");
+static_assert(kInputIsInt8, "this example feeds int8 codes");
+static_assert(kInputBytes % kAxes == 0, "the model's input is no window of x, y and z");
 
 alignas(16) uint8_t arena[kArenaBytes];
 int8_t recording[kInputBytes];
@@ -56,11 +54,6 @@ tflm_zo::ModelState* state = nullptr;
 tflm_zo::TrainingProgress progress{};
 bool pressed = false;
 
-int ButtonCount() {
-  const auto classes = static_cast<int>(trainer->result().bytes);
-  return classes < kMostButtons ? classes : kMostButtons;
-}
-
 bool Good(TrainerStatus status) {
   if (status == TrainerStatus::kOk) return true;
   board.SetLed(LedState::kError);
@@ -69,6 +62,7 @@ bool Good(TrainerStatus status) {
 }
 
 const char* Start() {
+  if (board.Fault() != nullptr) return board.Fault();
   // Built here, not before main(): constructors of global objects must not need each other.
   static ModelOps ops;
   if (!ops.Add()) return "an op of the model is missing";
@@ -86,18 +80,20 @@ const char* Start() {
   return IMU.begin() ? nullptr : "no motion sensor found";
 }
 
+// The input's code of a value, as the host quantizes samples.
+int8_t Code(float value) {
+  const float code = std::nearbyint(value / kInputScale) + static_cast<float>(kInputZeroPoint);
+  return static_cast<int8_t>(code < -128.0f ? -128.0f : (code > 127.0f ? 127.0f : code));
+}
+
 // Takes in what the sensor has. True once another window is complete.
 bool Sense() {
-  while (IMU.accelerationAvailable() && filled < kWindow) {
+  while (IMU.accelerationAvailable() && filled < kInputBytes) {
     float g[kAxes];
     IMU.readAcceleration(g[0], g[1], g[2]);
-    for (const float value : g) {
-      const float code = value * kCodesPerG;
-      recording[filled++] =
-          static_cast<int8_t>(code < -127.0f ? -127.0f : (code > 127.0f ? 127.0f : code));
-    }
+    for (const float value : g) recording[filled++] = Code(value);
   }
-  if (filled < kWindow) return false;
+  if (filled < kInputBytes) return false;
   std::memcpy(window, recording, sizeof(window));
   has_window = true;
   filled = 0;
@@ -116,6 +112,11 @@ void Classify() {
 // first samples.
 void Learn(int32_t label) {
   if (!has_window) return;
+  if (label >= kClasses) {
+    Serial.print("the classes are 0 to ");
+    Serial.println(kClasses - 1);
+    return;
+  }
   board.SetLed(LedState::kTraining);
   if (!Good(trainer->Evaluate(window, &label))) return;
   Serial.print("loss before ");
@@ -160,7 +161,7 @@ void Obey(int request) {
 // The button that has just been pressed, or -1.
 int PressedButton() {
   int found = -1;
-  for (int i = 0; i < ButtonCount(); ++i) {
+  for (int i = 0; i < kButtons; ++i) {
     if (digitalRead(kFirstButton + i) == LOW) found = i;
   }
   const bool is_new = found >= 0 && !pressed;
@@ -180,7 +181,7 @@ void setup() {
     Serial.println(fault);
     delay(2000);
   }
-  for (int i = 0; i < ButtonCount(); ++i) pinMode(kFirstButton + i, INPUT_PULLUP);
+  for (int i = 0; i < kButtons; ++i) pinMode(kFirstButton + i, INPUT_PULLUP);
 }
 
 void loop() {

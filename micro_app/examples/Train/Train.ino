@@ -3,11 +3,13 @@
 // Runs and trains a patched model on what comes in over the serial port.
 //
 // model.h, model.cpp, model_ops.h and tflm_library.h beside it are written by `tflm-zo export`.
+// TFLM's library comes first: by its header Arduino finds the headers that the others include.
+#include "tflm_library.h"
+// Then the rest.
 #include <TflmZo.h>
 
 #include "model.h"
 #include "model_ops.h"
-#include "tflm_library.h"
 
 namespace {
 

@@ -53,18 +53,31 @@ class Nrf52840Watchdog {
   static constexpr uintptr_t kBase = 0x40010000;
 };
 
-// The last 16 pages of the flash, where no sketch of less than 896 KB reaches. Bluetooth must be
-// off: its radio cannot wait while the CPU stands still for an erase.
+// Symbols of the core's linker script: where the program's code ends in flash, and the variables
+// whose initial values follow it there. By names of our own, since the core declares some too.
+extern const uint8_t kCodeEnd[] __asm__("__etext");
+extern const uint8_t kVariablesStart[] __asm__("__data_start__");
+extern const uint8_t kVariablesEnd[] __asm__("__data_end__");
+
+// The last 16 pages of the flash. Bluetooth must be off: its radio cannot wait while the CPU stands
+// still for an erase.
 class Nrf52840Flash final : public Flash {
  public:
   explicit Nrf52840Flash(Nrf52840Watchdog* watchdog) : watchdog_(watchdog) {}
+
+  // Whether the program ends before these pages. If not, nothing is erased or written.
+  bool is_free() const {
+    const auto address = [](const uint8_t* symbol) { return reinterpret_cast<uintptr_t>(symbol); };
+    const uintptr_t variables = address(kVariablesEnd) - address(kVariablesStart);
+    return address(kCodeEnd) + variables <= kStart;
+  }
 
   uint32_t size() const override { return 16 * page_size(); }
   uint32_t page_size() const override { return 4096; }
   uint32_t write_granularity() const override { return 4; }
 
   bool ErasePage(uint32_t address) override {
-    if (address >= size() || address % page_size() != 0) return false;
+    if (!is_free() || address >= size() || address % page_size() != 0) return false;
     watchdog_->Feed();
     Register(kController + kConfig) = kErase;
     Wait();
@@ -76,7 +89,7 @@ class Nrf52840Flash final : public Flash {
   }
 
   bool Write(uint32_t address, const void* data, uint32_t bytes) override {
-    if (!Inside(address, bytes) || address % 4 != 0 || bytes % 4 != 0) return false;
+    if (!is_free() || !Inside(address, bytes) || address % 4 != 0 || bytes % 4 != 0) return false;
     watchdog_->Feed();
     Register(kController + kConfig) = kWrite;
     Wait();
@@ -127,6 +140,13 @@ class Nano33Ble final : public Board {
     for (const int pin : {LEDR, LEDG, LEDB}) pinMode(pin, OUTPUT);
     SetLed(LedState::kIdle);
     watchdog_.Start();
+  }
+
+  // Why a program that keeps checkpoints must not run, or nullptr.
+  const char* Fault() const {
+    return flash_.is_free() ? nullptr
+                            : "the program reaches into the last 64 KB of flash, which are for "
+                              "checkpoints: export a smaller model";
   }
 
   SerialPort& serial() override { return serial_; }
