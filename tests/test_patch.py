@@ -282,6 +282,17 @@ def plain_tree(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_every_int8_variable_has_a_zero_point(variant: str) -> None:
+    """TFLM in Arduino's libraries reads it unasked, and goes astray without."""
+    model = patch(small_models.small_model(**VARIANTS[variant]), "all", adapter=variant != "float input and output")
+    variables = [t for t in load_model(model).subgraphs[0].tensors if t.isVariable and t.type == schema.TensorType.INT8]
+    assert len(variables) >= 2
+    for tensor in variables:
+        assert len(tensor.quantization.zeroPoint) == len(tensor.quantization.scale) >= 1
+        assert not np.any(tensor.quantization.zeroPoint)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_baking_the_initial_weights_gives_the_original_model(variant: str) -> None:
     model = small_models.small_model(**VARIANTS[variant])
     assert plain_tree(load_model(bake(patch(model, "all"), {}))) == plain_tree(load_model(model))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training in TFLM's C++ interpreter: on this machine, and on a Cortex-M4F in QEMU with the memory of a small board.
 
-Runs where TFLM_ROOT names TFLM's headers and libraries (micro_app/tflm/README.md).
+Runs where TFLM_ROOT names TFLM's headers and libraries (micro_app/tflm/README.md). TFLM_LIBRARY=chirale or
+arduino-examples says that these are of an Arduino library: an older TFLM, with CMSIS-NN's kernels on every processor.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import pytest
 import small_models
 from training_stream import RecordingTrainer
 
-from tflm_zo.board.arduino import board_trees, export_sketch
-from tflm_zo.board.arena import TFLM_32, plan_arena
+from tflm_zo.board.arduino import TFLM_LIBRARIES, board_trees, export_sketch
+from tflm_zo.board.arena import ARDUINO_32, TFLM_32, plan_arena
 from tflm_zo.model_file import load_model
 from tflm_zo.patch import patch
 from tflm_zo.split import split
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROOT = Path(os.environ.get("TFLM_ROOT", ""))
+LIBRARY = os.environ.get("TFLM_LIBRARY", "tree")
+RECENT = TFLM_LIBRARIES[LIBRARY].recent
 ARM_TOOLS = ("arm-none-eabi-g++", "qemu-system-arm")
 
 pytestmark = pytest.mark.skipif(not os.environ.get("TFLM_ROOT"), reason="TFLM_ROOT is not set: no TFLM to link")
@@ -59,8 +62,9 @@ def build(variant: str, arm: bool, model: bytes, folder: Path) -> Path:
     for tool in ("cmake", *(ARM_TOOLS if arm else ())):
         if shutil.which(tool) is None:
             pytest.skip(f"no {tool}")
-    export_sketch(model, folder / "Sketch", tflm_library="tree")
+    export_sketch(model, folder / "Sketch", tflm_library=LIBRARY)
     options = [f"-DTFLM_ROOT={ROOT}", f"-DTFLM_ZO_SKETCH={folder / 'Sketch'}", f"-DTFLM_VARIANT={variant}"]
+    options.append(f"-DTFLM_STATIC_MEMORY={'ON' if RECENT else 'OFF'}")
     if arm:
         options.append(f"-DCMAKE_TOOLCHAIN_FILE={REPOSITORY / 'tests/cpp/cortex_m4f.cmake'}")
     run("cmake", "-S", REPOSITORY / "micro_app/tflm", "-B", folder / "build", *options)
@@ -222,7 +226,8 @@ def test_keyword_spotting_trains_to_the_same_bits(
     check(keyword_run, outcome)
     assert outcome.right[1] > outcome.right[0]
     if arm:
-        plan = plan_arena([load_model(keyword_run.model)], TFLM_32, cmsis_nn="cmsis" in variant)
+        layout, cmsis_nn = (TFLM_32, "cmsis" in variant) if RECENT else (ARDUINO_32, True)
+        plan = plan_arena([load_model(keyword_run.model)], layout, cmsis_nn=cmsis_nn)
         assert abs(plan.used - outcome.arena_used) <= 0.03 * outcome.arena_used
 
 

@@ -246,6 +246,8 @@ class _Patcher:
         tensor.buffer = buffer
         tensor.isVariable = variable
         tensor.hasRank = True
+        if variable:
+            _give_zero_point(tensor)
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
 
@@ -259,6 +261,7 @@ class _Patcher:
         # Buffer 0 is empty by the schema's convention: TFLM gives the tensor memory in the arena.
         tensor.buffer = 0
         tensor.isVariable = True
+        _give_zero_point(tensor)
         variable_input = len(self.parameter_inputs)
         self.parameter_inputs += [index, initial]
         moments = -1
@@ -368,3 +371,20 @@ class _Patcher:
         operator.outputs = np.array(outputs, dtype=np.int32)
         operator.customOptions = np.frombuffer(options, dtype=np.uint8)
         return operator
+
+
+def _give_zero_point(variable: Any) -> None:
+    """Give an int8 variable a zero point of 0, if it has none.
+
+    TFLM of 2023/24, in Arduino's libraries, fills int8 variables with their zero point before the first pass, and
+    reads it without looking whether there is one.
+    """
+    if variable.type != schema.TensorType.INT8:
+        return
+    if variable.quantization is None:
+        variable.quantization = schema.QuantizationParametersT()
+    quantization = variable.quantization
+    if quantization.scale is None or len(quantization.scale) == 0:
+        quantization.scale = [1.0]
+    if quantization.zeroPoint is None or len(quantization.zeroPoint) == 0:
+        quantization.zeroPoint = [0] * len(quantization.scale)
