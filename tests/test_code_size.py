@@ -17,7 +17,7 @@ from tflm_zo.errors import ZoError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ARM = "arm-none-eabi-g++"
-OPTIONS = ["-mthumb", "-mcpu=cortex-m4", "-Os", "-ffunction-sections", "-fdata-sections", "-fno-exceptions", "-nostdlib"]
+OPTIONS = "-mthumb -mcpu=cortex-m4 -Os -ffunction-sections -fdata-sections -fno-exceptions -nostdlib".split()  # noqa: SIM905
 LINK = ["-nostartfiles", "-Wl,--gc-sections", "-T", str(REPOSITORY / "tests/cpp/qemu/mps2_an386.ld")]
 
 KERNELS = {

@@ -188,7 +188,7 @@ def test_model_that_cannot_fit() -> None:
 
 
 def test_the_end_of_the_flash_is_for_checkpoints() -> None:
-    """A program of more than 1 MB - 64 KB boot loader - 64 KB checkpoints does not fit, though it would without them."""
+    """A program of more than 1 MB - 64 KB boot loader - 64 KB checkpoints does not fit; without them it would."""
     board = find_board("nano33ble")
     room = board.sketch_flash - 983_040
     assert room == -64 * 1024

@@ -20,7 +20,7 @@ import small_models
 from training_stream import RecordingTrainer
 
 from tflm_zo.board.arduino import TFLM_LIBRARIES, board_trees, export_sketch
-from tflm_zo.board.arena import ARDUINO_32, TFLM_32, plan_arena
+from tflm_zo.board.arena import ARDUINO_32, TFLM_32, Layout, plan_arena
 from tflm_zo.model_file import load_model
 from tflm_zo.patch import patch
 from tflm_zo.split import split
@@ -206,6 +206,11 @@ def test_frozen_layers_run_apart(kind: str, variant: str, arm: bool, tmp_path: P
     assert outcome.frozen_runs == runs
 
 
+def planned(variant: str) -> tuple[Layout, bool]:
+    """How the plan lays out the arena of a variant, and whether its kernels are CMSIS-NN's."""
+    return (TFLM_32, "cmsis" in variant) if RECENT else (ARDUINO_32, True)
+
+
 @pytest.mark.parametrize(("variant", "arm"), VARIANTS)
 def test_late_layers_of_keyword_spotting(late_keyword_run: Reference, variant: str, arm: bool, tmp_path: Path) -> None:
     outcome = train(build(variant, arm, late_keyword_run.model, tmp_path), arm, late_keyword_run.stream)
@@ -213,7 +218,8 @@ def test_late_layers_of_keyword_spotting(late_keyword_run: Reference, variant: s
     assert outcome.frozen_runs == 200 + 2 * 40
     if arm:
         parts = split(late_keyword_run.model)
-        plan = plan_arena(board_trees(late_keyword_run.model, parts), TFLM_32, cmsis_nn="cmsis" in variant)
+        layout, cmsis_nn = planned(variant)
+        plan = plan_arena(board_trees(late_keyword_run.model, parts), layout, cmsis_nn=cmsis_nn)
         assert abs(plan.used - outcome.arena_used) <= 0.03 * outcome.arena_used
 
 
@@ -226,7 +232,7 @@ def test_keyword_spotting_trains_to_the_same_bits(
     check(keyword_run, outcome)
     assert outcome.right[1] > outcome.right[0]
     if arm:
-        layout, cmsis_nn = (TFLM_32, "cmsis" in variant) if RECENT else (ARDUINO_32, True)
+        layout, cmsis_nn = planned(variant)
         plan = plan_arena([load_model(keyword_run.model)], layout, cmsis_nn=cmsis_nn)
         assert abs(plan.used - outcome.arena_used) <= 0.03 * outcome.arena_used
 

@@ -38,7 +38,7 @@ TRAINING = {"ParameterOp": "kParameterOpName", "NodeOp": "kNodeOpName", "LossOp"
 BUILTIN = """
 AddAdd AddAveragePool2D AddConcatenation AddConv2D AddDepthwiseConv2D AddDequantize AddFullyConnected AddLogistic
 AddMaxPool2D AddMean AddMul AddPad AddQuantize AddRelu AddReshape AddSoftmax AddStridedSlice AddSub AddTanh
-""".split()
+""".split()  # noqa: SIM905
 
 _RAM_START = 0x20000000  # of every Cortex-M
 _NOT_IN_USE = {".heap", ".stack"}
@@ -135,9 +135,7 @@ def make_table(maps: dict[str, Firmware], measured_with: str) -> dict[str, objec
 
 def _check(model: bytes, firmware: Firmware, empty: Firmware | None, arguments: argparse.Namespace) -> None:
     """Print the plan's numbers beside the firmware's."""
-    plan = plan_memory(
-        model, arguments.board, tflm_library=arguments.tflm_library, batch_size=arguments.batch_size
-    )
+    plan = plan_memory(model, arguments.board, tflm_library=arguments.tflm_library, batch_size=arguments.batch_size)
     board = find_board(arguments.board)
     flash = plan.flash_used - board.boot_loader - board.checkpoints
     ram = plan.ram_used - board.heap
@@ -178,7 +176,9 @@ def main() -> None:
             entries = json.loads(TABLE.read_text()) if TABLE.exists() else {}
             entries[arguments.tflm_library] = make_table(maps, arguments.measured_with)
             # A line for each group.
-            text = re.sub(r"\[\s+([^\[\]]*?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", json.dumps(entries, indent=1))
+            # Lists of numbers on one line each.
+            text = json.dumps(entries, indent=1)
+            text = re.sub(r"\[\s+([^\[\]]*?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
             write_atomic(TABLE, (text + "\n").encode())
     except (ZoError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -63,8 +63,8 @@ TFLM_LIBRARIES = {
         "TensorFlowLite.h",
         "follow scripts/ of tflite-micro-arduino-examples with a current tflite-micro, into ~/Arduino/libraries",
         recent=True,
-        note="A current TFLM is C++17. The core arduino:mbed_nano compiles C++14, and does not compile as C++17: on the "
-        "Nano 33 BLE\nuse --tflm-library chirale or arduino-examples. This sketch is for cores with C++17, and for "
+        note="A current TFLM is C++17. The core arduino:mbed_nano compiles C++14, and does not compile as C++17: on "
+        "the\nNano 33 BLE use --tflm-library chirale or arduino-examples. This sketch is for cores with C++17, and for "
         "`micro_app/tflm`.",
     ),
 }
@@ -214,13 +214,6 @@ def input_bytes(model: PatchedModel) -> int:
     return width * _product(model.input_shape)
 
 
-def class_count(model: PatchedModel) -> int:
-    """Return the classes that the model tells apart, 0 if it learns vectors."""
-    if model.loss.kind != LOSS_CROSS_ENTROPY:
-        return 0
-    return 2 if model.loss.outputs == 1 else model.loss.outputs
-
-
 def target_bytes(model: PatchedModel) -> int:
     """Return the bytes of one label in the model's target tensor."""
     return 4 if model.loss.classes else _product(model.target_shape)
@@ -281,7 +274,7 @@ constexpr float kInputScale = {scale:.8e}f;
 constexpr int32_t kInputZeroPoint = {zero_point};
 
 // Classes that a label can name; 0: the labels are vectors.
-constexpr int32_t kClasses = {class_count(model)};
+constexpr int32_t kClasses = {model.loss.classes};
 
 #endif  // MODEL_H_
 """
@@ -370,8 +363,8 @@ Build and upload:
     arduino-cli upload --fqbn {board.fqbn} --port /dev/ttyACM0 .
 
 or `tflm-zo build .` and `tflm-zo flash .`, or open `{name}.ino` in the Arduino IDE. The build property keeps the
-program out of the last {board.checkpoints // 1024} KB of flash, where the board saves what it has learned; a program that was built
-without it checks that itself when it starts, and says so over the serial port.
+program out of the last {board.checkpoints // 1024} KB of flash, where the board saves what it has learned; a program
+that was built without it checks that itself when it starts, and says so over the serial port.
 {note}
 For another TFLM library export again with `--tflm-library`: the arena depends on it.
 

@@ -86,8 +86,8 @@ def plan_memory(
     """Return the memory plan of the patched ``model`` on a board, for the sketch that the export writes.
 
     The arena is counted structure by structure (:mod:`tflm_zo.board.arena`); what the board's core and compiled code
-    take is measured (:mod:`tflm_zo.board.code_size`). Raises :class:`ZoError` if the model is not patched or has an op that
-    TFLM lacks.
+    take is measured (:mod:`tflm_zo.board.code_size`). Raises :class:`ZoError` if the model is not patched or has an op
+    that TFLM lacks.
     """
     if tflm_library not in TFLM_LIBRARIES:
         raise ZoError(f"unknown TFLM library {tflm_library!r}: choose one of {', '.join(TFLM_LIBRARIES)}")
@@ -135,7 +135,9 @@ def plan_memory(
         arena_bytes=arena_bytes,
         layers=layers,
         advice=_advice(excess, layers, patched, kept_sample_bytes(patched, parts), batch_size),
-        checkpoint_bytes=_HEADER_BYTES + _PROGRESS_BYTES + sum(p.arena_bytes + 4 * p.moments for p in patched.parameters),
+        checkpoint_bytes=_HEADER_BYTES
+        + _PROGRESS_BYTES
+        + sum(p.arena_bytes + 4 * p.moments for p in patched.parameters),
         checkpoint_slot=device.checkpoints // 2,
         estimated_ops=(*arena.estimated_ops, *code.unknown(ops.builtin)),
         code_of="" if tflm_library in sizes else "chirale",
