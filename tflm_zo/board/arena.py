@@ -249,8 +249,9 @@ class _Planner:
             gradient = _count(shape_of(weights)) // channels if weights is not None else 0
             words = gradient + -(-channels // 32)
             self.scratch.append((4 * words, index, "scratch of a node"))
-        if self.cmsis_nn and name in _CMSIS_SCRATCH:
-            size = _CMSIS_SCRATCH[name](operator, inputs, tensors[int(operator.outputs[0])])
+        scratch = _ARDUINO_CMSIS_SCRATCH if self.layout is ARDUINO_32 else _CMSIS_SCRATCH
+        if self.cmsis_nn and name in scratch:
+            size = scratch[name](operator, inputs, tensors[int(operator.outputs[0])])
             if size > 0:
                 self.scratch.append((size, index, f"scratch of {name}"))
 
@@ -384,4 +385,32 @@ _CMSIS_SCRATCH: dict[str, Callable[[Any, Sequence[Any], Any], int]] = {
     "CONV_2D": _conv_scratch,
     "DEPTHWISE_CONV_2D": _depthwise_scratch,
     "AVERAGE_POOL_2D": _average_pool_scratch,
+}
+
+
+# CMSIS-NN of the Arduino libraries (2023): its 1x1 convolution needs no scratch memory but only takes strides of one,
+# and its 3x3 depthwise convolution is not yet one that needs none.
+
+
+def _arduino_conv_scratch(operator: Any, inputs: Sequence[Any], output: Any) -> int:
+    options = operator.builtinOptions
+    _, height, width, channels = shape_of(inputs[1])
+    steps = (options.strideH, options.strideW, options.dilationHFactor, options.dilationWFactor)
+    if height == 1 and width == 1 and steps == (1, 1, 1, 1):
+        return 0
+    return 2 * 2 * height * width * channels
+
+
+def _arduino_depthwise_scratch(operator: Any, inputs: Sequence[Any], output: Any) -> int:
+    options = operator.builtinOptions
+    _, height, width, channels = shape_of(inputs[1])
+    same_depth = shape_of(inputs[0])[-1] == channels
+    if not same_depth or options.dilationHFactor != 1 or options.dilationWFactor != 1:
+        return 0
+    return 2 * channels * height * width
+
+
+_ARDUINO_CMSIS_SCRATCH = _CMSIS_SCRATCH | {
+    "CONV_2D": _arduino_conv_scratch,
+    "DEPTHWISE_CONV_2D": _arduino_depthwise_scratch,
 }
