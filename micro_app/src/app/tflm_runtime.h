@@ -7,7 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <new>
 
 #include "model_runtime.h"
 #include "tensorflow/lite/micro/micro_allocator.h"
@@ -60,22 +60,27 @@ class TflmRuntime {
               uint8_t* arena, size_t arena_bytes)
       : allocator_(tflite::MicroAllocator::Create(arena, arena_bytes)),
         rest_(rest, ops, allocator_) {
-    if (frozen != nullptr) frozen_.emplace(frozen, ops, allocator_);
+    if (frozen != nullptr) frozen_ = new (frozen_memory_) TflmInterpreter(frozen, ops, allocator_);
+  }
+  ~TflmRuntime() {
+    if (frozen_ != nullptr) frozen_->~TflmInterpreter();
   }
   TflmRuntime(const TflmRuntime&) = delete;
   TflmRuntime& operator=(const TflmRuntime&) = delete;
 
   // Plans the memory. False: TFLM has printed what is missing (an op, or bytes of the arena).
-  bool Allocate() { return rest_.Allocate() && (!frozen_ || frozen_->Allocate()); }
+  bool Allocate() { return rest_.Allocate() && (frozen_ == nullptr || frozen_->Allocate()); }
 
   size_t arena_used() const { return allocator_->used_bytes(); }
 
-  ModelParts parts() { return {&rest_, frozen_ ? &*frozen_ : nullptr}; }
+  ModelParts parts() { return {&rest_, frozen_}; }
 
  private:
   tflite::MicroAllocator* allocator_;
   TflmInterpreter rest_;
-  std::optional<TflmInterpreter> frozen_;
+  TflmInterpreter* frozen_ = nullptr;
+  // Not std::optional: Arduino's core for the Nano 33 BLE compiles C++14.
+  alignas(TflmInterpreter) uint8_t frozen_memory_[sizeof(TflmInterpreter)];
 };
 
 }  // namespace tflm_zo
