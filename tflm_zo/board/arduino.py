@@ -18,7 +18,6 @@ from tflm_zo.board.sources import device_folder, device_sources
 from tflm_zo.errors import ZoError
 from tflm_zo.files import write_atomic
 from tflm_zo.model_file import load_model
-from tflm_zo.op_options import LOSS_CROSS_ENTROPY
 from tflm_zo.patched import PatchedModel, read_patched
 from tflm_zo.split import SplitModel, split
 

@@ -18,6 +18,8 @@ METHODS = (
     Method("exact head alone", {"trainable": "head"}),
     Method("exact: head + last conv", {"trainable": "exact"}),
     Method("exact + input adapter", {"trainable": "exact", "adapter": True}),
+    Method("realigned + exact", {"trainable": "exact"}, realigned=True),
+    Method("realigned + exact + adapter", {"trainable": "exact", "adapter": True}, realigned=True),
 )
 
 GRID = (
