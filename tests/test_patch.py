@@ -356,3 +356,11 @@ def test_damaged_models_are_refused_or_patched(small: bytes, seed: int) -> None:
         damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
         with contextlib.suppress(ZoError):
             assert load_model(patch(bytes(damaged), "all")).subgraphs
+
+
+def test_a_squared_error_trains_the_head_alone_by_default() -> None:
+    """At the head's learning rate a hidden layer before it would diverge."""
+    regression, classes = (
+        read_patched(patch(small_models.small_model(""), loss=loss)) for loss in ("mse", "cross-entropy")
+    )
+    assert {p.layer for p in regression.parameters} < {p.layer for p in classes.parameters}

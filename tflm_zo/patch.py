@@ -60,8 +60,8 @@ def patch(
     """Return ``model`` with training ops and its trainable weights in the arena.
 
     ``model`` is any full int8 ``.tflite``; ``trainable`` is ``head`` (the last fully connected layer), ``exact``
-    (also the layers before it whose gradient has a closed form), ``all``, ``last:K``, ``bias`` or comma-separated
-    layer names and globs; ``/bias`` behind one of these chooses biases only. ``loss`` is ``cross-entropy`` (target:
+    (also the layers before it whose gradient has a closed form, unless the loss is mse), ``all``, ``last:K``, ``bias``
+    or comma-separated layer names and globs; ``/bias`` behind one of these chooses biases only. ``loss`` is ``cross-entropy`` (target:
     class index), ``mse`` (target: a vector like the output), ``entropy`` (no target: predictions are to be certain,
     but not all the same) or ``auto``: cross-entropy if the model ends in SOFTMAX or LOGISTIC, else mse. ``adapter``
     puts a trainable gain and offset for each input channel in front (see :mod:`tflm_zo.adapter`). ``accumulate``
@@ -83,7 +83,8 @@ def patch(
         end = find_loss_end(tree, layers, loss)
         # The adapter is perturbed in the very passes that update in closed form.
         closed = [f for f in closed_forms(tree, layers, end.head) if f.layer.name != input_adapter.NAME]
-        exact = [form.layer.ordinal for form in closed]
+        # A squared error bounds no gradient: at the head's rate the layer before it diverges (docs/research.md).
+        exact = [] if end.kind == LOSS_MEAN_SQUARED_ERROR else [form.layer.ordinal for form in closed]
         if end.head is not None:
             exact.append(end.head.ordinal)
         selection = select(tree, layers, trainable, frozenset(exact))
