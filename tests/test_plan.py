@@ -49,9 +49,12 @@ def test_accounting_of_small_models(end: str, trainable: str) -> None:
     assert_accounting_of_the_wheel(model)
 
 
-@pytest.mark.parametrize("options", [{}, {"adapter": True}, {"accumulate": True}])
-def test_accounting_of_training_ops(options: dict) -> None:
-    assert_accounting_of_the_wheel(patch(small_models.small_model(), "all", **options))
+@pytest.mark.parametrize("options", [{}, {"adapter": True}, {"accumulate": True}, {"loss": "entropy"}])
+@pytest.mark.parametrize("trainable", ["all", "bias"])
+def test_accounting_of_training_ops(trainable: str, options: dict) -> None:
+    model = patch(small_models.small_model(), trainable, **options)
+    assert_accounting_of_the_wheel(model)
+    assert plan_memory(model).layers
 
 
 @pytest.mark.parametrize("trainable", ["head", "all"])

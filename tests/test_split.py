@@ -15,7 +15,6 @@ from tflm_zo import Trainer, interpreter, patch
 from tflm_zo.errors import ZoError
 from tflm_zo.interpreter import Interpreter, TrainingInterpreter
 from tflm_zo.model_file import builtin_code, builtin_name, load_model, save_model, schema, shape_of, tensor_name
-from tflm_zo.op_options import KIND_RESIDUAL
 from tflm_zo.patched import read_patched
 from tflm_zo.split import SplitModel, layer_count, split
 from tflm_zo.training_ops import OP_PREFIX, custom_code
@@ -37,6 +36,9 @@ LATE: dict[str, tuple[bytes, str, str, int, int]] = {
     "exact": (small_models.small_model(), "exact", "auto", 1, 1),
     "weights": (small_models.small_model(), "spread,dense", "weights", 1, 1),
     "nodes": (small_models.small_model(), "spread,dense", "nodes", 1, 1),
+    "bias of the head": (small_models.small_model(), "head/bias", "auto", 4, 1),
+    "biases by closed forms": (small_models.small_model(), "exact/bias", "auto", 1, 1),
+    "bias by nodes": (small_models.small_model(), "spread/bias,dense", "nodes", 1, 1),
     "residual head": (small_models.residual_model(), "head", "auto", 9, 1),
     "residual weights": (small_models.residual_model(), "a2,b2", "weights", 4, 1),
     "residual nodes": (small_models.residual_model(), "a2,b2", "nodes", 4, 1),
@@ -77,7 +79,7 @@ def assert_trained_alike(model: bytes, x: np.ndarray, y: np.ndarray, **settings:
     for parameter in reference.model.parameters:
         values = split_up._tensor(parameter)
         np.testing.assert_array_equal(values, reference._tensor(parameter), err_msg=parameter.name)
-        changed |= parameter.kind != KIND_RESIDUAL and not np.array_equal(values.reshape(-1), parameter.initial)
+        changed |= parameter.in_model and not np.array_equal(values.reshape(-1), parameter.initial)
     assert changed
     assert split_up.evaluate(x, y) == reference.evaluate(x, y)
     np.testing.assert_array_equal(split_up.predict_codes(x), reference.predict_codes(x))
@@ -177,6 +179,17 @@ def test_output_of_a_frozen_layer_ends_the_prefix() -> None:
 
 
 # -- training ----------------------------------------------------------------------------------------------
+
+
+def test_entropy_without_labels() -> None:
+    """The mean prediction is kept in the suffix."""
+    model = patch(small_models.small_model(), "exact", "entropy")
+    parts_of(model)
+    split_up, reference = Trainer(model), whole(model)
+    for trainer in (split_up, reference):
+        trainer.fit(X, **SETTINGS)
+    np.testing.assert_equal(state(split_up), state(reference))
+    assert np.any(state(split_up)["loss/mean_prediction"])
 
 
 @pytest.mark.parametrize("name", LATE)

@@ -155,7 +155,8 @@ def _layer_bytes(tree: Any, patched: PatchedModel) -> dict[str, int]:
     for operator in graph.operators:
         if custom_code(tree, operator) == NODE_OP and int(operator.inputs[8]) >= 0:
             elements = int(graph.tensors[int(operator.inputs[8])].shape[0])
-            layers[owner[int(operator.inputs[3])]] += 4 * elements
+            weights, bias = int(operator.inputs[3]), int(operator.inputs[5])
+            layers[owner[weights if weights >= 0 else bias]] += 4 * elements
     return layers
 
 
