@@ -60,13 +60,13 @@ def patch(
     """Return ``model`` with training ops and its trainable weights in the arena.
 
     ``model`` is any full int8 ``.tflite``; ``trainable`` is ``head`` (the last fully connected layer), ``exact``
-    (also the layers before it whose gradient has a closed form, unless the loss is mse), ``all``, ``last:K``, ``bias``
-    or comma-separated layer names and globs; ``/bias`` behind one of these chooses biases only. ``loss`` is ``cross-entropy`` (target:
-    class index), ``mse`` (target: a vector like the output), ``entropy`` (no target: predictions are to be certain,
-    but not all the same) or ``auto``: cross-entropy if the model ends in SOFTMAX or LOGISTIC, else mse. ``adapter``
-    puts a trainable gain and offset for each input channel in front (see :mod:`tflm_zo.adapter`). ``accumulate``
-    gives each layer that is trained by its output a buffer for the gradient of a batch, 4 bytes a weight and bias;
-    without it each sample is applied at once, which costs no RAM.
+    (also the layers before it whose gradient has a closed form, unless the loss is mse), ``all``, ``last:K``,
+    ``bias`` or comma-separated layer names and globs; ``/bias`` behind one of these chooses biases only. ``loss``
+    is ``cross-entropy`` (target: class index), ``mse`` (target: a vector like the output), ``entropy`` (no target:
+    predictions are to be certain, but not all the same) or ``auto``: cross-entropy if the model ends in SOFTMAX or
+    LOGISTIC, else mse. ``adapter`` puts a trainable gain and offset for each input channel in front (see
+    :mod:`tflm_zo.adapter`). ``accumulate`` gives each layer that is trained by its output a buffer for the gradient
+    of a batch, 4 bytes a weight and bias; without it each sample is applied at once, which costs no RAM.
 
     The result has the model's inputs and outputs first, then inputs ``zo/command`` (int32[20]) and ``zo/target``
     and output ``zo/report`` (int32[8]). Until it is trained it computes what ``model`` computes, byte for byte.
