@@ -361,6 +361,13 @@ def test_programs(small: bytes, simulate: Callable[..., str], tmp_path: Path) ->
     device = Device(SerialPort(port))
     assert "restored" in device.hello.message
     assert RemoteTrainer(device, device.read_model()).bake() == expected["model"]
+    # Samples that do not fit the board's model are refused before the board forgets anything.
+    np.savez(tmp_path / "wrong.npz", x=data[0][:, :5], y=data[1])
+    refused = ["--port", port, "--data", "wrong.npz", "--factory-reset", "-o", "wrong.tflite"]
+    process = run_tflm_zo("monitor", *refused, cwd=tmp_path)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "x has samples of shape [5, 8, 1], but the model's input is [8, 8, 1]" in output
     again = monitor(tmp_path, "--port", port, *words, "-o", "again.tflite")
     assert again["before_loss"] == expected["loss"]
     reset = monitor(tmp_path, "--port", port, *words, "--factory-reset", "-o", "reset.tflite")

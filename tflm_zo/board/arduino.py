@@ -26,6 +26,10 @@ _HEADER = "src/TflmZo.h"
 _SOURCES = "src/tflm_zo"
 _BY_LIBRARY, _BY_SKETCH = "#include <TflmZo.h>", '#include "src/TflmZo.h"'
 DEFAULT_EXAMPLE = "Learner"
+# What an example needs besides.
+_EXAMPLE_LIBRARIES = {
+    "SensorLearner": "arduino-cli lib install Arduino_LSM9DS1  # on a Sense Rev2 Arduino_BMI270_BMM150: see the sketch"
+}
 # Beyond what the plan says, against differences between versions of TFLM and of its kernels.
 _ARENA_RESERVE = 0.03
 _ARENA_GRAIN = 256
@@ -120,7 +124,7 @@ def export_sketch(
     for path, data in (program | model_files).items():
         renamed = f"{name}.ino" if path == f"{example}.ino" else path
         files[renamed] = data.replace(_BY_LIBRARY.encode(), _BY_SKETCH.encode())
-    files["README.md"] = _readme(name, device, library, export.arena_bytes).encode()
+    files["README.md"] = _readme(name, device, library, example, export.arena_bytes).encode()
     _write(target, files)
     return replace(export, files=tuple(sorted(files)))
 
@@ -346,25 +350,26 @@ def _library_header(library: TflmLibrary) -> str:
 """
 
 
-def _readme(name: str, board: Board, library: TflmLibrary, arena: int) -> str:
+def _readme(name: str, board: Board, library: TflmLibrary, example: str, arena: int) -> str:
     core = ":".join(board.fqbn.split(":")[:2])
     note = f"\n{library.note}\n" if library.note else ""
+    sensor = _EXAMPLE_LIBRARIES.get(example)
+    more = "" if sensor is None else f"\n    {sensor}"
     return f"""# {name}: a model that learns on the {board.title}
 
 Written by tflm-zo {__version__}. Everything the sketch needs is in this folder, except the board's core and the
-TFLM library:
+libraries. In the Arduino IDE get "{board.core_title}" from the Boards Manager and {library.name} as below,
+open `{name}.ino`, choose the board and its port, and upload. With arduino-cli:
 
+    arduino-cli core update-index
     arduino-cli core install {core}
-    {library.install}
-
-Build and upload:
-
+    {library.install}{more}
     arduino-cli compile --fqbn {board.fqbn} --build-property {board.size_property} .
     arduino-cli upload --fqbn {board.fqbn} --port /dev/ttyACM0 .
 
-or `tflm-zo build .` and `tflm-zo flash .`, or open `{name}.ino` in the Arduino IDE. The build property keeps the
-program out of the last {board.checkpoints // 1024} KB of flash, where the board saves what it has learned; a program
-that was built without it checks that itself when it starts, and says so over the serial port.
+`tflm-zo build .` and `tflm-zo flash .` run the last two. The build property keeps the program out of the last
+{board.checkpoints // 1024} KB of flash, where the board saves what it has learned; a program that was built without it
+checks that itself when it starts, and says so over the serial port.
 {note}
 For another TFLM library export again with `--tflm-library`: the arena depends on it.
 

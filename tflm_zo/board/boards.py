@@ -14,12 +14,13 @@ class Board:
 
     RAM: ``core_ram`` for the static variables of the board's core, ``stack`` for the main thread, ``heap`` for what
     the core allocates and for interrupts. Flash: ``boot_loader``, ``core_flash``, and ``checkpoints`` at its end, in
-    two slots. ``fqbn`` is the name for ``arduino-cli``.
+    two slots. ``fqbn`` is the name for ``arduino-cli``, ``core_title`` that of its core in the IDE.
     """
 
     name: str
     title: str
     fqbn: str
+    core_title: str
     ram: int
     flash: int
     core_ram: int
@@ -45,6 +46,7 @@ _BOARDS = {
         name="nano33ble",
         title="Arduino Nano 33 BLE (nRF52840)",
         fqbn="arduino:mbed_nano:nano33ble",
+        core_title="Arduino Mbed OS Nano Boards",
         ram=256 * 1024,
         flash=1024 * 1024,
         # arduino-cli says of an empty sketch for arduino:mbed_nano: 85328 bytes of program, 44552 of variables. Of
