@@ -11,9 +11,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import small_models
 
-from tflm_zo.board.code_size import code_size
+from tflm_zo.board.arduino import export_sketch
+from tflm_zo.board.code_size import code_size, code_sizes
 from tflm_zo.errors import ZoError
+from tflm_zo.patch import patch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ARM = "arm-none-eabi-g++"
@@ -77,6 +80,25 @@ def test_table_of_a_small_firmware(tool: ModuleType, tmp_path: Path) -> None:
     assert any(names == {"AddConv2D", "AddPool"} for names, _ in size.groups)
     assert abs(maps["Base"].flash + size.flash(["AddConv2D", "AddPool"]) - both.flash) <= 16
     assert size.flash(["AddConv2D"]) > 256  # with its table
+
+
+@pytest.mark.skipif(not shutil.which(ARM), reason=f"no {ARM}")
+def test_table_is_of_the_present_sources(tmp_path: Path) -> None:
+    """Ops and app, compiled here, are about what the table says: measure it anew when they have grown."""
+    export_sketch(patch(small_models.small_model(), "all"), tmp_path / "Sketch")
+    sources = [s for s in (tmp_path / "Sketch/src/tflm_zo").glob("*.cpp") if s.name != "training_stream.cpp"]
+    for source in sources:
+        options = [*OPTIONS, "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard", "-std=gnu++14", "-fno-rtti"]
+        subprocess.run(
+            [ARM, *options, "-DTFLM_ZO_USE_OWN_ABI", "-c", source, "-o", tmp_path / f"{source.stem}.o"], check=True
+        )
+    objects = sorted(tmp_path.glob("*.o"))
+    listing = subprocess.run(["arm-none-eabi-size", *objects], capture_output=True, text=True, check=True).stdout
+    compiled = sum(int(line.split()[0]) for line in listing.splitlines()[1:])
+    size = code_sizes()["chirale"]
+    measured = size.app + size.flash(["ParameterOp", "NodeOp", "LossOp"])
+    # What is in the table only: the program's own file, with the templates of TFLM that it instantiates.
+    assert 0.8 * measured < compiled < 0.97 * measured
 
 
 def test_what_is_no_map(tool: ModuleType, tmp_path: Path) -> None:
