@@ -157,6 +157,13 @@ def test_plain_model_is_not_split() -> None:
     assert split(small_models.small_model()) is None
 
 
+def test_model_with_two_inputs_is_not_split() -> None:
+    tree = load_model(patch(small_models.small_model(), "head"))
+    graph = tree.subgraphs[0]
+    graph.inputs = np.array([graph.inputs[0], graph.operators[3].outputs[0], *graph.inputs[1:]], np.int32)
+    assert split(save_model(tree)) is None
+
+
 def test_layers_with_state_do_not_run_ahead() -> None:
     """A frozen layer that keeps something from pass to pass, and those behind it, run in every pass."""
     tree = load_model(patch(small_models.small_model(), "head"))

@@ -47,6 +47,10 @@ _WITH_STATE = frozenset(
     }
 )
 
+# Numbers of the fields in the schema.
+_MODEL_OPERATOR_CODES, _MODEL_BUFFERS = 1, 4
+_OPERATOR_INPUTS, _OPERATOR_OUTPUTS, _OPERATOR_BUILTIN_OPTIONS, _OPERATOR_CUSTOM_OPTIONS = 1, 2, 4, 5
+
 
 @dataclass(frozen=True)
 class SplitModel:
@@ -94,11 +98,12 @@ def split(model: bytes) -> SplitModel | None:
     """Return the patched ``model`` as prefix and suffix, None if no layers can be run ahead.
 
     The cut is the latest place before the first operator that reads a trained tensor, or is trained by its output,
-    where at most two tensors lead on, all int8. None also for a model without training ops, with several subgraphs,
-    or whose prefix would hold no weights. Raises :class:`~tflm_zo.errors.ZoError` if ``model`` is no model.
+    where at most two tensors lead on, all int8. None also for a model without training ops, with several subgraphs or
+    inputs of its own, or whose prefix would hold no weights. Raises :class:`~tflm_zo.errors.ZoError` if ``model`` is
+    no model.
     """
     tree = load_model(model)
-    if not is_patched(tree) or len(tree.subgraphs) != 1:
+    if not is_patched(tree) or len(tree.subgraphs) != 1 or len(tree.subgraphs[0].inputs) != 3:
         return None
     cut = _find_cut(tree)
     if cut is None:
@@ -181,7 +186,8 @@ class _Image:
         operators = list(operators)
         used = {*inputs, *outputs}
         for index in operators:
-            used |= {i for i in (*_vector(self._operator(index), 1), *_vector(self._operator(index), 2)) if i >= 0}
+            for field in (_OPERATOR_INPUTS, _OPERATOR_OUTPUTS):
+                used |= {i for i in _vector(self.graph.Operators(index), field) if i >= 0}
         order = sorted(used)
         number = {index: new for new, index in enumerate(order)} | {-1: -1}
         tensor_tables = self._references(self._end(self.graph.Tensors(i)._tab.Pos) for i in order)
@@ -201,12 +207,9 @@ class _Image:
         schema.ModelAddBuffers(builder, self._shared(self.model, _MODEL_BUFFERS))
         return self._root(schema.ModelEnd(builder))
 
-    def _operator(self, index: int) -> Any:
-        return self.graph.Operators(index)
-
     def _copy_operator(self, index: int, number: dict[int, int]) -> int:
         """An operator with its tensors renumbered; its options stay where they are."""
-        builder, origin = self.builder, self._operator(index)
+        builder, origin = self.builder, self.graph.Operators(index)
         vectors = [
             builder.CreateNumpyVector(np.array([number[i] for i in _vector(origin, field)], np.int32))
             for field in (_OPERATOR_INPUTS, _OPERATOR_OUTPUTS)
@@ -242,11 +245,6 @@ class _Image:
             builder.PrependByte(byte)
         builder.PrependUOffsetTRelative(table)
         return int(builder.Offset())
-
-
-# Numbers of the fields in the schema.
-_MODEL_OPERATOR_CODES, _MODEL_BUFFERS = 1, 4
-_OPERATOR_INPUTS, _OPERATOR_OUTPUTS, _OPERATOR_BUILTIN_OPTIONS, _OPERATOR_CUSTOM_OPTIONS = 1, 2, 4, 5
 
 
 def _field(table: Any, field: int) -> int:
