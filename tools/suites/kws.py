@@ -31,6 +31,7 @@ GRID = (
 YARDSTICKS = (
     Yardstick("float back-propagation", (*GRID, Setting("Adam", 3e-4, 50, True), Setting("Adam", 1e-3, 20, True))),
     Yardstick("the same with the adapter", GRID[:3], adapter=True),
+    Yardstick("the same, realigned", GRID[:3], realigned=True),
     Yardstick(
         "int8 back-propagation",
         (Setting("QAS", 1e-2, 50), Setting("QAS", 3e-2, 20), Setting("QAS", 3e-2, 50), Setting("QAS", 1e-1, 20)),
