@@ -25,7 +25,7 @@ from tflm_zo.patched import read_patched
 from tflm_zo.plugin import Schedule
 from tflm_zo.recipe import Hyperparameters, make_recipe
 from tflm_zo.simulator import SimTrainer
-from tflm_zo.tuning.folds import split
+from tflm_zo.tuning.folds import into_folds
 from tflm_zo.tuning.space import DIMENSIONS, Choice, Numbers, SearchSpace, traits_of
 from tflm_zo.tuning.tune import tune
 
@@ -48,7 +48,7 @@ def tuned(model: bytes, tmp_path_factory: pytest.TempPathFactory) -> tune_module
 def held_out(model: bytes, hyperparameters: dict[str, Any]) -> dict[str, float]:
     """Held-out loss and accuracy of hyperparameters, trained and measured fold by fold."""
     losses, hits = [], []
-    for number, fold in enumerate(split(X, Y, SEARCH["folds"], SEARCH["seed"]).folds):
+    for number, fold in enumerate(into_folds(X, Y, SEARCH["folds"], SEARCH["seed"]).folds):
         kept = np.array([i for i in range(len(X)) if i not in fold])
         trainer = SimTrainer(model, seed=SEARCH["seed"] + number)
         trainer.fit(X[kept], Y[kept], verbose=False, **hyperparameters)
@@ -59,12 +59,12 @@ def held_out(model: bytes, hyperparameters: dict[str, Any]) -> dict[str, float]:
 
 
 def test_folds_are_a_split_with_all_classes_alike() -> None:
-    samples = split(X, Y, 4, seed=2)
+    samples = into_folds(X, Y, 4, seed=2)
     assert sorted(np.concatenate(samples.folds)) == list(range(60))
     for value in range(3):
         counts = [int(np.sum(Y[fold] == value)) for fold in samples.folds]
         assert max(counts) - min(counts) <= 1
-    assert any(not np.array_equal(a, b) for a, b in zip(samples.folds, split(X, Y, 4, seed=3).folds, strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(samples.folds, into_folds(X, Y, 4, seed=3).folds, strict=True))
 
 
 def test_the_best_is_better_than_the_defaults_and_reproduces_its_score(model: bytes, tuned: tune_module.Tuned) -> None:

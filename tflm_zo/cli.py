@@ -12,6 +12,8 @@ import click
 from tflm_zo import __version__
 from tflm_zo.board.cli import add_commands as add_board_commands
 from tflm_zo.cli_options import (
+    IN_FILE,
+    OUT_FILE,
     config_option,
     finish,
     hyperparameter_options,
@@ -24,9 +26,6 @@ from tflm_zo.files import read_bytes, require_writable, write_atomic
 from tflm_zo.loss_end import LOSSES
 from tflm_zo.serial.cli import monitor, simulate
 from tflm_zo.tuning.cli import select, tune
-
-_IN = click.Path(dir_okay=False)
-_OUT = click.Path(dir_okay=False, writable=True)
 
 
 class _Command(click.Group):
@@ -47,9 +46,9 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("model", type=_IN)
-@click.option("--data", required=True, type=_IN, help=".npz with representative x, and y for accuracies.")
-@click.option("-o", "--output", required=True, type=_OUT, help="The int8 .tflite to write.")
+@click.argument("model", type=IN_FILE)
+@click.option("--data", required=True, type=IN_FILE, help=".npz with representative x, and y for accuracies.")
+@click.option("-o", "--output", required=True, type=OUT_FILE, help="The int8 .tflite to write.")
 @json_option
 def convert(model: str, data: str, output: str, as_json: bool) -> None:
     """Convert a Keras model (.keras, .h5) to a full int8 .tflite."""
@@ -70,10 +69,10 @@ def convert(model: str, data: str, output: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("model", type=_IN)
-@click.option("--reference", required=True, type=_IN, help=".npz with x from before the drift.")
-@click.option("--data", required=True, type=_IN, help=".npz with x from after the drift; no labels needed.")
-@click.option("-o", "--output", required=True, type=_OUT, help="The realigned int8 .tflite to write.")
+@click.argument("model", type=IN_FILE)
+@click.option("--reference", required=True, type=IN_FILE, help=".npz with x from before the drift.")
+@click.option("--data", required=True, type=IN_FILE, help=".npz with x from after the drift; no labels needed.")
+@click.option("-o", "--output", required=True, type=OUT_FILE, help="The realigned int8 .tflite to write.")
 @json_option
 def realign(model: str, reference: str, data: str, output: str, as_json: bool) -> None:
     """Bring mean and spread of every convolution back to what they were before a drift, without labels."""
@@ -88,8 +87,8 @@ def realign(model: str, reference: str, data: str, output: str, as_json: bool) -
 
 
 @main.command()
-@click.argument("model", type=_IN)
-@click.option("-o", "--output", required=True, type=_OUT, help="The patched .tflite to write.")
+@click.argument("model", type=IN_FILE)
+@click.option("-o", "--output", required=True, type=OUT_FILE, help="The patched .tflite to write.")
 @click.option(
     "--trainable",
     default="exact",
@@ -132,7 +131,7 @@ def patch(model: str, output: str, trainable: str, loss: str, adapter: bool, acc
 
 
 @main.command()
-@click.argument("model", type=_IN)
+@click.argument("model", type=IN_FILE)
 @json_option
 def inspect(model: str, as_json: bool) -> None:
     """Show a model's layers, what is trainable, and the memory it takes."""
@@ -166,14 +165,14 @@ def inspect(model: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("model", type=_IN)
-@click.option("--data", required=True, type=_IN, help=".npz with x and y to learn from; loss entropy needs no y.")
-@click.option("-o", "--output", required=True, type=_OUT, help="The checkpoint to write.")
-@click.option("--test", type=_IN, help=".npz with x and y to measure before and after.")
+@click.argument("model", type=IN_FILE)
+@click.option("--data", required=True, type=IN_FILE, help=".npz with x and y to learn from; loss entropy needs no y.")
+@click.option("-o", "--output", required=True, type=OUT_FILE, help="The checkpoint to write.")
+@click.option("--test", type=IN_FILE, help=".npz with x and y to measure before and after.")
 @config_option
 @hyperparameter_options
 @click.option("--arena-size", type=int, help="Bytes; default: as much as the model needs.")
-@click.option("--resume", type=_IN, help="A checkpoint of an interrupted training to go on from.")
+@click.option("--resume", type=IN_FILE, help="A checkpoint of an interrupted training to go on from.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
 def train(
@@ -227,9 +226,9 @@ def train(
 
 
 @main.command(name="eval")
-@click.argument("model", type=_IN)
-@click.option("--data", required=True, type=_IN, help=".npz with x and y.")
-@click.option("--checkpoint", type=_IN, help="Trained weights for a patched model.")
+@click.argument("model", type=IN_FILE)
+@click.option("--data", required=True, type=IN_FILE, help=".npz with x and y.")
+@click.option("--checkpoint", type=IN_FILE, help="Trained weights for a patched model.")
 @json_option
 def evaluate(model: str, data: str, checkpoint: str | None, as_json: bool) -> None:
     """Measure a model, patched or plain, on labelled samples."""
@@ -254,9 +253,9 @@ def evaluate(model: str, data: str, checkpoint: str | None, as_json: bool) -> No
 
 
 @main.command()
-@click.argument("model", type=_IN)
-@click.option("--checkpoint", type=_IN, required=True, help="Trained weights, from train.")
-@click.option("-o", "--output", required=True, type=_OUT, help="The plain int8 .tflite to write.")
+@click.argument("model", type=IN_FILE)
+@click.option("--checkpoint", type=IN_FILE, required=True, help="Trained weights, from train.")
+@click.option("-o", "--output", required=True, type=OUT_FILE, help="The plain int8 .tflite to write.")
 @json_option
 def bake(model: str, checkpoint: str, output: str, as_json: bool) -> None:
     """Write trained weights back into a plain int8 .tflite."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -13,34 +13,31 @@ from tflm_zo.config import read_config
 from tflm_zo.masks import MASKS
 from tflm_zo.recipe import LR_SCHEDULES, SCALINGS, Hyperparameters
 
-_HYPERPARAMETERS = [
-    click.option(
-        "--epochs", default=Hyperparameters.epochs, show_default=True, help="Times the samples are gone through."
-    ),
+IN_FILE = click.Path(dir_okay=False)
+OUT_FILE = click.Path(dir_okay=False, writable=True)
+
+
+def _option(name: str, text: str, choices: Sequence[str] | None = None) -> Callable[[Callable], Callable]:
+    """An option ``--name`` for the hyperparameter of that name, with its default."""
+    default = getattr(Hyperparameters, name.removeprefix("--").replace("-", "_"))
+    return click.option(
+        name, default=default, show_default=True, help=text, type=None if choices is None else click.Choice(choices)
+    )
+
+
+_HYPERPARAMETERS: list[Callable[[Callable], Callable]] = [
+    _option("--epochs", "Times the samples are gone through."),
     click.option("--passes", type=int, help="At most this many forward passes."),
-    click.option("--batch-size", default=Hyperparameters.batch_size, show_default=True),
-    click.option(
-        "--lr-end",
-        default=Hyperparameters.lr_end,
-        show_default=True,
-        help="Part of all learning rates left at the end.",
-    ),
-    click.option(
-        "--lr-schedule",
-        default=Hyperparameters.lr_schedule,
-        show_default=True,
-        type=click.Choice(LR_SCHEDULES),
-        help="How learning rates fall.",
-    ),
+    _option("--batch-size", "Samples of a step."),
+    _option("--lr-end", "Part of all learning rates left at the end."),
+    _option("--lr-schedule", "How learning rates fall.", LR_SCHEDULES),
     click.option(
         "--method",
         multiple=True,
         metavar="[GLOB=]METHOD",
         help="exact, weights, nodes, frozen or auto, for all layers or those of a name; may be repeated.",
     ),
-    click.option(
-        "--queries", default=Hyperparameters.queries, show_default=True, help="Directions a step or sample, and layer."
-    ),
+    _option("--queries", "Directions a step or sample, and layer."),
     click.option(
         "--antithetic/--forward-difference", default=Hyperparameters.antithetic, help="Two-sided or one-sided losses."
     ),
@@ -48,51 +45,18 @@ _HYPERPARAMETERS = [
         "--layerwise/--all-at-once", default=Hyperparameters.layerwise, help="Perturb layer by layer, or all layers."
     ),
     click.option("--head-lr", type=float, help="Rate of the exact layers; default: found from the samples."),
-    click.option(
-        "--adapter-lr", default=Hyperparameters.adapter_lr, show_default=True, help="Step of the input adapter."
-    ),
-    click.option(
-        "--adapter-sigma",
-        default=Hyperparameters.adapter_sigma,
-        show_default=True,
-        help="Perturbation of gains, codes.",
-    ),
-    click.option(
-        "--adapter-bias-sigma",
-        default=Hyperparameters.adapter_bias_sigma,
-        show_default=True,
-        help="Perturbation of offsets, in 1/32 input codes.",
-    ),
+    _option("--adapter-lr", "Step of the input adapter."),
+    _option("--adapter-sigma", "Perturbation of gains, codes."),
+    _option("--adapter-bias-sigma", "Perturbation of offsets, in 1/32 input codes."),
     click.option("--lr", type=float, help="Rate of weight perturbation; default: 3e-6, for lone biases 3e-3."),
-    click.option(
-        "--sigma", default=Hyperparameters.sigma, show_default=True, help="Perturbation of weights, in codes."
-    ),
-    click.option(
-        "--bias-sigma", default=Hyperparameters.bias_sigma, show_default=True, help="Perturbation of biases, in codes."
-    ),
-    click.option("--node-lr", default=Hyperparameters.node_lr, show_default=True, help="Rate of node perturbation."),
-    click.option(
-        "--node-sigma", default=Hyperparameters.node_sigma, show_default=True, help="Perturbation of outputs, in codes."
-    ),
-    click.option(
-        "--node-block",
-        default=Hyperparameters.node_block,
-        show_default=True,
-        help="Side of blocks that share a sign; 0: all.",
-    ),
-    click.option(
-        "--mask", default=Hyperparameters.mask, show_default=True, type=click.Choice(MASKS), help="What --keep keeps."
-    ),
-    click.option(
-        "--keep", default=Hyperparameters.keep, show_default=True, help="Fraction that is perturbed and updated."
-    ),
-    click.option(
-        "--gradient-scaling",
-        default=Hyperparameters.gradient_scaling,
-        show_default=True,
-        type=click.Choice(SCALINGS),
-        help="Scale rates down by the dimension that is perturbed.",
-    ),
+    _option("--sigma", "Perturbation of weights, in codes."),
+    _option("--bias-sigma", "Perturbation of biases, in codes."),
+    _option("--node-lr", "Rate of node perturbation."),
+    _option("--node-sigma", "Perturbation of outputs, in codes."),
+    _option("--node-block", "Side of blocks that share a sign; 0: all."),
+    _option("--mask", "What --keep keeps.", MASKS),
+    _option("--keep", "Fraction that is perturbed and updated."),
+    _option("--gradient-scaling", "Scale rates down by the dimension that is perturbed.", SCALINGS),
     click.option("--seed", default=0, show_default=True),
 ]
 
@@ -119,7 +83,7 @@ def config_option(command: Callable) -> Callable:
     # Eager: before the options whose defaults it gives.
     return click.option(
         "--config",
-        type=click.Path(dir_okay=False),
+        type=IN_FILE,
         is_eager=True,
         expose_value=False,
         callback=read,

@@ -24,6 +24,7 @@ from tflm_zo.patched import Parameter, read_patched
 from tflm_zo.progress import ProgressBar
 from tflm_zo.recipe import Hyperparameters, Recipe, exact_rate, make_recipe
 from tflm_zo.samples import dequantize, input_codes, target_codes
+from tflm_zo.totals import StepTotals, sum_in_order
 
 # Samples that the exact layers' learning rate is taken from.
 _PROBES = 32
@@ -58,6 +59,16 @@ class Progress:
     step: int = 0
     passes: int = 0
     head_lr: float | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a fit goes through: input codes (n, ...), targets (n, ...), the order of passes; and where it is shown."""
+
+    codes: np.ndarray
+    targets: np.ndarray
+    schedule: plugin.Schedule
+    bar: ProgressBar
 
 
 class Trainer:
@@ -123,19 +134,20 @@ class Trainer:
         schedule = self._schedule(recipe, hyper, plan)
         if not resume:
             self.progress = Progress(step=self.progress.step)
-        if hyper.head_lr is not None and hyper.head_lr != self.progress.head_lr:
-            self.progress.head_lr = hyper.head_lr
-            schedule = self._schedule(recipe, hyper, plan)
-        if wants_rate and self.progress.head_lr is None:
-            energies = self._feature_energies(codes[:probes], targets[:probes])
-            self.progress.head_lr = exact_rate(self.model, energies, plan.epochs)
+        rate = hyper.head_lr if hyper.head_lr is not None else self.progress.head_lr
+        if rate is None and wants_rate:
+            rate = exact_rate(self.model, self._feature_energies(codes[:probes], targets[:probes]), plan.epochs)
+        if rate != self.progress.head_lr:
+            # The first one was to refuse what cannot be scheduled before anything is changed.
+            self.progress.head_lr = rate
             schedule = self._schedule(recipe, hyper, plan)
         self._configure(recipe)
         history = History()
         with _interruptible() as interrupt, ProgressBar(plan.total_passes, verbose) as bar:
+            work = Work(codes, targets, schedule, bar)
             try:
                 while self.progress.epoch < plan.epochs and not history.interrupted:
-                    logs = self._epoch(codes, targets, plan, schedule, bar, interrupt)
+                    logs = self._epoch(work, plan, interrupt)
                     history.interrupted = interrupt.is_set()
                     if validation_data is not None and not history.interrupted:
                         scores = self.evaluate(*validation_data)
@@ -182,60 +194,47 @@ class Trainer:
             self.progress.passes += 1
         return energies
 
-    def _epoch(
-        self,
-        codes: np.ndarray,
-        targets: np.ndarray,
-        plan: FitPlan,
-        schedule: plugin.Schedule,
-        bar: ProgressBar,
-        interrupt: threading.Event,
-    ) -> dict[str, float]:
+    def _epoch(self, work: Work, plan: FitPlan, interrupt: threading.Event) -> dict[str, float]:
         """Train on the batches that are left of the present epoch."""
         progress = self.progress
-        order = permutation(self.seed, progress.epoch, len(codes))
-        loss, hits, count = 0.0, 0, 0
-        scored = self._scored(targets)
+        order = permutation(self.seed, progress.epoch, len(work.codes))
+        loss, right, count = 0.0, 0, 0
+        scored = self._scored(work.targets)
         while progress.batch < plan.batches_in(progress.epoch) and not interrupt.is_set():
             batch = order[progress.batch * plan.batch_size :][: plan.batch_size]
             done = progress.epoch * plan.batches + progress.batch
-            losses, hit = self._step(codes, targets, batch, plan.rate_scale(done), schedule, bar)
-            loss = add_in_order(loss, losses)
-            hits += hit
-            count += len(losses)
-            progress.passes += len(losses)
+            totals = self._step(work, batch, plan.rate_scale(done))
+            loss, right, count = loss + totals.loss, right + totals.right, count + totals.passes
+            progress.passes += totals.passes
             progress.batch += 1
             progress.step += 1
-            bar.show({"loss": loss / count} | ({"accuracy": hits / count} if scored else {}))
-        if schedule.flush():
-            self._pass(codes[0], targets[0], schedule.command)
-            progress.passes += 1
+            work.bar.show({"loss": loss / count} | ({"accuracy": right / count} if scored else {}))
+        progress.passes += self._finish(work)
         # More than that: the fit is resumed with larger batches or fewer passes.
         if progress.batch >= plan.batches_in(progress.epoch):
             progress.epoch, progress.batch = progress.epoch + 1, 0
-        logs = {"loss": loss / max(count, 1), "passes": progress.passes}
+        logs = {"loss": loss / count if count else float("nan"), "passes": progress.passes}
         if scored:
-            logs["accuracy"] = hits / max(count, 1)
+            logs["accuracy"] = right / max(count, 1)
         return logs
 
-    def _step(
-        self,
-        codes: np.ndarray,
-        targets: np.ndarray,
-        batch: np.ndarray,
-        rate_scale: float,
-        schedule: plugin.Schedule,
-        bar: ProgressBar,
-    ) -> tuple[np.ndarray, int]:
-        """Train on the samples ``batch``; returns the losses of all passes, in order, and the right answers."""
-        losses, hits = [], 0
-        for sample in schedule.step(self.progress.step, len(batch), rate_scale):
+    def _step(self, work: Work, batch: np.ndarray, rate_scale: float) -> StepTotals:
+        """Train on the samples of which ``batch`` holds the indices."""
+        losses, right = [], 0
+        for sample in work.schedule.step(self.progress.step, len(batch), rate_scale):
             index = batch[sample]
-            report = self._pass(codes[index], targets[index], schedule.command)
+            report = self._pass(work.codes[index], work.targets[index], work.schedule.command)
             losses.append(report[1:2].view(np.float32)[0])
-            hits += self._classes and int(report[2]) == int(targets[index][0])
-            bar.advance(1)
-        return np.array(losses, dtype=np.float32), hits
+            right += self._classes and int(report[2]) == int(work.targets[index][0])
+            work.bar.advance(1)
+        return StepTotals(len(losses), sum_in_order(np.array(losses, dtype=np.float32)), right)
+
+    def _finish(self, work: Work) -> int:
+        """Apply what is left of the last update, which otherwise rides on the next pass; returns the passes it took."""
+        if not work.schedule.flush():
+            return 0
+        self._pass(work.codes[0], work.targets[0], work.schedule.command)
+        return 1
 
     # -- using the model -----------------------------------------------------------------------------------
 
@@ -340,11 +339,6 @@ class Trainer:
     def _pass(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.ndarray:
         """One forward pass; returns the report (int32[8])."""
         return self._interpreter.run(x, target, command)
-
-
-def add_in_order(start: float, values: np.ndarray) -> float:
-    """Return the sum in double precision from the first to the last value, as a loop over passes adds them."""
-    return float(np.cumsum(np.concatenate([[start], values.astype(np.float64)]))[-1])
 
 
 @contextlib.contextmanager

@@ -128,57 +128,57 @@ TEST(ElseTheFrozenLayersRunForEachSampleInTurn) {
   CHECK_EQ(apart.frozen_runs, kSteps * (kPassesAStep + kBatch));
 }
 
-TEST(PassesOnOneSampleInARowShareARun) {
+// A model in two parts, ready to train.
+struct Parts {
+  Parts() {
+    CHECK(trainer.Start() == TrainerStatus::kOk);
+    Configure(&trainer);
+  }
+
   SmallModel model;
-  SmallFrozenLayers frozen(2);
-  tflm_zo::OnDeviceTrainer trainer({&model, &frozen});
-  CHECK(trainer.Start() == TrainerStatus::kOk);
-  Configure(&trainer);
+  SmallFrozenLayers frozen{2};
+  tflm_zo::OnDeviceTrainer trainer{{&model, &frozen}};
+};
+
+TEST(PassesOnOneSampleInARowShareARun) {
+  Parts parts;
   const Sample sample = SampleOf(0, 0);
   for (uint32_t step = 0; step < 3; ++step) {
-    CHECK(trainer.BeginStep(step, 1, 1.0f) == TrainerStatus::kOk);
+    CHECK(parts.trainer.BeginStep(step, 1, 1.0f) == TrainerStatus::kOk);
     int32_t index;
-    while (trainer.NextPass(&index)) {
-      CHECK(trainer.RunPass(sample.x, &sample.y) == TrainerStatus::kOk);
+    while (parts.trainer.NextPass(&index)) {
+      CHECK(parts.trainer.RunPass(sample.x, &sample.y) == TrainerStatus::kOk);
     }
-    CHECK_EQ(frozen.invocations, 2 * step + 1);
+    CHECK_EQ(parts.frozen.invocations, 2 * step + 1);
     // The next step may be on another sample, and this pass is.
-    CHECK(trainer.Infer(SampleOf(1, 1).x) == TrainerStatus::kOk);
-    CHECK_EQ(frozen.invocations, 2 * step + 2);
+    CHECK(parts.trainer.Infer(SampleOf(1, 1).x) == TrainerStatus::kOk);
+    CHECK_EQ(parts.frozen.invocations, 2 * step + 2);
   }
 }
 
 TEST(AnotherPassInBetweenCostsARun) {
-  SmallModel model;
-  SmallFrozenLayers frozen(2);
-  tflm_zo::OnDeviceTrainer trainer({&model, &frozen});
-  CHECK(trainer.Start() == TrainerStatus::kOk);
-  Configure(&trainer);
+  Parts parts;
   const Sample sample = SampleOf(0, 0);
-  CHECK(trainer.BeginStep(0, 1, 1.0f) == TrainerStatus::kOk);
+  CHECK(parts.trainer.BeginStep(0, 1, 1.0f) == TrainerStatus::kOk);
   int32_t index;
-  CHECK(trainer.NextPass(&index));
-  CHECK(trainer.RunPass(sample.x, &sample.y) == TrainerStatus::kOk);
-  CHECK(trainer.Evaluate(SampleOf(2, 2).x, &sample.y) == TrainerStatus::kOk);
-  CHECK(trainer.NextPass(&index));
-  CHECK(trainer.RunPass(sample.x, &sample.y) == TrainerStatus::kOk);
-  CHECK_EQ(frozen.invocations, 3u);
+  CHECK(parts.trainer.NextPass(&index));
+  CHECK(parts.trainer.RunPass(sample.x, &sample.y) == TrainerStatus::kOk);
+  CHECK(parts.trainer.Evaluate(SampleOf(2, 2).x, &sample.y) == TrainerStatus::kOk);
+  CHECK(parts.trainer.NextPass(&index));
+  CHECK(parts.trainer.RunPass(sample.x, &sample.y) == TrainerStatus::kOk);
+  CHECK_EQ(parts.frozen.invocations, 3u);
 }
 
 TEST(FailuresOfTheFrozenLayersBreakTheStepOff) {
-  SmallModel model;
-  SmallFrozenLayers frozen(2);
-  tflm_zo::OnDeviceTrainer trainer({&model, &frozen});
-  CHECK(trainer.Start() == TrainerStatus::kOk);
-  Configure(&trainer);
+  Parts parts;
   const Sample sample = SampleOf(0, 0);
-  CHECK(trainer.BeginStep(0, 1, 1.0f) == TrainerStatus::kOk);
+  CHECK(parts.trainer.BeginStep(0, 1, 1.0f) == TrainerStatus::kOk);
   int32_t index;
-  CHECK(trainer.NextPass(&index));
-  frozen.fails = true;
-  CHECK(trainer.RunPass(sample.x, &sample.y) == TrainerStatus::kPassFailed);
-  CHECK(!trainer.NextPass(&index));
-  CHECK(trainer.Infer(sample.x) == TrainerStatus::kPassFailed);
+  CHECK(parts.trainer.NextPass(&index));
+  parts.frozen.fails = true;
+  CHECK(parts.trainer.RunPass(sample.x, &sample.y) == TrainerStatus::kPassFailed);
+  CHECK(!parts.trainer.NextPass(&index));
+  CHECK(parts.trainer.Infer(sample.x) == TrainerStatus::kPassFailed);
 }
 
 TEST(PartsThatDoNotFitAreRefused) {

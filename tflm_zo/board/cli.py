@@ -7,10 +7,10 @@ import click
 
 from tflm_zo.board.arduino import DEFAULT_EXAMPLE
 from tflm_zo.board.boards import board_names
-from tflm_zo.cli_options import finish, json_option
+from tflm_zo.cli_options import IN_FILE, OUT_FILE, finish, json_option
 from tflm_zo.files import read_bytes
 
-_MODEL = click.argument("model", type=click.Path(dir_okay=False))
+_MODEL = click.argument("model", type=IN_FILE)
 _BOARD = click.option(
     "--board", type=click.Choice(board_names()), default="nano33ble", show_default=True, help="The board."
 )
@@ -71,7 +71,7 @@ def export_arduino(
 
 
 @export.command(name="arduino-library")
-@click.argument("model", required=False, type=click.Path(dir_okay=False))
+@click.argument("model", required=False, type=IN_FILE)
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder of the library.")
 @_LIBRARY
 @_BATCH
@@ -91,7 +91,7 @@ def export_arduino_library(model: str | None, output: str, tflm_library: str, ba
 @_BOARD
 @_LIBRARY
 @_BATCH
-@click.option("--picture", type=click.Path(dir_okay=False), help="A .png to write (needs matplotlib).")
+@click.option("--picture", type=OUT_FILE, help="A .png to write (needs matplotlib).")
 @json_option
 def plan(model: str, board: str, tflm_library: str, batch_size: int, picture: str | None, as_json: bool) -> None:
     """Show a patched model's RAM and flash against a board's; exit status 1 if it does not fit."""

@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 from tflm_zo.cli_options import (
+    IN_FILE,
+    OUT_FILE,
     config_option,
     finish,
     hyperparameter_options,
@@ -20,15 +22,12 @@ from tflm_zo.cli_options import (
 )
 from tflm_zo.files import read_bytes, require_writable, write_atomic
 
-_IN = click.Path(dir_okay=False)
-_OUT = click.Path(dir_okay=False, writable=True)
-
 _LEDS = ("idle", "running the model", "training", "saving a checkpoint", "refused a request")
 
 
 @click.command()
-@click.argument("model", type=_IN)
-@click.option("--flash", type=_OUT, help="File of the checkpoints; default: the model's name with .flash.")
+@click.argument("model", type=IN_FILE)
+@click.option("--flash", type=OUT_FILE, help="File of the checkpoints; default: the model's name with .flash.")
 @click.option("--batch-size", default=64, show_default=True, help="Samples that there is memory for.")
 @click.option("--link", type=click.Path(), help="Also make a symbolic link of this name to the port.")
 def simulate(model: str, flash: str | None, batch_size: int, link: str | None) -> None:
@@ -67,9 +66,9 @@ def simulate(model: str, flash: str | None, batch_size: int, link: str | None) -
 
 @click.command()
 @click.option("--port", required=True, help="Serial port of the board, such as /dev/ttyACM0 or COM3.")
-@click.option("--data", required=True, type=_IN, help=".npz with x and y to learn from; loss entropy needs no y.")
-@click.option("-o", "--output", required=True, type=_OUT, help="The plain int8 .tflite with the adapted weights.")
-@click.option("--test", type=_IN, help=".npz with x and y to measure before and after.")
+@click.option("--data", required=True, type=IN_FILE, help=".npz with x and y to learn from; loss entropy needs no y.")
+@click.option("-o", "--output", required=True, type=OUT_FILE, help="The plain int8 .tflite with the adapted weights.")
+@click.option("--test", type=IN_FILE, help=".npz with x and y to measure before and after.")
 @config_option
 @hyperparameter_options
 @click.option("--patience", type=int, help="End after so many epochs without a lower training loss.")

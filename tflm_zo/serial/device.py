@@ -19,7 +19,6 @@ from tflm_zo.serial.messages import (
     Metrics,
     ParameterInfo,
     Request,
-    StepTotals,
     TrainingProgress,
     pack_schedule,
     unpack_evaluation,
@@ -28,6 +27,7 @@ from tflm_zo.serial.messages import (
     unpack_progress,
     unpack_totals,
 )
+from tflm_zo.totals import StepTotals
 
 _CHUNK = 512  # bytes of model or weights that are asked for at a time
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tflm_zo.errors import ZoError
 from tflm_zo.plugin import Exact, Group
+from tflm_zo.totals import StepTotals
 
 MESSAGE_VERSION = 2
 ANSWER_BIT = 0x80
@@ -63,15 +64,6 @@ class TrainingProgress:
     steps: int
     passes: int
     head_rate: float
-
-
-@dataclass(frozen=True)
-class StepTotals:
-    """What the passes of a step add up to: their number, the sum of their losses, how many predicted the label."""
-
-    passes: int
-    loss: float
-    right: int
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from tflm_zo import plugin
-from tflm_zo.counter_random import permutation
 from tflm_zo.errors import ZoError
 from tflm_zo.fit_plan import FitPlan
 from tflm_zo.patched import Parameter, read_patched
@@ -20,9 +19,10 @@ from tflm_zo.recipe import Hyperparameters, Recipe
 from tflm_zo.samples import input_codes, target_codes
 from tflm_zo.serial.device import Device, model_hash
 from tflm_zo.serial.link import BoardRestarted
-from tflm_zo.serial.messages import Hello, StepTotals
+from tflm_zo.serial.messages import Hello
 from tflm_zo.split import layer_count, split
-from tflm_zo.trainer import Callback, History, Progress, Trainer
+from tflm_zo.totals import StepTotals
+from tflm_zo.trainer import Callback, History, Progress, Trainer, Work
 
 
 class RemoteTrainer(Trainer):
@@ -135,54 +135,32 @@ class RemoteTrainer(Trainer):
         if self._checkpoints and self.progress.step == self._first_step:
             device.checkpoint()
 
-    def _epoch(
-        self,
-        codes: np.ndarray,
-        targets: np.ndarray,
-        plan: FitPlan,
-        schedule: plugin.Schedule,
-        bar: ProgressBar,
-        interrupt: threading.Event,
-    ) -> dict[str, float]:
+    def _epoch(self, work: Work, plan: FitPlan, interrupt: threading.Event) -> dict[str, float]:
         try:
-            return self._train_epoch(codes, targets, plan, bar, interrupt)
+            return super()._epoch(work, plan, interrupt)
         except BoardRestarted as restarted:
             if not self._checkpoints:
                 raise
             self._take_up(restarted.hello, plan.batches)
             self._configure(self._recipe)
-        return self._epoch(codes, targets, plan, schedule, bar, interrupt)
+        return self._epoch(work, plan, interrupt)
 
-    def _train_epoch(
-        self, codes: np.ndarray, targets: np.ndarray, plan: FitPlan, bar: ProgressBar, interrupt: threading.Event
-    ) -> dict[str, float]:
-        """As the base class's, but the board goes through the passes of a batch by itself."""
-        device, progress = self._device, self.progress
-        order = permutation(self.seed, progress.epoch, len(codes))
-        loss, hits, count = 0.0, 0, 0
-        scored = self._scored(targets)
-        while progress.batch < plan.batches_in(progress.epoch) and not interrupt.is_set():
-            device.begin_batch()
-            for index in order[progress.batch * plan.batch_size :][: plan.batch_size]:
-                device.add_sample(codes[index], targets[index])
-            shown = _Shown(bar)
-            done = progress.epoch * plan.batches + progress.batch
-            totals = device.end_batch(progress.step, plan.rate_scale(done), shown)
-            shown(totals)
-            loss, hits, count = loss + totals.loss, hits + totals.right, count + totals.passes
-            progress.passes += totals.passes
-            progress.batch += 1
-            progress.step += 1
-            bar.show({"loss": loss / count} | ({"accuracy": hits / count} if scored else {}))
-        progress.passes += device.finish()
+    def _step(self, work: Work, batch: np.ndarray, rate_scale: float) -> StepTotals:
+        """The board goes through the passes of a batch by itself."""
+        device = self._device
+        device.begin_batch()
+        for index in batch:
+            device.add_sample(work.codes[index], work.targets[index])
+        shown = _Shown(work.bar)
+        totals = device.end_batch(self.progress.step, rate_scale, shown)
+        shown(totals)
+        return totals
+
+    def _finish(self, work: Work) -> int:
+        passes = self._device.finish()
         if self._checkpoints:
-            device.checkpoint()
-        if progress.batch >= plan.batches_in(progress.epoch):
-            progress.epoch, progress.batch = progress.epoch + 1, 0
-        logs = {"loss": loss / count if count else float("nan"), "passes": progress.passes}
-        if scored:
-            logs["accuracy"] = hits / max(count, 1)
-        return logs
+            self._device.checkpoint()
+        return passes
 
     def _pass(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.ndarray:
         """One pass that computes the loss, as evaluation needs it; all others the board does by itself."""

@@ -14,11 +14,11 @@ from tflm_zo.files import read_bytes
 from tflm_zo.fit_plan import FitPlan
 from tflm_zo.interpreter import TrainingInterpreter
 from tflm_zo.patched import read_patched
-from tflm_zo.progress import ProgressBar
 from tflm_zo.recipe import Hyperparameters, Recipe
 from tflm_zo.samples import input_codes
 from tflm_zo.simulator.training import Samples, TrainingEngine
-from tflm_zo.trainer import History, Progress, Trainer, add_in_order
+from tflm_zo.totals import StepTotals, sum_in_order
+from tflm_zo.trainer import History, Progress, Trainer, Work
 
 
 class SimTrainer(Trainer):
@@ -62,23 +62,15 @@ class SimTrainer(Trainer):
         self._passes_a_step = recipe.passes_a_sample(hyper.antithetic) * plan.batch_size
         return super()._schedule(recipe, hyper, plan)
 
-    def _step(
-        self,
-        codes: np.ndarray,
-        targets: np.ndarray,
-        batch: np.ndarray,
-        rate_scale: float,
-        schedule: plugin.Schedule,
-        bar: ProgressBar,
-    ) -> tuple[np.ndarray, int]:
+    def _step(self, work: Work, batch: np.ndarray, rate_scale: float) -> StepTotals:
         if self._cached is None:
-            self._cached = self._engine.samples(codes, targets, cache=True)
-        commands, places = self._commands(schedule, len(batch), rate_scale)
+            self._cached = self._engine.samples(work.codes, work.targets, cache=True)
+        commands, places = self._commands(work.schedule, len(batch), rate_scale)
         indices = batch[places]
         reports, _ = self._engine.run(self._cached, commands, indices)
-        bar.advance(len(indices))
-        hits = int(np.sum(reports["prediction"] == targets[indices, 0])) if self._classes else 0
-        return reports["loss"], hits
+        work.bar.advance(len(indices))
+        right = int(np.sum(reports["prediction"] == work.targets[indices, 0])) if self._classes else 0
+        return StepTotals(len(indices), sum_in_order(reports["loss"]), right)
 
     def _commands(self, schedule: plugin.Schedule, batch: int, rate_scale: float) -> tuple[np.ndarray, np.ndarray]:
         """Commands of all passes of the next step, and which sample of the batch each is for."""
@@ -107,7 +99,7 @@ class SimTrainer(Trainer):
     def evaluate(self, x: np.ndarray, y: np.ndarray | None = None) -> dict[str, float]:
         """Return loss and accuracy as :meth:`Trainer.evaluate <tflm_zo.trainer.Trainer.evaluate>` does."""
         losses, hits = self.sample_scores(x, y)
-        scores = {"loss": add_in_order(0.0, losses) / len(losses)}
+        scores = {"loss": sum_in_order(losses) / len(losses)}
         if hits is not None:
             scores["accuracy"] = int(np.sum(hits)) / len(hits)
         return scores

@@ -12,7 +12,14 @@ import click
 from click.core import ParameterSource
 
 from tflm_zo.board.boards import board_names
-from tflm_zo.cli_options import finish, hyperparameter_options, json_option, methods_by_layer
+from tflm_zo.cli_options import (
+    IN_FILE,
+    OUT_FILE,
+    finish,
+    hyperparameter_options,
+    json_option,
+    methods_by_layer,
+)
 from tflm_zo.config import NAMES, write_config
 from tflm_zo.files import read_bytes, require_writable
 
@@ -20,8 +27,6 @@ if TYPE_CHECKING:
     from tflm_zo.tuning.folds import Score
     from tflm_zo.tuning.layer_selection import Selection
 
-_IN = click.Path(dir_okay=False)
-_OUT = click.Path(dir_okay=False, writable=True)
 
 _JOBS = click.option("--jobs", type=int, help="Trainings side by side; default: as many as there are processors.")
 _FOLDS = click.option("--folds", default=3, show_default=True, help="Parts of the samples, each held out once.")
@@ -40,8 +45,8 @@ class _Bytes(click.ParamType):
 
 
 @click.command()
-@click.argument("model", type=_IN)
-@click.option("--data", required=True, type=_IN, help=".npz with x and y to learn from and to judge by.")
+@click.argument("model", type=IN_FILE)
+@click.option("--data", required=True, type=IN_FILE, help=".npz with x and y to learn from and to judge by.")
 @click.option("--ram", type=_Bytes(), help="RAM there is, such as 256K; default: the board's.")
 @click.option("--flash", type=_Bytes(), help="Flash there is, such as 1M; default: the board's.")
 @click.option(
@@ -160,13 +165,13 @@ def _scores(score: Score) -> dict[str, float]:
 
 
 @click.command()
-@click.argument("model", type=_IN)
-@click.option("--data", required=True, type=_IN, help=".npz with x and y to learn from and to judge by.")
-@click.option("-o", "--output", required=True, type=_OUT, help="The JSON file of hyperparameters to write.")
+@click.argument("model", type=IN_FILE)
+@click.option("--data", required=True, type=IN_FILE, help=".npz with x and y to learn from and to judge by.")
+@click.option("-o", "--output", required=True, type=OUT_FILE, help="The JSON file of hyperparameters to write.")
 @click.option("--trials", default=40, show_default=True, help="Trials in all, those of earlier runs included.")
 @_FOLDS
 @_JOBS
-@click.option("--study", type=_OUT, help="File of the search, to go on from; default: the output's name with .study.")
+@click.option("--study", type=OUT_FILE, help="File of the search, to go on from; default: OUTPUT.study.")
 @hyperparameter_options
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option

@@ -23,7 +23,7 @@ class Samples:
     folds: tuple[np.ndarray, ...] = field(repr=False)
 
 
-def split(x: np.ndarray, y: np.ndarray, count: int, seed: int) -> Samples:
+def into_folds(x: np.ndarray, y: np.ndarray, count: int, seed: int) -> Samples:
     """Split labelled samples into ``count`` folds of equal size, each with its part of every class.
 
     Raises :class:`ZoError` if there are too few samples.

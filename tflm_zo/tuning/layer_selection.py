@@ -18,7 +18,7 @@ from tflm_zo.model_file import load_model
 from tflm_zo.patched import read_patched
 from tflm_zo.progress import ProgressBar
 from tflm_zo.training_ops import is_patched
-from tflm_zo.tuning.folds import Samples, Score, join, score_fold, score_untrained, split
+from tflm_zo.tuning.folds import Samples, Score, into_folds, join, score_fold, score_untrained
 from tflm_zo.tuning.gradients import RelativeGradient, measure_gradient
 from tflm_zo.tuning.layer_sets import LayerSets, Names
 from tflm_zo.tuning.workers import Workers
@@ -125,7 +125,7 @@ def select_layers(
     device = find_board(board)
     model = _plain(model)
     sets = LayerSets(model, board, device.ram if ram is None else ram, device.flash if flash is None else flash)
-    samples = split(x, y, folds, seed)
+    samples = into_folds(x, y, folds, seed)
     try:
         with Workers(jobs) as workers:
             return _Selector(model, sets, samples, passes, seed, workers, verbose).run()
@@ -175,9 +175,9 @@ class _Selector:
             if self._improves(alone[sets.head], base):
                 base = alone[sets.head]
         tried = self._shortlist(gradients)
-        presets = (
-            [sets.default, sets.default | {ADAPTER}] if sets.default and ADAPTER in sets.layers else [sets.default]
-        )
+        presets = [sets.default]
+        if sets.default and ADAPTER in sets.layers:
+            presets.append(sets.default | {ADAPTER})
         self._train([base | {name} for name in tried] + presets, "each layer")
         values = [self._value(name, frozenset() if name == sets.head else base, gradients) for name in sets.layers]
         values.sort(key=lambda value: -np.inf if value.gain_per_kilobyte is None else value.gain_per_kilobyte)

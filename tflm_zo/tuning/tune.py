@@ -22,7 +22,7 @@ from tflm_zo.progress import ProgressBar
 from tflm_zo.recipe import Hyperparameters
 from tflm_zo.simulator import SimTrainer
 from tflm_zo.trainer import Trainer
-from tflm_zo.tuning.folds import Samples, score_fold, split
+from tflm_zo.tuning.folds import Samples, into_folds, score_fold
 from tflm_zo.tuning.space import SearchSpace, traits_of
 from tflm_zo.tuning.workers import Workers
 
@@ -87,7 +87,7 @@ def tune(
         raise ZoError(f"trials is {trials}: it must be 1 or more")
     if passes < 1:
         raise ZoError(f"passes is {passes}: it must be 1 or more")
-    samples = split(x, y, folds, seed)
+    samples = into_folds(x, y, folds, seed)
     try:
         with _storage_errors(study):
             search = _Search(model, samples, Path(study), passes, seed, dict(fixed or {}))

@@ -90,23 +90,8 @@ def load(data: Path, prepared: Path) -> Suite:
     assert source is not None
     x = spectra(model, ADAPT + TEST)
     cases = []
-    before = to_codes(x[ADAPT:])
     for name, drift in DRIFTS.items():
-        codes = to_codes(drift(x))
         # An autoencoder's target is its input, in real units.
-        real = dequantize(codes, source)
-        cases.append(
-            Case(
-                name=name,
-                model=model,
-                x=codes[:ADAPT],
-                y=real[:ADAPT],
-                x_test=codes[ADAPT:],
-                y_test=real[ADAPT:],
-                x_before=before,
-                y_before=dequantize(before, source),
-                reference=to_codes(x[:ADAPT]),
-                loss="mse",
-            )
-        )
+        before, after = ((codes, dequantize(codes, source)) for codes in (to_codes(x), to_codes(drift(x))))
+        cases.append(Case.cut(name, model, before=before, after=after, adapt=ADAPT, test=TEST, loss="mse"))
     return Suite("ad01", tuple(cases), METHODS, YARDSTICKS)

@@ -47,23 +47,11 @@ def load(data: Path, prepared: Path) -> Suite:
     samples = np.load(data / "cifar10_jpeg_dev.npz")
     model = (data / "mlperf_tiny" / "pretrainedResnet_quant.tflite").read_bytes()
     images, y = samples["x"], samples["y"].astype(np.int32)
-    before = _codes(images[-TEST:])
+    before = (_codes(images), y)
     cases = []
     for name in CORRUPTIONS:
-        x = _codes(_kept(images, name, prepared))
-        cases.append(
-            Case(
-                name=name.replace("_", " "),
-                model=model,
-                x=x[:ADAPT],
-                y=y[:ADAPT],
-                x_test=x[-TEST:],
-                y_test=y[-TEST:],
-                x_before=before,
-                y_before=y[-TEST:],
-                reference=_codes(images[:ADAPT]),
-            )
-        )
+        after = (_codes(_kept(images, name, prepared)), y)
+        cases.append(Case.cut(name.replace("_", " "), model, before=before, after=after, adapt=ADAPT, test=TEST))
     return Suite("cifar", tuple(cases), METHODS, YARDSTICKS)
 
 

@@ -74,17 +74,5 @@ def load(data: Path, prepared: Path) -> Suite:
     cases = []
     for name, drift in DRIFTS.items():
         seen = np.clip(np.rint(drift(x[..., 0].astype(np.float64))), -128, 127).astype(np.int8)[..., None]
-        cases.append(
-            Case(
-                name=name,
-                model=model,
-                x=seen[:ADAPT],
-                y=y[:ADAPT],
-                x_test=seen[-TEST:],
-                y_test=y[-TEST:],
-                x_before=x[-TEST:],
-                y_before=y[-TEST:],
-                reference=x[:ADAPT],
-            )
-        )
+        cases.append(Case.cut(name, model, before=(x, y), after=(seen, y), adapt=ADAPT, test=TEST))
     return Suite("kws", tuple(cases), METHODS, YARDSTICKS)

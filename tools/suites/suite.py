@@ -42,6 +42,33 @@ class Case:
     reference: np.ndarray
     loss: str = "cross-entropy"
 
+    @classmethod
+    def cut(
+        cls,
+        name: str,
+        model: bytes,
+        *,
+        before: tuple[np.ndarray, np.ndarray],
+        after: tuple[np.ndarray, np.ndarray],
+        adapt: int,
+        test: int,
+        loss: str = "cross-entropy",
+    ) -> Case:
+        """Take the first ``adapt`` of the same samples (x, y), before and after the drift, to adapt to, the last
+        ``test`` to test on."""
+        return cls(
+            name=name,
+            model=model,
+            x=after[0][:adapt],
+            y=after[1][:adapt],
+            x_test=after[0][-test:],
+            y_test=after[1][-test:],
+            x_before=before[0][-test:],
+            y_before=before[1][-test:],
+            reference=before[0][:adapt],
+            loss=loss,
+        )
+
     @property
     def metric(self) -> str:
         """What is measured, a key of ``Trainer.evaluate``."""
