@@ -23,6 +23,7 @@ from tflm_zo.cli_options import (
 )
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, require_writable, write_atomic
+from tflm_zo.input_filter import FILTERS
 from tflm_zo.loss_end import LOSSES
 from tflm_zo.serial.cli import monitor, simulate
 from tflm_zo.tuning.cli import select, tune
@@ -71,19 +72,46 @@ def convert(model: str, data: str, output: str, as_json: bool) -> None:
 @main.command()
 @click.argument("model", type=IN_FILE)
 @click.option("--reference", required=True, type=IN_FILE, help=".npz with x from before the drift.")
-@click.option("--data", required=True, type=IN_FILE, help=".npz with x from after the drift; no labels needed.")
+@click.option("--data", required=True, type=IN_FILE, help=".npz with x from after the drift; y for --filter auto only.")
 @click.option("-o", "--output", required=True, type=OUT_FILE, help="The realigned int8 .tflite to write.")
+@click.option(
+    "--filter",
+    "filter_name",
+    type=click.Choice(["none", "auto", *FILTERS]),
+    default="none",
+    show_default=True,
+    help="Put a filter in front, for images; auto: that with the lowest loss on labelled samples, or none.",
+)
 @json_option
-def realign(model: str, reference: str, data: str, output: str, as_json: bool) -> None:
+def realign(model: str, reference: str, data: str, output: str, filter_name: str, as_json: bool) -> None:
     """Bring mean and spread of every convolution back to what they were before a drift, without labels."""
+    from tflm_zo.realign import choose_filter
     from tflm_zo.realign import realign as bring_back
-    from tflm_zo.samples import load_npz_samples
+    from tflm_zo.samples import load_npz, load_npz_samples
 
-    before, after = load_npz_samples(reference)[0], load_npz_samples(data)[0]
-    realigned = bring_back(read_bytes(model), before, after)
+    content, before = read_bytes(model), load_npz_samples(reference)[0]
+    result: dict[str, Any] = {}
+    if filter_name == "auto":
+        after, labels = load_npz(data)
+        losses = choose_filter(content, before, after, labels)
+        filter_name = next(iter(losses))
+        result["losses"] = losses
+        click.echo("loss by filter: " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
+    else:
+        after = load_npz_samples(data)[0]
+    realigned = bring_back(content, before, after, None if filter_name == "none" else filter_name)
     write_atomic(output, realigned)
-    click.echo(f"{output}: realigned on {len(after)} samples; train it with `tflm-zo patch` and `tflm-zo train`")
-    finish(as_json, {"samples": len(after), "reference_samples": len(before), "model_bytes": len(realigned)})
+    click.echo(
+        f"{output}: realigned on {len(after)} samples, filter {filter_name}; train it with `tflm-zo patch` and "
+        "`tflm-zo train`"
+    )
+    result |= {
+        "filter": filter_name,
+        "samples": len(after),
+        "reference_samples": len(before),
+        "model_bytes": len(realigned),
+    }
+    finish(as_json, result)
 
 
 @main.command()

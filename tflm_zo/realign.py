@@ -11,14 +11,19 @@ scale and another bias the same int8 weights give any mean and spread, and no pr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.input_filter import FILTERS, add_filter
+from tflm_zo.input_filter import NAME as FILTER
 from tflm_zo.layers import Layer, quantization_of, trainable_layers
 from tflm_zo.model_file import constant, load_model, save_model, schema, shape_of
+from tflm_zo.patch import patch
 from tflm_zo.samples import input_codes
+from tflm_zo.simulator import SimTrainer
 from tflm_zo.simulator.model import SimModel
 from tflm_zo.training_ops import is_patched
 
@@ -28,61 +33,126 @@ _LARGEST_FACTOR = 16.0
 _MOST_SAMPLES = 1000
 _CHUNK = 50  # samples whose accumulators are held at a time
 
+# Mean and standard deviation of the accumulators of a layer's channels, bias included, real units, float64 (channels,).
+Statistics = tuple[np.ndarray, np.ndarray]
 
-def realign(model: bytes, reference: np.ndarray, x: np.ndarray) -> bytes:
+
+def realign(model: bytes, reference: np.ndarray, x: np.ndarray, filter_name: str | None = None) -> bytes:
     """Return ``model`` with the channels of its convolutions, on ``x``, as they are in ``model`` on ``reference``.
 
     ``model``: a full int8 ``.tflite``, not patched. ``reference`` (n, ...): samples from before the drift, such as the
     representative data of the conversion. ``x`` (m, ...): samples after it; at most 1000 of each are used. Both float
-    in the model's units or int8 codes; no labels.
+    in the model's units or int8 codes; no labels. ``filter_name``: a filter to put in front, one of
+    :data:`tflm_zo.input_filter.FILTERS`.
 
     Layer by layer, the mean m and standard deviation s of a channel's accumulators on ``x``, in real units, become
     M and S, those on ``reference``: weight scale and bias are changed from w and b to w S/s and (b - m) S/s + M. The
-    int8 weights stay what they are. Raises :class:`ZoError` if the model has no such layer or is patched.
+    int8 weights stay what they are. Raises :class:`ZoError` if the model has no such layer or is patched, or takes no
+    images that the filter could be for.
     """
-    tree = load_model(model)
-    if is_patched(tree):
-        raise ZoError("the model is patched already: realign the original model, then patch it")
-    layers = [layer for layer in _alone(trainable_layers(tree)) if layer.kind in CONVOLUTIONS]
-    if not layers:
-        raise ZoError("the model has no convolution to realign; train it with `tflm-zo patch` and `train` alone")
-    graph = tree.subgraphs[0]
-    source = graph.tensors[graph.inputs[0]]
+    return _Realigner(model, reference, x).run(filter_name)
 
-    def codes(samples: np.ndarray) -> np.ndarray:
-        taken = input_codes(samples, shape_of(source), quantization_of(source))
-        return np.ascontiguousarray(taken[:_MOST_SAMPLES, 0])
 
-    before, after = codes(reference), codes(x)
-    original = SimModel(model)
-    current = SimModel(model)
-    for layer in layers:
-        wanted = _statistics(original, layer, before)
-        found = _statistics(current, layer, after)
-        _set_statistics(tree, layer, wanted, found)
+def choose_filter(model: bytes, reference: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Return the loss of the realigned ``model`` on labelled samples after the drift, by filter in front, lowest first.
+
+    "none" is among them. Arguments are those of :func:`realign`, and labels ``y`` for ``x`` (class indices, or vectors
+    for models that a squared error suits). Each filter costs about three forward passes a sample.
+    """
+    realigner = _Realigner(model, reference, x)
+    side = min(realigner.input_shape[1:3]) if len(realigner.input_shape) == 4 else 0
+    names = [None, *(name for name, kernel in FILTERS.items() if len(kernel) <= side)]
+    if len(names) == 1:
+        raise ZoError(f"filters are for images, and the model's input is {list(realigner.input_shape)}")
+    losses = {
+        name or "none": SimTrainer(patch(realigner.run(name), "head")).evaluate(x[:_MOST_SAMPLES], y[:_MOST_SAMPLES])
+        for name in names
+    }
+    return dict(sorted(((name, scores["loss"]) for name, scores in losses.items()), key=lambda item: item[1]))
+
+
+class _Realigner:
+    """The statistics of a model on samples from before a drift, and how to get them back on samples after it."""
+
+    def __init__(self, model: bytes, reference: np.ndarray, x: np.ndarray) -> None:
+        self._model = model
+        tree = load_model(model)
+        if is_patched(tree):
+            raise ZoError("the model is patched already: realign the original model, then patch it")
+        layers = _convolutions(tree)
+        if not layers:
+            raise ZoError("the model has no convolution to realign; train it with `tflm-zo patch` and `train` alone")
+        if any(layer.name == FILTER for layer in trainable_layers(tree)):
+            raise ZoError("the model has been realigned with a filter: realign the original model")
+        source = tree.subgraphs[0].tensors[tree.subgraphs[0].inputs[0]]
+        self.input_shape = shape_of(source)
+
+        def codes(samples: np.ndarray) -> np.ndarray:
+            taken = input_codes(samples, self.input_shape, quantization_of(source))
+            return np.ascontiguousarray(taken[:_MOST_SAMPLES, 0])
+
+        self._after = codes(x)
+        original = SimModel(model)
+        walk = _Walk(codes(reference))
+        self._wanted = [walk.statistics(original, layer) for layer in layers]
+
+    def run(self, filter_name: str | None) -> bytes:
+        """Return the realigned model, with a filter in front if one is named."""
+        tree = load_model(self._model)
+        if filter_name is not None:
+            add_filter(tree, filter_name, int(np.rint(self._after.mean())))
+        walk = _Walk(self._after)
         current = SimModel(save_model(tree))
-    return save_model(tree)
+        for layer, wanted in zip(_convolutions(tree), self._wanted, strict=True):
+            _set_statistics(tree, layer, wanted, walk.statistics(current, layer))
+            current = SimModel(save_model(tree))
+        return save_model(tree)
 
 
-def _alone(layers: list[Layer]) -> list[Layer]:
-    """The layers that share neither weights nor bias with another one."""
+class _Walk:
+    """Samples on their way through a model, whose layers ahead may still change."""
+
+    def __init__(self, x: np.ndarray) -> None:
+        self._tensors: dict[int, np.ndarray] | None = None
+        self._x = x
+        self._next = 0
+
+    def statistics(self, model: SimModel, layer: Layer) -> Statistics:
+        """Go to before ``layer``, and return its statistics."""
+        index = next(sim.index for sim in model.layers if sim.output == layer.output)
+        if self._tensors is None:
+            self._tensors = {model.inputs[0]: self._x}
+        if index > self._next:
+            ahead = set(model.needed(index))
+            made = [sim.output for sim in model.layers[self._next : index] if sim.output in ahead]
+            moved = model.run_layers(self._next, index, self._tensors, made).tensors
+            self._tensors = {i: v for i, v in {**self._tensors, **moved}.items() if i in ahead}
+            self._next = index
+        return _statistics(model, index, self._tensors)
+
+
+def _convolutions(tree: Any) -> list[Layer]:
+    """The layers that are realigned: convolutions that share neither weights nor bias; not a filter."""
+    layers = trainable_layers(tree)
     uses = [index for layer in layers for index in {layer.weights, layer.bias} - {-1}]
-    return [layer for layer in layers if uses.count(layer.weights) == 1 and uses.count(layer.bias) <= 1]
+    alone = [layer for layer in layers if uses.count(layer.weights) == 1 and uses.count(layer.bias) <= 1]
+    return [layer for layer in alone if layer.kind in CONVOLUTIONS and layer.name != FILTER]
 
 
-def _statistics(model: SimModel, layer: Layer, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of a layer's accumulators, bias included, real units, float64 (channels,)."""
-    index = next(sim.index for sim in model.layers if sim.output == layer.output)
+def _statistics(model: SimModel, index: int, tensors: Mapping[int, np.ndarray]) -> Statistics:
+    """The statistics of layer ``index`` from the tensors that it reads."""
     sim = model.layers[index]
     assert sim.weight_scales is not None
+    read = {i: tensors[i] for i in model.needed(index, index + 1)}
     scale = model.tensors[sim.inputs[0]].scale * sim.weight_scales.astype(np.float64)
-    total = np.zeros(layer.outputs)
-    squares = np.zeros(layer.outputs)
+    channels = model.tensors[sim.output].sample_shape[-1]
+    total, squares = np.zeros(channels), np.zeros(channels)
     count = 0
-    for start in range(0, len(x), _CHUNK):
-        run = model.run_layers(0, index + 1, {model.inputs[0]: x[start : start + _CHUNK]}, accumulators=index)
+    for start in range(0, len(tensors[sim.inputs[0]]), _CHUNK):
+        part = {i: values[start : start + _CHUNK] for i, values in read.items()}
+        run = model.run_layers(index, index + 1, part, accumulators=index)
         assert run.accumulators is not None
-        values = run.accumulators.reshape(-1, layer.outputs) * scale
+        values = run.accumulators.reshape(-1, channels) * scale
         total += values.sum(axis=0)
         squares += np.square(values).sum(axis=0)
         count += len(values)
@@ -90,9 +160,7 @@ def _statistics(model: SimModel, layer: Layer, x: np.ndarray) -> tuple[np.ndarra
     return mean, np.sqrt(np.maximum(squares / count - np.square(mean), 0.0))
 
 
-def _set_statistics(
-    tree: Any, layer: Layer, wanted: tuple[np.ndarray, np.ndarray], found: tuple[np.ndarray, np.ndarray]
-) -> None:
+def _set_statistics(tree: Any, layer: Layer, wanted: Statistics, found: Statistics) -> None:
     """Change a layer's weight scales and bias so that its statistics are ``wanted`` where they were ``found``."""
     graph = tree.subgraphs[0]
     (mean, spread), (found_mean, found_spread) = wanted, found

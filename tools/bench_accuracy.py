@@ -26,6 +26,7 @@ from pathlib import Path
 from suites import jobs
 from suites.jobs import SUITES, Place
 from suites.report import Results, markdown, picture
+from suites.suite import AS_IT_IS
 
 from tflm_zo.files import write_atomic
 
@@ -59,8 +60,10 @@ def measure(place: Place, options: argparse.Namespace) -> Results:
             budgets=budgets,
             seeds=options.seeds,
             plain={case.name: jobs.untrained(case) for case in suite.cases},
-            realigned={
-                case.name: jobs.realigned(case) for case in suite.cases if any(m.realigned for m in suite.methods)
+            prepared={
+                start: {case.name: jobs.prepared(case, start) for case in suite.cases}
+                for start in dict.fromkeys(m.start for m in suite.methods)
+                if start != AS_IT_IS
             },
             runs={},
             outcomes={},

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from suites.float_network import Setting
-from suites.suite import Case, Method, Suite
+from suites.suite import REALIGNED, Case, Method, Suite
 from suites.yardsticks import Yardstick
 from tflm_zo.convert import convert
 from tflm_zo.demo_data import drift, load_digits, train_model
@@ -20,7 +20,7 @@ SPLITS = (0, 1, 2)
 METHODS = (
     Method("exact head alone", {"trainable": "head"}),
     Method("exact: head + last conv", {"trainable": "exact"}),
-    Method("realigned + exact", {"trainable": "exact"}, realigned=True),
+    Method("realigned + exact", {"trainable": "exact"}, start=REALIGNED),
     Method("exact + input adapter", {"trainable": "exact", "adapter": True}),
 )
 

@@ -68,9 +68,7 @@ def train(place: Place, method: int, case: int, seed: int, passes: int, tflm: bo
 
 def _train(method: Method, case: Case, seed: int, passes: int, tflm: bool) -> Run:
     started = time.perf_counter()
-    trainer = (Trainer if tflm else SimTrainer)(
-        patch(case.start(realigned=method.realigned), **method.patching), seed=seed
-    )
+    trainer = (Trainer if tflm else SimTrainer)(patch(case.model_at(method.start), **method.patching), seed=seed)
     # A bound of epochs that is never reached: passes end the training.
     trainer.fit(case.x, case.y, epochs=passes, passes=passes, verbose=False, **method.fitting)
     weights = digest(*trainer.weights.values())
@@ -97,9 +95,9 @@ def untrained(case: Case) -> tuple[float, float]:
     return score(trainer, case, before=True), score(trainer, case)
 
 
-def realigned(case: Case) -> float:
-    """Score after the drift of the model that was realigned to it, untrained."""
-    return score(SimTrainer(patch(case.start(realigned=True), "head")), case)
+def prepared(case: Case, start: str) -> float:
+    """Score after the drift of the model that a training starts from, untrained."""
+    return score(SimTrainer(patch(case.model_at(start), "head")), case)
 
 
 def _samples(case: Case) -> tuple[Any, ...]:
@@ -107,7 +105,7 @@ def _samples(case: Case) -> tuple[Any, ...]:
 
 
 def _setting(method: Method) -> tuple[Any, ...]:
-    return sorted(method.patching.items()), sorted(method.fitting.items()), method.realigned
+    return sorted(method.patching.items()), sorted(method.fitting.items()), method.start
 
 
 @functools.lru_cache(maxsize=1)

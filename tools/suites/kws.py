@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from suites.float_network import Setting
-from suites.suite import Case, Method, Suite
+from suites.suite import REALIGNED, Case, Method, Suite
 from suites.yardsticks import Yardstick
 
 ADAPT, TEST = 400, 300
@@ -18,8 +18,8 @@ METHODS = (
     Method("exact head alone", {"trainable": "head"}),
     Method("exact: head + last conv", {"trainable": "exact"}),
     Method("exact + input adapter", {"trainable": "exact", "adapter": True}),
-    Method("realigned + exact", {"trainable": "exact"}, realigned=True),
-    Method("realigned + exact + adapter", {"trainable": "exact", "adapter": True}, realigned=True),
+    Method("realigned + exact", {"trainable": "exact"}, start=REALIGNED),
+    Method("realigned + exact + adapter", {"trainable": "exact", "adapter": True}, start=REALIGNED),
 )
 
 GRID = (
@@ -31,7 +31,7 @@ GRID = (
 YARDSTICKS = (
     Yardstick("float back-propagation", (*GRID, Setting("Adam", 3e-4, 50, True), Setting("Adam", 1e-3, 20, True))),
     Yardstick("the same with the adapter", GRID[:3], adapter=True),
-    Yardstick("the same, realigned", GRID[:3], realigned=True),
+    Yardstick("the same, realigned", GRID[:3], start=REALIGNED),
     Yardstick(
         "int8 back-propagation",
         (Setting("QAS", 1e-2, 50), Setting("QAS", 3e-2, 20), Setting("QAS", 3e-2, 50), Setting("QAS", 1e-1, 20)),

@@ -12,8 +12,8 @@ import numpy as np
 
 from suites.jobs import Run
 from suites.memory import arena, backprop_memory
-from suites.suite import Method, Suite
-from suites.yardsticks import Outcome, Yardstick
+from suites.suite import FILTERED, Case, Method, Suite
+from suites.yardsticks import Outcome, Yardstick, with_adapter
 from tflm_zo import patch
 from tflm_zo.errors import ZoError
 from tflm_zo.files import write_atomic
@@ -21,16 +21,15 @@ from tflm_zo.files import write_atomic
 
 @dataclass(frozen=True)
 class Results:
-    """All that was measured: ``plain`` scores before and after the drift by case; ``realigned``
-    those after realignment, if a method starts from it; ``runs`` by method, case, seed and
-    passes; ``outcomes`` of back-propagation by yardstick and case; ``confirmed`` runs in the simulator and in TFLite
-    Micro by case."""
+    """All that was measured: ``plain`` scores before and after the drift by case; ``prepared`` those of other models
+    that methods start from, untrained, by start and case; ``runs`` by method, case, seed and passes; ``outcomes`` of
+    back-propagation by yardstick and case; ``confirmed`` runs in the simulator and in TFLite Micro by case."""
 
     suite: Suite
     budgets: tuple[int, ...]
     seeds: int
     plain: dict[str, tuple[float, float]]
-    realigned: dict[str, float]
+    prepared: dict[str, dict[str, float]]
     runs: dict[tuple[str, str, int, int], Run]
     outcomes: dict[tuple[str, str], Outcome]
     confirmed: dict[str, tuple[Run, Run]]
@@ -100,7 +99,7 @@ def markdown(results: Results, command: str) -> str:
 
 def _scores(results: Results, most: int) -> list[str]:
     names = [m.name for m in results.suite.methods]
-    columns = ["case", "before", "drifted", *(["realigned"] if results.realigned else []), *names]
+    columns = ["case", "before", "drifted", *results.prepared, *names]
     for yardstick in results.yardsticks:
         columns += [yardstick.name, "its settings"]
     if results.confirmed:
@@ -109,7 +108,7 @@ def _scores(results: Results, most: int) -> list[str]:
     for case in results.cases:
         before, drifted = results.plain[case]
         row = [case, f"{before:.3f}", f"{drifted:.3f}"]
-        row += [f"{results.realigned[case]:.3f}"] if results.realigned else []
+        row += [f"{scores[case]:.3f}{_filter(results, start, case)}" for start, scores in results.prepared.items()]
         row += [_spread(results.of(name, case, most)) for name in names]
         for yardstick in results.yardsticks:
             outcome = results.outcomes[yardstick.name, case]
@@ -119,12 +118,17 @@ def _scores(results: Results, most: int) -> list[str]:
         rows.append(row)
     before, drifted = np.mean(list(results.plain.values()), axis=0)
     row = ["**mean**", f"{before:.3f}", f"{drifted:.3f}"]
-    row += [f"{np.mean(list(results.realigned.values())):.3f}"] if results.realigned else []
+    row += [f"{np.mean(list(scores.values())):.3f}" for scores in results.prepared.values()]
     row += [f"**{results.mean(name, most):.3f}**" for name in names]
     for yardstick in results.yardsticks:
         row += [f"**{_yardstick_mean(results, yardstick):.3f}**", ""]
     rows.append(row + [""] * (len(columns) - len(row)))
     return _table(columns, rows)
+
+
+def _filter(results: Results, start: str, name: str) -> str:
+    case = next(case for case in results.suite.cases if case.name == name)
+    return f" ({case.filter})" if start == FILTERED else ""
 
 
 def _yardstick_mean(results: Results, yardstick: Yardstick) -> float:
@@ -166,9 +170,9 @@ def _memory(results: Results) -> list[str]:
     case = results.suite.cases[0]
     rows = [["inference alone", _kilobytes(arena(case.model)), "TFLite Micro's arena"]]
     for method in results.suite.methods:
-        rows.append([method.name, _kilobytes(_arena(case.model, method)), "TFLite Micro's arena"])
+        rows.append([method.name, _kilobytes(_arena(case, method)), "TFLite Micro's arena"])
     for yardstick in results.yardsticks:
-        model = case.start(adapter=yardstick.adapter)
+        model = with_adapter(case.model) if yardstick.adapter else case.model
         chosen = {results.outcomes[yardstick.name, c].setting.split()[0] for c in results.cases}
         for optimizer in sorted(chosen):
             need = backprop_memory(model, yardstick.int8, optimizer)
@@ -183,8 +187,8 @@ def _memory(results: Results) -> list[str]:
     return _table(["training", "RAM", "of which"], rows)
 
 
-def _arena(model: bytes, method: Method) -> int:
-    return arena(patch(model, **method.patching))
+def _arena(case: Case, method: Method) -> int:
+    return arena(patch(case.model_at(method.start), **method.patching))
 
 
 def _kilobytes(size: int) -> str:

@@ -4,24 +4,29 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tflm_zo import realign
-from tflm_zo.adapter import add_adapter
 from tflm_zo.model_file import load_model, save_model
+from tflm_zo.realign import choose_filter
+from tflm_zo.simulator import SimModel
+
+# What a training starts from: the model as it is, realigned to the drift without labels, or that with the filter in
+# front that suits the labelled samples best, if any does.
+AS_IT_IS, REALIGNED, FILTERED = "as it is", "realigned", "filtered, realigned"
 
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """How the model is patched and fitted; realigned: from the model realigned to the drift, without labels."""
+    """How the model that a training starts from is patched and fitted."""
 
     name: str
     patching: dict[str, Any]
     fitting: dict[str, Any] = field(default_factory=dict)
-    realigned: bool = False
+    start: str = AS_IT_IS
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,18 +84,44 @@ class Case:
         """Accuracy, or else an error."""
         return self.loss == "cross-entropy"
 
-    def start(self, *, adapter: bool = False, realigned: bool = False) -> bytes:
-        """Return the model that training starts from: behind an identity layer for its input's channels, realigned."""
-        model = self._realigned if realigned else self.model
-        if not adapter:
-            return model
-        tree = load_model(model)
-        add_adapter(tree)
-        return save_model(tree)
+    def model_at(self, start: str) -> bytes:
+        """Return the model that a training starts from."""
+        if start == AS_IT_IS:
+            return self.model
+        return self._filtered if start == FILTERED and self.filter != "none" else self._realigned
+
+    @functools.cached_property
+    def filter(self) -> str:
+        """The filter that suits the labelled samples best."""
+        return next(iter(choose_filter(self.model, self.reference, self.x, self.y)))
 
     @functools.cached_property
     def _realigned(self) -> bytes:
         return realign(self.model, self.reference, self.x)
+
+    @functools.cached_property
+    def _filtered(self) -> bytes:
+        return realign(self.model, self.reference, self.x, self.filter)
+
+    def behind_filter(self) -> Case:
+        """Return the case whose samples went through the filter, and whose model, realigned, stands behind it.
+
+        For back-propagation: it trains the layers of the model, not the filter.
+        """
+        model = self.model_at(FILTERED)
+        if self.filter == "none":
+            return replace(self, model=model)
+        tree = load_model(model)
+        graph = tree.subgraphs[0]
+        result = int(graph.operators[2].outputs[0])
+        passed = SimModel(model)
+
+        def codes(x: np.ndarray) -> np.ndarray:
+            return passed.run_layers(0, 3, {passed.inputs[0]: x}, [result]).tensors[result]
+
+        graph.operators = graph.operators[3:]
+        graph.inputs = np.array([result], dtype=np.int32)
+        return replace(self, model=save_model(tree), x=codes(self.x), x_test=codes(self.x_test))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,14 +5,16 @@ trained on all of them with each seed. Test samples are used for the last measur
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from suites.cache import Cache, digest
 from suites.float_network import Network, Setting
-from suites.suite import Case
+from suites.suite import AS_IT_IS, FILTERED, Case
+from tflm_zo.adapter import add_adapter
+from tflm_zo.model_file import load_model, save_model
 
 # Counts up when the network's training changes, so that kept results are not taken for those of the new one.
 _VERSION = 1
@@ -22,7 +24,7 @@ _VERSION = 1
 class Yardstick:
     """A form of back-propagation, and the settings to choose from.
 
-    adapter, realigned: from the model that :meth:`suites.suite.Case.start` gives.
+    adapter: with an identity layer for the input's channels in front, trained too. start: as a method's.
     folds: settings are compared on ``folds`` held-out parts of ``parts`` that the samples are cut into.
     """
 
@@ -30,7 +32,7 @@ class Yardstick:
     grid: tuple[Setting, ...]
     int8: bool = False
     adapter: bool = False
-    realigned: bool = False
+    start: str = AS_IT_IS
     parts: int = 3
     folds: int = 3
 
@@ -46,7 +48,8 @@ class Outcome:
 
 def back_propagate(yardstick: Yardstick, case: Case, seeds: int, cache: Cache) -> Outcome:
     """Choose a setting and train; every training is kept in ``cache``."""
-    model = case.start(adapter=yardstick.adapter, realigned=yardstick.realigned)
+    case = case.behind_filter() if yardstick.start == FILTERED else replace(case, model=case.model_at(yardstick.start))
+    model = with_adapter(case.model) if yardstick.adapter else case.model
     everything = np.arange(len(case.x))
     order = np.random.default_rng(0).permutation(len(case.x))
     folds = np.array_split(order, yardstick.parts)[: yardstick.folds]
@@ -76,6 +79,13 @@ def back_propagate(yardstick: Yardstick, case: Case, seeds: int, cache: Cache) -
     best = choose(held_out, key=lambda setting: held_out[setting])
     final = [trained(best, everything, case.x_test, case.y_test, seed) for seed in range(seeds)]
     return Outcome(tuple(final), str(best), {str(setting): score for setting, score in held_out.items()})
+
+
+def with_adapter(model: bytes) -> bytes:
+    """Return the model behind an identity layer for its input's channels."""
+    tree = load_model(model)
+    add_adapter(tree)
+    return save_model(tree)
 
 
 @functools.lru_cache(maxsize=4)
