@@ -29,12 +29,9 @@ float FeatureEnergy(const Head& head, float scale) {
 void HeadUpdate(const Head& head, const float* gradient, float rate, uint32_t rounding_key) {
   for (int32_t j = 0; j < head.outputs; ++j) {
     const float step = rate * gradient[j];
-    const float unit = step * head.weight_factors[j];
-    for (int32_t k = 0; head.residual != nullptr && k < head.features; ++k) {
-      const int32_t i = j * head.features + k;
-      StepWeight(&head.weights[i], &head.residual[i],
-                 unit * static_cast<float>(head.input[k] - head.input_zero_point),
-                 RandomWord(rounding_key, static_cast<uint32_t>(i)), head.weight_limit);
+    if (head.residual != nullptr) {
+      StepWeights(j * head.features, head.features, head.weights, head.residual, head.weight_limit,
+                  step * head.weight_factors[j], head.input, head.input_zero_point, rounding_key);
     }
     if (head.trains_bias) {
       StepBias(&head.bias[j], step / head.accumulator_scales[j],

@@ -120,20 +120,21 @@ NodeMap MakeMap(const NodeOptions& options, const NodeSetting& setting) {
                  options.activation_min,        options.activation_max};
 }
 
+// The weights of one output channel, see WeightIndex.
+WeightRow FilterRow(const LayerShape& shape, int32_t channel) {
+  return {WeightIndex(shape, channel, 0), shape.kind == kDepthwise ? shape.output_channels : 1,
+          FilterSize(shape)};
+}
+
 // Steps of one output channel's weights and bias, by gradients in the units that FilterGradient
 // returns.
 void StepChannel(const NodeOptions& options, const Trained& trained, int32_t channel, float rate,
                  const float* dw, float db, uint32_t rounding_key) {
   const LayerShape& shape = options.shape;
   const int32_t factor = options.channels == 1 ? 0 : channel;
-  const float weight_rate = rate * WeightFactors(&options)[factor];
-  for (int32_t k = 0; trained.weights != nullptr && k < FilterSize(shape); ++k) {
-    const int32_t i = WeightIndex(shape, channel, k);
-    const bool perturbed =
-        HasHeadroom(trained.initial_weights[i], static_cast<int8_t>(kMaxWeight), options.headroom);
-    StepWeight(&trained.weights[i], weight_rate * dw[k],
-               RandomWord(rounding_key, static_cast<uint32_t>(i)),
-               perturbed ? kMaxWeight - options.headroom : kMaxWeight);
+  if (trained.weights != nullptr) {
+    StepWeights(FilterRow(shape, channel), trained.weights, trained.initial_weights,
+                options.headroom, rate * WeightFactors(&options)[factor], dw, rounding_key);
   }
   if (trained.bias == nullptr) return;
   const int32_t count = shape.output_channels * FilterSize(shape);

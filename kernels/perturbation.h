@@ -20,7 +20,7 @@ namespace tflm_zo {
 // Whether an element of this initial value takes part in weight perturbation.
 template <typename T>
 bool HasHeadroom(T initial, int32_t limit, int32_t headroom) {
-  return initial >= headroom - limit && initial <= limit - headroom;
+  return (initial >= headroom - limit) & (initial <= limit - headroom);
 }
 
 // What of a parameter tensor takes part: elements with headroom that the mask keeps.

@@ -29,7 +29,7 @@ inline uint32_t FloatToBits(float value) {
 // Largest integer not above x, for |x| < 2^31.
 inline int32_t FloorToInt(float x) {
   const int32_t truncated = static_cast<int32_t>(x);
-  return static_cast<float>(truncated) > x ? truncated - 1 : truncated;
+  return truncated - (static_cast<float>(truncated) > x);
 }
 
 // exp(x) for x <= 0, relative error below 3e-7; inputs under -87 give exp(-87).
@@ -39,16 +39,19 @@ float ExpNonPositive(float x);
 float LogPositive(float x);
 
 // Rounds x to one of its two neighbouring integers, up with a probability equal to the fractional
-// part (to 24 bits): the expectation is x, so steps far below one code still count. |x| is limited
-// to 2^30.
-inline int32_t StochasticRound(float x, uint32_t random) {
-  constexpr float kLimit = 1073741824.0f;
-  if (x >= kLimit) return 1073741824;
-  if (x <= -kLimit) return -1073741824;
+// part (to 24 bits): the expectation is x, so steps far below one code still count. x is limited to
+// +-limit first, a whole number. No branches, so loops over it are vectorised.
+inline int32_t StochasticRound(float x, uint32_t random, float limit = 1073741824.0f) {
+  // Positive floats are in the order of their bits. (Comparing floats would become branches.)
+  const uint32_t sign = FloatToBits(x) & 0x80000000u;
+  const uint32_t magnitude = FloatToBits(x) ^ sign;
+  const uint32_t largest = FloatToBits(limit);
+  x = BitsToFloat((magnitude < largest ? magnitude : largest) | sign);
   const int32_t floor = FloorToInt(x);
   const float fraction = x - static_cast<float>(floor);
-  const float uniform = static_cast<float>(random >> 8) * (1.0f / 16777216.0f);
-  return uniform < fraction ? floor + 1 : floor;
+  const float uniform =
+      static_cast<float>(static_cast<int32_t>(random >> 8)) * (1.0f / 16777216.0f);
+  return floor + (uniform < fraction);
 }
 
 }  // namespace tflm_zo
