@@ -80,14 +80,14 @@ def convert(model: str, data: str, output: str, as_json: bool) -> None:
     type=click.Choice(["none", "auto", *FILTERS]),
     default="none",
     show_default=True,
-    help="Put a filter in front, for images; auto: that with the lowest loss on labelled samples, or none.",
+    help="Put a filter in front, for images; auto: that with the lowest loss on held-out samples, or none.",
 )
 @json_option
 def realign(model: str, reference: str, data: str, output: str, filter_name: str, as_json: bool) -> None:
     """Bring mean and spread of every convolution back to what they were before a drift, without labels."""
-    from tflm_zo.realign import choose_filter
     from tflm_zo.realign import realign as bring_back
     from tflm_zo.samples import load_npz, load_npz_samples
+    from tflm_zo.tuning.filter_choice import choose_filter
 
     content, before = read_bytes(model), load_npz_samples(reference)[0]
     result: dict[str, Any] = {}
@@ -96,7 +96,7 @@ def realign(model: str, reference: str, data: str, output: str, filter_name: str
         losses = choose_filter(content, before, after, labels)
         filter_name = next(iter(losses))
         result["losses"] = losses
-        click.echo("loss by filter: " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
+        click.echo("held-out loss by filter: " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
     else:
         after = load_npz_samples(data)[0]
     realigned = bring_back(content, before, after, None if filter_name == "none" else filter_name)

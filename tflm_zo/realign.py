@@ -17,13 +17,11 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.input_filter import FILTERS, add_filter
 from tflm_zo.input_filter import NAME as FILTER
+from tflm_zo.input_filter import add_filter
 from tflm_zo.layers import Layer, quantization_of, trainable_layers
 from tflm_zo.model_file import constant, load_model, save_model, schema, shape_of
-from tflm_zo.patch import patch
 from tflm_zo.samples import input_codes
-from tflm_zo.simulator import SimTrainer
 from tflm_zo.simulator.model import SimModel
 from tflm_zo.training_ops import is_patched
 
@@ -50,29 +48,14 @@ def realign(model: bytes, reference: np.ndarray, x: np.ndarray, filter_name: str
     int8 weights stay what they are. Raises :class:`ZoError` if the model has no such layer or is patched, or takes no
     images that the filter could be for.
     """
-    return _Realigner(model, reference, x).run(filter_name)
+    return Realigner(model, reference, x).run(filter_name)
 
 
-def choose_filter(model: bytes, reference: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Return the loss of the realigned ``model`` on labelled samples after the drift, by filter in front, lowest first.
+class Realigner:
+    """The statistics of a model on samples from before a drift, and how to get them back on samples after it.
 
-    "none" is among them. Arguments are those of :func:`realign`, and labels ``y`` for ``x`` (class indices, or vectors
-    for models that a squared error suits). Each filter costs about three forward passes a sample.
+    For several filters in turn; arguments and errors are those of :func:`realign`.
     """
-    realigner = _Realigner(model, reference, x)
-    side = min(realigner.input_shape[1:3]) if len(realigner.input_shape) == 4 else 0
-    names = [None, *(name for name, kernel in FILTERS.items() if len(kernel) <= side)]
-    if len(names) == 1:
-        raise ZoError(f"filters are for images, and the model's input is {list(realigner.input_shape)}")
-    losses = {
-        name or "none": SimTrainer(patch(realigner.run(name), "head")).evaluate(x[:_MOST_SAMPLES], y[:_MOST_SAMPLES])
-        for name in names
-    }
-    return dict(sorted(((name, scores["loss"]) for name, scores in losses.items()), key=lambda item: item[1]))
-
-
-class _Realigner:
-    """The statistics of a model on samples from before a drift, and how to get them back on samples after it."""
 
     def __init__(self, model: bytes, reference: np.ndarray, x: np.ndarray) -> None:
         self._model = model

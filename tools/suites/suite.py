@@ -11,8 +11,8 @@ import numpy as np
 
 from tflm_zo import realign
 from tflm_zo.model_file import load_model, save_model
-from tflm_zo.realign import choose_filter
 from tflm_zo.simulator import SimModel
+from tflm_zo.tuning.filter_choice import choose_filter
 
 # What a training starts from: the model as it is, realigned to the drift without labels, or that with the filter in
 # front that suits the labelled samples best, if any does.
