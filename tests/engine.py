@@ -25,11 +25,16 @@ def command(**fields: Any) -> np.ndarray:
 class Engine:
     """Passes with raw commands. ``state`` is the parameter op's state, after the first pass."""
 
-    def __init__(self, patched: bytes, x: np.ndarray | None = None) -> None:
+    def __init__(self, patched: bytes, x: np.ndarray | None = None, *, preserve: bool = False) -> None:
+        """preserve: no two tensors share memory, so that those within the model can be read after a pass."""
+        config = runtime.InterpreterConfig
         self.model = read_patched(patched)
         plugin.library()
         self.interpreter = runtime.Interpreter.from_bytes(
-            patched, custom_op_registerers=[plugin.REGISTERER], arena_size=1 << 17
+            patched,
+            custom_op_registerers=[plugin.REGISTERER],
+            arena_size=1 << 17,
+            intrepreter_config=config.kPreserveAllTensors if preserve else config.kAllocationRecording,
         )
         rng = np.random.default_rng(5)
         self.x = rng.integers(-128, 128, self.model.input_shape).astype(np.int8) if x is None else x
@@ -55,6 +60,10 @@ class Engine:
 
     def output(self) -> np.ndarray:
         return self.interpreter.get_output(0)
+
+    def tensor(self, index: int) -> np.ndarray:
+        """A tensor of the model as the last pass left it, if all are preserved."""
+        return self.interpreter.GetTensor(index, 0)["tensor_data"].copy()
 
     def tensors(self) -> list[np.ndarray]:
         """All parameters as they lie in the arena, residual included."""

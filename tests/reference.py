@@ -2,7 +2,7 @@
 """Plain NumPy versions of the training ops: what the kernels compute, in single precision and to the bit.
 
 Written from the contracts in the kernels' headers; they keep a clean copy of the weights, which the kernels
-do without.
+do without. The node op's is in node_reference.py.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 
 F = np.float32
 
-INITIALISE, UPDATE, FORWARD, CLEAR, LOSS, ACCUMULATE, HEAD, NODE_UPDATE = (1 << i for i in range(8))
-STEP, DIRECTION, UPDATE_ROUNDING, HEAD_ROUNDING, MASK = 1, 2, 3, 4, 7
+INITIALISE, UPDATE, FORWARD, CLEAR, LOSS, ACCUMULATE, HEAD, NODE_UPDATE, NODE_APPLY = (1 << i for i in range(9))
+STEP, DIRECTION, UPDATE_ROUNDING, HEAD_ROUNDING, NODE_DIRECTION, NODE_ROUNDING, MASK = range(1, 8)
 MAX_QUERIES, MAX_GROUPS = 64, 63
 MAGIC = 0x5A4F434D
 
@@ -160,6 +160,8 @@ class ParameterOp:
         if command["actions"] & INITIALISE:
             for parameter in self.parameters:
                 parameter.values = parameter.initial.copy()
+        if command["actions"] & (UPDATE | NODE_UPDATE):
+            self._losses_to_slopes(command)
         if command["actions"] & UPDATE:
             self._update(command)
         if command["actions"] & CLEAR:
@@ -173,10 +175,13 @@ class ParameterOp:
         else:
             self.losses[command["query"]] += loss if command["sign"] > 0 else -loss
 
-    def _update(self, command: Any) -> None:
+    def _losses_to_slopes(self, command: Any) -> None:
         used = slice(0, int(command["update_queries"]))
         base = self.base_loss if command["actions"] & FORWARD else F(0)
         self.losses[used] = (self.losses[used] - base) * command["update_scale"]
+
+    def _update(self, command: Any) -> None:
+        used = slice(0, int(command["update_queries"]))
         for index in range(int(command["update_first"]), int(command["update_last"])):
             parameter = self.parameters[index]
             if parameter.sigma and parameter.rate:
@@ -266,13 +271,17 @@ def dequantize(codes: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
 
 @dataclass
 class Head:
-    """The last fully connected layer: weights and residual (outputs, features), bias (outputs,) or None."""
+    """The last fully connected layer: weights and residual (outputs, features), bias (outputs,) or None.
+
+    trains_weights: False if updates change the bias only.
+    """
 
     weights: np.ndarray
     bias: np.ndarray | None
     zero_point: int
     accumulator_scales: np.ndarray
     weight_factors: np.ndarray
+    trains_weights: bool = True
     residual: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -286,6 +295,13 @@ class Head:
             accumulators = accumulators + self.bias
         return accumulators.astype(F) * self.accumulator_scales
 
+    def feature_gradient(self, gradient: np.ndarray, feature_scale: float) -> np.ndarray:
+        """dL/d(real-valued input), float32 (features,), from dL/dlogits."""
+        total = np.zeros(self.weights.shape[1], dtype=F)
+        for slope, scale, row in zip(gradient, self.accumulator_scales, self.weights, strict=True):
+            total = total + slope * (scale / F(feature_scale)) * row.astype(F)
+        return total
+
     def update(self, codes: np.ndarray, gradient: np.ndarray, rate: float, seed: int) -> None:
         key = stream_key(seed, HEAD_ROUNDING, 0, 0)
         x = (codes.astype(np.int64) - self.zero_point).astype(F)
@@ -293,7 +309,7 @@ class Head:
         for j, slope in enumerate(gradient):
             step = F(rate) * slope
             unit = step * self.weight_factors[j]
-            for k in range(features):
+            for k in range(features if self.trains_weights else 0):
                 change = stochastic_round(unit * x[k] * F(256), random_word(key, j * features + k))
                 self._move(j, k, -max(-254 * 256, min(254 * 256, change)))
             if self.bias is not None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import flatbuffers
@@ -14,6 +15,13 @@ ACTIVATION = schema.ActivationFunctionType
 OPERATOR = schema.BuiltinOperator
 OPTIONS = schema.BuiltinOptions
 TYPE = schema.TensorType
+# Real values between which a fused activation keeps a layer's output.
+ACTIVATION_RANGES = {
+    ACTIVATION.NONE: (-np.inf, np.inf),
+    ACTIVATION.RELU: (0, np.inf),
+    ACTIVATION.RELU6: (0, 6),
+    ACTIVATION.RELU_N1_TO_1: (-1, 1),
+}
 # Codes at and near both ends of the int8 range, where saturation would show.
 EXTREME_CODES = np.array([-128, -127, -126, -124, -123, -122, -64, 0, 1, 64, 122, 123, 124, 125, 127])
 
@@ -38,11 +46,11 @@ def small_model(
     b = _Builder(INPUT_SHAPE, seed, bias=bias, per_channel=per_channel, extreme=extreme)
     if float_ends:
         b.quantize()
-    b.conv("stem", 6, kernel=3, stride=2)
-    b.depthwise("spread", kernel=3)
+    b.conv("stem", 6, _square(3, 2))
+    b.depthwise("spread", _square(3))
     if shared:
-        first = b.conv("first", 6, kernel=1)
-        b.conv("second", 6, kernel=1, weights=first, share_tensor=shared == "tensor")
+        first = b.conv("first", 6, _square(1))
+        b.conv("second", 6, _square(1), weights=first, share_tensor=shared == "tensor")
     b.average_pool()
     b.reshape()
     b.finish(outputs, end)
@@ -71,16 +79,69 @@ def residual_model(*, hidden: int = 0, seed: int = 0) -> bytes:
     """Two residual blocks of two convolutions each ("a1", "b1"; "a2", "b2"), pooling, and fully connected layers:
     "hidden", if it has outputs, and the head."""
     b = _Builder(INPUT_SHAPE, seed, bias=True, per_channel=True, extreme=False)
-    b.conv("stem", 6, kernel=3, stride=2)
+    b.conv("stem", 6, _square(3, 2))
     for block in "12":
         before = b.mark()
-        b.conv(f"a{block}", 6, kernel=3)
-        b.conv(f"b{block}", 6, kernel=1)
+        b.conv(f"a{block}", 6, _square(3))
+        b.conv(f"b{block}", 6, _square(1))
         b.add(f"sum{block}", before)
     b.average_pool()
     b.reshape()
     if hidden:
-        b.dense("hidden", hidden, relu=True)
+        b.dense("hidden", hidden, activation="RELU")
+    b.finish(3, "softmax")
+    return b.bytes()
+
+
+def layer_model(
+    kind: str,
+    input_shape: tuple[int, ...],
+    outputs: int,
+    *,
+    kernel: tuple[int, int] = (1, 1),
+    stride: tuple[int, int] = (1, 1),
+    dilation: tuple[int, int] = (1, 1),
+    padding: str = "SAME",
+    activation: str = "RELU",
+    margin: float = 0.0,
+    pool: tuple[int, int] = (1, 1),
+    bias: bool = True,
+    per_channel: bool = True,
+    extreme: bool = False,
+    seed: int = 0,
+) -> bytes:
+    """One layer, "probe", of any geometry, average pooling over windows ``pool`` and a head of three classes.
+
+    kind: "conv", "depthwise" (``outputs`` is a multiple of the input's channels) or "dense". Inputs are larger than
+    those of the other models, so that RELU6 has something to cut off at both ends. margin: codes left free beyond the
+    output's range, as a fraction of it; negative ones cut off what the activation does not.
+    """
+    b = _Builder(input_shape, seed, bias=bias, per_channel=per_channel, extreme=extreme, reach=3.0, margin=margin)
+    if kind == "dense":
+        b.dense("probe", outputs, activation=activation)
+    else:
+        window = _Window(kernel, stride, dilation, padding)
+        if kind == "conv":
+            b.conv("probe", outputs, window, activation=activation)
+        else:
+            b.depthwise("probe", window, multiplier=outputs // input_shape[-1], activation=activation)
+        if pool != (1, 1):
+            b.average_pool(pool)
+    if len(input_shape) > 1:
+        b.reshape()
+    b.finish(3, "softmax")
+    return b.bytes()
+
+
+def closed_sum_model(*, seed: int = 0) -> bytes:
+    """A convolution, "probe", without an activation, whose output is added to its input before pooling and head."""
+    b = _Builder(INPUT_SHAPE, seed, bias=True, per_channel=True, extreme=False)
+    b.conv("stem", 6, _square(3, 2))
+    before = b.mark()
+    b.conv("probe", 6, _square(3), activation="NONE")
+    b.add("sum", before)
+    b.average_pool()
+    b.reshape()
     b.finish(3, "softmax")
     return b.bytes()
 
@@ -115,12 +176,53 @@ def separable_samples(count: int, seed: int, classes: int = 3) -> tuple[np.ndarr
     return x.astype(np.float32), y
 
 
+@dataclass(frozen=True)
+class _Window:
+    """How a convolution goes over its input: (height, width) each, padding "SAME" or "VALID"."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: str = "SAME"
+
+    def set_options(self, options: Any) -> None:
+        options.strideH, options.strideW = self.stride
+        options.dilationHFactor, options.dilationWFactor = self.dilation
+        options.padding = getattr(schema.Padding, self.padding)
+
+    def patches(self, x: np.ndarray) -> np.ndarray:
+        """Windows (n, h, w, c, *kernel) of images (n, h, w, c)."""
+        reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
+        pads = [(0, 0)]
+        for size, stride, needed in zip(x.shape[1:3], self.stride, reach, strict=True):
+            total = max((-(-size // stride) - 1) * stride + needed - size, 0) if self.padding == "SAME" else 0
+            pads.append((total // 2, total - total // 2))
+        padded = np.pad(x, [*pads, (0, 0)])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, reach, (1, 2))
+        return windows[:, :: self.stride[0], :: self.stride[1], :, :: self.dilation[0], :: self.dilation[1]]
+
+
+def _square(kernel: int, stride: int = 1) -> _Window:
+    return _Window((kernel, kernel), (stride, stride))
+
+
 class _Builder:
     """Appends layers; the float outputs for calibration samples give each activation its quantization."""
 
-    def __init__(self, shape: tuple[int, ...], seed: int, *, bias: bool, per_channel: bool, extreme: bool) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        seed: int,
+        *,
+        bias: bool,
+        per_channel: bool,
+        extreme: bool,
+        reach: float = 1.0,
+        margin: float = 0.0,
+    ) -> None:
+        """Samples lie between -reach and reach; margin: see :func:`layer_model`."""
         self.rng = np.random.default_rng(seed)
-        self.bias, self.per_channel, self.extreme = bias, per_channel, extreme
+        self.bias, self.per_channel, self.extreme, self.margin = bias, per_channel, extreme, margin
         self.model = schema.ModelT()
         self.model.version = 3
         self.model.description = "small test model"
@@ -130,8 +232,8 @@ class _Builder:
         self.graph.name = "main"
         self.graph.tensors, self.graph.operators = [], []
         self.model.subgraphs = [self.graph]
-        self.values = self.rng.uniform(-1, 1, (64, *shape))
-        self.scale, self.zero_point = 2.2 / 255, -3
+        self.values = reach * self.rng.uniform(-1, 1, (64, *shape))
+        self.scale, self.zero_point = reach * 2.2 / 255, -3
         self.last = self._tensor("input", TYPE.INT8, (1, *shape), self.scale, self.zero_point)
         self.graph.inputs = np.array([self.last], dtype=np.int32)
 
@@ -151,29 +253,30 @@ class _Builder:
         self,
         name: str,
         channels: int,
+        window: _Window,
         *,
-        kernel: int,
-        stride: int = 1,
+        activation: str = "RELU",
         weights: tuple[int, np.ndarray] | None = None,
         share_tensor: bool = True,
     ) -> tuple[int, np.ndarray]:
-        shape = (channels, kernel, kernel, self.values.shape[-1])
+        shape = (channels, *window.kernel, self.values.shape[-1])
         tensor, real = self._weights(f"{name}/Conv2D", shape, 0, weights, share_tensor)
-        patches = _patches(self.values, kernel, stride)
-        values = np.einsum("nhwcij,oijc->nhwo", patches, real)
+        values = np.einsum("nhwcij,oijc->nhwo", window.patches(self.values), real)
         options = schema.Conv2DOptionsT()
-        options.strideW = options.strideH = stride
-        options.fusedActivationFunction = ACTIVATION.RELU
+        window.set_options(options)
+        options.fusedActivationFunction = getattr(ACTIVATION, activation)
         self._layer(name, OPERATOR.CONV_2D, OPTIONS.Conv2DOptions, options, tensor, values)
         return tensor, real
 
-    def depthwise(self, name: str, *, kernel: int) -> None:
-        shape = (1, kernel, kernel, self.values.shape[-1])
+    def depthwise(self, name: str, window: _Window, *, multiplier: int = 1, activation: str = "RELU") -> None:
+        shape = (1, *window.kernel, self.values.shape[-1] * multiplier)
         tensor, real = self._weights(f"{name}/depthwise", shape, 3)
-        values = np.einsum("nhwcij,ijc->nhwc", _patches(self.values, kernel, 1), real[0])
+        patches = window.patches(self.values).repeat(multiplier, axis=3)
+        values = np.einsum("nhwcij,ijc->nhwc", patches, real[0])
         options = schema.DepthwiseConv2DOptionsT()
-        options.strideW = options.strideH = options.depthMultiplier = 1
-        options.fusedActivationFunction = ACTIVATION.RELU
+        window.set_options(options)
+        options.depthMultiplier = multiplier
+        options.fusedActivationFunction = getattr(ACTIVATION, activation)
         kind = OPERATOR.DEPTHWISE_CONV_2D
         self._layer(name, kind, OPTIONS.DepthwiseConv2DOptions, options, tensor, values)
 
@@ -182,14 +285,14 @@ class _Builder:
         name: str,
         outputs: int,
         *,
-        relu: bool = False,
+        activation: str = "NONE",
         weights: tuple[int, np.ndarray] | None = None,
     ) -> tuple[int, np.ndarray]:
         shape = (outputs, self.values.shape[-1])
         tensor, real = self._weights(f"{name}/MatMul", shape, 0, weights)
         options = schema.FullyConnectedOptionsT()
-        if relu:
-            options.fusedActivationFunction = ACTIVATION.RELU
+        options.fusedActivationFunction = getattr(ACTIVATION, activation)
+        options.keepNumDims = self.values.ndim > 2
         kind = OPERATOR.FULLY_CONNECTED
         self._layer(name, kind, OPTIONS.FullyConnectedOptions, options, tensor, self.values @ real.T)
         return tensor, real
@@ -206,11 +309,13 @@ class _Builder:
         output = self._tensor(f"{name}/output", TYPE.INT8, (1, *values.shape[1:]), self.scale, self.zero_point)
         self._operator(OPERATOR.ADD, OPTIONS.AddOptions, schema.AddOptionsT(), inputs, output)
 
-    def average_pool(self) -> None:
+    def average_pool(self, window: tuple[int, int] = (2, 2)) -> None:
         n, h, w, c = self.values.shape
-        self.values = self.values.reshape(n, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+        high, wide = window
+        self.values = self.values.reshape(n, h // high, high, w // wide, wide, c).mean(axis=(2, 4))
         options = schema.Pool2DOptionsT()
-        options.strideW = options.strideH = options.filterWidth = options.filterHeight = 2
+        options.strideH = options.filterHeight = high
+        options.strideW = options.filterWidth = wide
         options.padding = schema.Padding.VALID
         output = self._tensor("pooled", TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
         self._operator(OPERATOR.AVERAGE_POOL_2D, OPTIONS.Pool2DOptions, options, [self.last], output)
@@ -235,7 +340,7 @@ class _Builder:
         self._operator(OPERATOR.LOGISTIC, OPTIONS.NONE, None, [self.last], output)
 
     def finish(self, outputs: int, end: str) -> None:
-        self.dense("dense", outputs, relu=end == "relu")
+        self.dense("dense", outputs, activation="RELU" if end == "relu" else "NONE")
         {"softmax": self.softmax, "logistic": self.logistic}.get(end, lambda: None)()
 
     def bytes(self) -> bytes:
@@ -287,9 +392,9 @@ class _Builder:
             values = values + codes * scales
         elif code == OPERATOR.FULLY_CONNECTED:
             inputs.append(-1)  # as converters write it; convolutions just have one input less
-        if options.fusedActivationFunction == ACTIVATION.RELU:
-            values = np.maximum(values, 0)
+        values = np.clip(values, *ACTIVATION_RANGES[options.fusedActivationFunction])
         low, high = min(values.min(), 0.0), max(values.max(), 1e-3)
+        low, high = low - self.margin * (high - low), high + self.margin * (high - low)
         self.scale = float((high - low) / 255)
         self.zero_point = int(np.rint(-128 - low / self.scale))
         shape = (1, *values.shape[1:])
@@ -342,13 +447,3 @@ class _Builder:
         operator.builtinOptionsType, operator.builtinOptions = kind, options
         self.graph.operators.append(operator)
         self.last = output
-
-
-def _patches(x: np.ndarray, kernel: int, stride: int) -> np.ndarray:
-    """Windows (n, h, w, c, kernel, kernel) of a SAME-padded image."""
-    pads = [(0, 0)]
-    for size in x.shape[1:3]:
-        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-        pads.append((total // 2, total - total // 2))
-    padded = np.pad(x, [*pads, (0, 0)])
-    return np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), (1, 2))[:, ::stride, ::stride]
