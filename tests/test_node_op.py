@@ -235,7 +235,7 @@ def layer_models(draw: st.DrawFn) -> dict[str, Any]:
     }
     if kind == "dense":
         rows = draw(st.sampled_from([(), (), (3,)]))
-        return model | {"input_shape": (*rows, draw(st.integers(1, 12))), "outputs": draw(st.sampled_from([1, 4, 33]))}
+        return model | {"input_shape": (*rows, draw(st.integers(1, 40))), "outputs": draw(st.sampled_from([1, 4, 33]))}
     same = draw(st.booleans())
     channels = draw(st.sampled_from([1, 2, 3]))
     outputs = (
@@ -311,7 +311,7 @@ LAYERS: dict[str, dict[str, Any]] = {
         "activation": "RELU6",
         "per_channel": False,
     },
-    "dense": {"kind": "dense", "input_shape": (11,), "outputs": 35, "extreme": True},
+    "dense": {"kind": "dense", "input_shape": (75,), "outputs": 35, "extreme": True},
     "dense, rows": {"kind": "dense", "input_shape": (4, 7), "outputs": 5, "activation": "NONE", "margin": -0.3},
 }
 CLOSED = [name for name in LAYERS if name != "dense, rows"]  # whose gradient has a closed form
