@@ -1,35 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training in TFLM's C++ interpreter: on this machine, and on a Cortex-M4F in QEMU with the memory of a small board.
 
-Runs where TFLM_ROOT names TFLM's headers and libraries (micro_app/tflm/README.md). TFLM_LIBRARY=chirale or
-arduino-examples says that these are of an Arduino library: an older TFLM, with CMSIS-NN's kernels on every processor.
+Runs where TFLM_ROOT names TFLM's headers and libraries (tests/tflm_program.py).
 """
 
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_models
+import tflm_program
+from tflm_program import RECENT, Outcome, train
 from training_stream import RecordingTrainer
 
-from tflm_zo.board.arduino import TFLM_LIBRARIES, board_trees, export_sketch
+from tflm_zo.board.arduino import board_trees
 from tflm_zo.board.arena import ARDUINO_32, TFLM_32, Layout, plan_arena
+from tflm_zo.errors import ZoError
 from tflm_zo.model_file import load_model
 from tflm_zo.patch import patch
 from tflm_zo.split import split
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-ROOT = Path(os.environ.get("TFLM_ROOT", ""))
-LIBRARY = os.environ.get("TFLM_LIBRARY", "tree")
-RECENT = TFLM_LIBRARIES[LIBRARY].recent
-ARM_TOOLS = ("arm-none-eabi-g++", "qemu-system-arm")
 
 pytestmark = pytest.mark.skipif(not os.environ.get("TFLM_ROOT"), reason="TFLM_ROOT is not set: no TFLM to link")
 
@@ -37,62 +30,11 @@ pytestmark = pytest.mark.skipif(not os.environ.get("TFLM_ROOT"), reason="TFLM_RO
 VARIANTS = [("x86_64", False), ("cortex-m4f", True), ("cortex-m4f-cmsis-nn", True)]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a program printed and wrote."""
-
-    arena_used: int
-    right: list[int]
-    passes: int
-    frozen_runs: int
-    weights: bytes
-
-
-def run(*command: str | Path) -> str:
-    result = subprocess.run([str(w) for w in command], capture_output=True, text=True)
-    if result.returncode != 0:
-        pytest.fail(f"{' '.join(map(str, command))}\n{result.stdout}\n{result.stderr}", pytrace=False)
-    return result.stdout
-
-
 def build(variant: str, arm: bool, model: bytes, folder: Path) -> Path:
-    """Export the model, link it with a TFLM, return the program."""
-    if not (ROOT / "lib" / variant / "libtensorflow-microlite.a").is_file():
-        pytest.skip(f"TFLM_ROOT has no lib/{variant}")
-    for tool in ("cmake", *(ARM_TOOLS if arm else ())):
-        if shutil.which(tool) is None:
-            pytest.skip(f"no {tool}")
-    export_sketch(model, folder / "Sketch", tflm_library=LIBRARY)
-    options = [f"-DTFLM_ROOT={ROOT}", f"-DTFLM_ZO_SKETCH={folder / 'Sketch'}", f"-DTFLM_VARIANT={variant}"]
-    options.append(f"-DTFLM_STATIC_MEMORY={'ON' if RECENT else 'OFF'}")
-    if arm:
-        options.append(f"-DCMAKE_TOOLCHAIN_FILE={REPOSITORY / 'tests/cpp/cortex_m4f.cmake'}")
-    run("cmake", "-S", REPOSITORY / "micro_app/tflm", "-B", folder / "build", *options)
-    run("cmake", "--build", folder / "build")
-    return folder / "build/train_stream"
-
-
-def train(program: Path, arm: bool, stream: bytes) -> Outcome:
-    """Carry the stream out, return what came of it."""
-    recorded, weights = program.with_name("run.zos"), program.with_name("weights.bin")
-    recorded.write_bytes(stream)
-    if arm:
-        files = f"enable=on,arg=train_stream,arg={recorded},arg={weights}"
-        emulator = "qemu-system-arm -M mps2-an386 -display none -monitor none -serial none -semihosting-config"
-        text = run(*emulator.split(), files, "-kernel", program)
-    else:
-        text = run(program, recorded, weights)
-    used = re.search(r"arena (\d+) of", text)
-    passes = re.search(r"(\d+) passes", text)
-    frozen_runs = re.search(r"frozen layers ran (\d+) times", text)
-    assert used is not None and passes is not None, text
-    return Outcome(
-        arena_used=int(used[1]),
-        right=[int(n) for n in re.findall(r": (\d+) right", text)],
-        passes=int(passes[1]),
-        frozen_runs=0 if frozen_runs is None else int(frozen_runs[1]),
-        weights=weights.read_bytes(),
-    )
+    lacking = tflm_program.missing(variant, arm)
+    if lacking is not None:
+        pytest.skip(lacking)
+    return tflm_program.build(variant, arm, model, folder)
 
 
 @dataclass(frozen=True)
@@ -239,7 +181,7 @@ def test_keyword_spotting_trains_to_the_same_bits(
 
 def test_damaged_stream_is_refused(small_run: Reference, tmp_path: Path) -> None:
     program = build("x86_64", False, small_run.model, tmp_path)
-    with pytest.raises(pytest.fail.Exception, match="the stream ends too early"):
+    with pytest.raises(ZoError, match="the stream ends too early"):
         train(program, False, small_run.stream[:-100])
-    with pytest.raises(pytest.fail.Exception, match="not a training stream"):
+    with pytest.raises(ZoError, match="not a training stream"):
         train(program, False, b"ZOSX" + small_run.stream[4:])

@@ -84,7 +84,7 @@ class RecordingTrainer(Trainer):
         ):
             return super().fit(*args, **kwargs)
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    def evaluate(self, x: np.ndarray, y: np.ndarray | None = None) -> dict[str, float]:
         codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
         targets = target_codes(y, self.model, len(codes))
         samples = (c.tobytes() + t.tobytes() for c, t in zip(codes, targets, strict=True))
