@@ -329,7 +329,8 @@ class Trainer:
 
     @property
     def arena_bytes(self) -> int:
-        """Bytes of the arena in use, by TFLM's own accounting (of this 64-bit build)."""
+        """Bytes of the arena in use, by TFLM's own accounting (of this 64-bit build). Where the frozen layers run apart
+        they include the structures of a second allocator, which a board does not have."""
         return self._interpreter.arena_bytes
 
     def _no_input(self) -> np.ndarray:

@@ -20,9 +20,12 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+
+from tflm_zo.patched import PatchedModel
 
 Pass = Callable[[np.ndarray], np.ndarray]
 
@@ -89,10 +92,7 @@ def engines(batch: int) -> dict[str, tuple[Callable[[bytes], Pass], int]]:
         if name == "auto":
             table["simulator, batch 1"] = (lambda model: simulator(model, 1, "auto"), 16)
             continue
-        table[f"simulator {name}, batch {batch}"] = (
-            lambda model, name=name: simulator(model, batch, name),
-            batch,
-        )
+        table[f"simulator {name}, batch {batch}"] = (partial(simulator, batch=batch, instruction_set=name), batch)
     return table
 
 
@@ -160,6 +160,12 @@ METHODS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
 }
 
 
+def random_samples(model: PatchedModel, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random codes, and labels to train on them: classes in turn, or the codes themselves."""
+    x = np.random.default_rng(0).integers(-128, 128, (samples, *model.input_shape[1:]), dtype=np.int8)
+    return x, np.arange(samples) % max(model.loss.outputs, 2) if model.loss.kind == 0 else x.reshape(samples, -1)
+
+
 def bench_training(path: Path, samples: int, repeats: int) -> None:
     """Print training passes per second of one model, TFLite Micro beside the simulator.
 
@@ -180,11 +186,7 @@ def bench_training(path: Path, samples: int, repeats: int) -> None:
         except ZoError as error:
             print(f"  {name:30} left out, {error}")
             continue
-        described = trainers[0].model
-        rng = np.random.default_rng(0)
-        x = rng.integers(-128, 128, (samples, *described.input_shape[1:]), dtype=np.int8)
-        classes = described.loss.kind == 0
-        y = np.arange(samples) % max(described.loss.outputs, 2) if classes else x.reshape(samples, -1)
+        x, y = random_samples(trainers[0].model, samples)
         speeds = []
         for trainer in trainers:
             start = time.perf_counter()
