@@ -78,6 +78,7 @@ def markdown(results: Results, command: str) -> str:
         "",
         *_verdicts(results, most),
         "",
+        *_settings(results),
         "Mean over cases after a training of that many passes (the last column: passes that the longest used, and its "
         "seconds in the simulator):",
         "",
@@ -100,8 +101,7 @@ def markdown(results: Results, command: str) -> str:
 def _scores(results: Results, most: int) -> list[str]:
     names = [m.name for m in results.suite.methods]
     columns = ["case", "before", "drifted", *results.prepared, *names]
-    for yardstick in results.yardsticks:
-        columns += [yardstick.name, "its settings"]
+    columns += [yardstick.name for yardstick in results.yardsticks]
     if results.confirmed:
         columns.append("same in TFLite Micro")
     rows = []
@@ -110,9 +110,7 @@ def _scores(results: Results, most: int) -> list[str]:
         row = [case, f"{before:.3f}", f"{drifted:.3f}"]
         row += [f"{scores[case]:.3f}{_filter(results, start, case)}" for start, scores in results.prepared.items()]
         row += [_spread(results.of(name, case, most)) for name in names]
-        for yardstick in results.yardsticks:
-            outcome = results.outcomes[yardstick.name, case]
-            row += [_spread(outcome.scores), outcome.setting]
+        row += [_spread(results.outcomes[yardstick.name, case].scores) for yardstick in results.yardsticks]
         if results.confirmed:
             row.append(_confirmation(*results.confirmed[case]))
         rows.append(row)
@@ -120,8 +118,7 @@ def _scores(results: Results, most: int) -> list[str]:
     row = ["**mean**", f"{before:.3f}", f"{drifted:.3f}"]
     row += [f"{np.mean(list(scores.values())):.3f}" for scores in results.prepared.values()]
     row += [f"**{results.mean(name, most):.3f}**" for name in names]
-    for yardstick in results.yardsticks:
-        row += [f"**{_yardstick_mean(results, yardstick):.3f}**", ""]
+    row += [f"**{_yardstick_mean(results, yardstick):.3f}**" for yardstick in results.yardsticks]
     rows.append(row + [""] * (len(columns) - len(row)))
     return _table(columns, rows)
 
@@ -154,6 +151,15 @@ def _verdicts(results: Results, most: int) -> list[str]:
             text = f"its error falls {whole:.0%} as far in the mean, {parts[worst]:.0%} in the worst case"
         lines.append(f"* {method} against {yardstick.name}: {text} ({results.cases[worst]}).")
     return lines
+
+
+def _settings(results: Results) -> list[str]:
+    """What back-propagation was trained with."""
+    names = [yardstick.name for yardstick in results.yardsticks]
+    if not names:
+        return []
+    rows = [[case, *[results.outcomes[name, case].setting for name in names]] for case in results.cases]
+    return ["Settings of back-propagation, chosen on held-out samples:", "", *_table(["case", *names], rows), ""]
 
 
 def _curve(results: Results, most: int) -> list[str]:
