@@ -88,6 +88,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small: bytes) -> Path:
     trainer = Trainer(everything)
     trainer.save(path / "all.state")
     Trainer(head).save(path / "head.state")
+    (path / "seed5.json").write_text('{"seed": 5}')
     (path / "cut.state").write_bytes((path / "all.state").read_bytes()[:-50])
     return path
 
@@ -212,6 +213,7 @@ REFUSED: list[tuple[list[str], str]] = [
     ([*TRAIN, "data.npz", "--head-lr", "nan"], "head_lr is nan"),
     ([*TRAIN, "data.npz", "--resume", "all.state"], "all.state is a checkpoint of another model"),
     ([*TRAIN, "data.npz", "--resume", "head.state", "--seed", "5"], "goes on with its own seed, 0"),
+    ([*TRAIN, "data.npz", "--resume", "head.state", "--config", "seed5.json"], "goes on with its own seed, 0"),
     ([*TRAIN, "data.npz", "--resume", "cut.state"], "cut.state is not a checkpoint, or is damaged"),
     (["train", "all.tflite", "-o", "OUT", "--data", "data.npz", "--method", "weights", "--sigma", "99"], "sigma is 99"),
     (["train", "all.tflite", "-o", "OUT", "--data", "data.npz", "--method", "weights", "--lr", "-1"], "lr is -1"),

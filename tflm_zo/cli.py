@@ -226,9 +226,9 @@ def train(
     held_out = load_npz_for(trainer.model, test) if test else None
     if resume:
         trainer.load(resume)
-        given = click.get_current_context().get_parameter_source("seed") == click.core.ParameterSource.COMMANDLINE
+        given = click.get_current_context().get_parameter_source("seed") != click.core.ParameterSource.DEFAULT
         if given and seed != trainer.seed:
-            raise ZoError(f"{resume} goes on with its own seed, {trainer.seed}: leave out --seed {seed}")
+            raise ZoError(f"{resume} goes on with its own seed, {trainer.seed}: leave out seed {seed}")
     before = trainer.evaluate(*held_out) if held_out else {}
     if method:
         hyperparameters["method"] = methods_by_layer(method)
