@@ -199,11 +199,11 @@ class NodePass {
                  NodeKey(session_->seed, session_->query, options_.node));
   }
 
-  void Update(bool apply) const {
+  void Update() const {
     const float rate = setting_.rate * session_->node_rate;
     if (feature_gradient_ != nullptr) {
       KeepChannels(Mask{}, 0);
-      Step(PooledGradient(y_, options_, feature_gradient_), rate, session_->head_seed, apply);
+      Step(PooledGradient(y_, options_, feature_gradient_), rate, session_->head_seed);
       return;
     }
     KeepChannels(setting_.mask, session_->update_seed);
@@ -215,7 +215,7 @@ class NodePass {
     const NodeGradient gradient(y_, map, keys, session_->losses, session_->update_queries);
     // Losses are measured per sigma codes of y, the layer's gradient per real unit.
     const float unit = options_.inverse_output_scale / static_cast<float>(setting_.sigma);
-    Step(gradient, rate * unit, session_->update_seed, apply);
+    Step(gradient, rate * unit, session_->update_seed);
   }
 
   bool Perturbed() const {
@@ -229,8 +229,6 @@ class NodePass {
     return (session_->actions & kNodeUpdate) != 0 && setting_.sigma != 0 &&
            options_.node >= session_->update_first && options_.node < session_->update_last;
   }
-
-  bool Apply() const { return (session_->actions & kNodeApply) != 0; }
 
  private:
   // Fills kept_ with the channels that take part.
@@ -261,7 +259,9 @@ class NodePass {
 
   // One step of all weights and biases, or its part for the accumulator.
   template <typename Gradient>
-  void Step(const Gradient& gradient, float rate, uint32_t seed, bool apply) const {
+  void Step(const Gradient& gradient, float rate, uint32_t seed) const {
+    const bool begin = (session_->actions & kNodeBegin) != 0;
+    const bool apply = (session_->actions & kNodeApply) != 0;
     const uint32_t rounding_key =
         StreamKey(seed, Stream::kNodeRounding, static_cast<uint32_t>(options_.node), 0);
     for (int32_t c = 0; c < options_.shape.output_channels; ++c) {
@@ -281,13 +281,18 @@ class NodePass {
       }
       float* sums = trained_.accumulator + c * gradient_size_;
       float* bias_sum = trained_.accumulator + options_.shape.output_channels * gradient_size_ + c;
+      if (begin) Clear(sums, bias_sum);
       for (int32_t k = 0; kept && k < gradient_size_; ++k) sums[k] += dw_[k];
       *bias_sum += db;
       if (!apply) continue;
       StepChannel(options_, trained_, c, rate, sums, *bias_sum, rounding_key);
-      for (int32_t k = 0; k < gradient_size_; ++k) sums[k] = 0.0f;
-      *bias_sum = 0.0f;
+      Clear(sums, bias_sum);
     }
+  }
+
+  void Clear(float* sums, float* bias_sum) const {
+    for (int32_t k = 0; k < gradient_size_; ++k) sums[k] = 0.0f;
+    *bias_sum = 0.0f;
   }
 
   const NodeOptions& options_;
@@ -305,7 +310,7 @@ class NodePass {
 Status Invoke(Context* context, Node* node) {
   const NodePass pass(context, node, *static_cast<const NodeState*>(node->user_data));
   if (pass.Perturbed()) pass.Perturb();
-  if (pass.Updated()) pass.Update(pass.Apply());
+  if (pass.Updated()) pass.Update();
   return kOk;
 }
 

@@ -98,10 +98,15 @@ void Schedule::TakePending(Command* command) {
   pending_ = false;
 }
 
+void Schedule::MarkEndsOfBatch(Command* command) const {
+  if (sample_ == 0) command->actions |= kNodeBegin;
+  if (sample_ + 1 == batch_) command->actions |= kNodeApply;
+}
+
 void Schedule::AddExactUpdate(Command* command) const {
   if (!settings_.exact) return;
   command->actions |= kHeadUpdate;
-  if (sample_ + 1 == batch_) command->actions |= kNodeApply;
+  MarkEndsOfBatch(command);
   command->head_rate = settings_.exact == 1 ? settings_.head_rate * rate_scale_ : 0.0f;
   command->head_seed =
       StreamKey(settings_.seed, Stream::kStep, step_,
@@ -125,7 +130,7 @@ void Schedule::FillQuery(Command* command) const {
 
 void Schedule::FillClean(Command* command) const {
   command->actions |= kLoss;
-  if (sample_ + 1 == batch_) command->actions |= kNodeApply;
+  MarkEndsOfBatch(command);
   if (InGroup(kNodes)) {
     command->actions |= kNodeUpdate;
     if (!settings_.antithetic) command->actions |= kForwardDifference;

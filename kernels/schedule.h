@@ -84,6 +84,7 @@ class Schedule {
   void EnterGroup(int32_t group, int32_t sample);
   void EnterCleanPasses();
   void FinishParameterGroup();
+  void MarkEndsOfBatch(Command* command) const;
   void AddExactUpdate(Command* command) const;
   void FillQuery(Command* command) const;
   void FillClean(Command* command) const;

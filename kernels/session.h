@@ -35,6 +35,7 @@ enum Action : uint32_t {
   kNodeUpdate = 1u << 7,  // node-perturbation update from the queries evaluated so far and from the
                           // activations of this (clean) pass
   kNodeApply = 1u << 8,   // ... and apply what nodes with an accumulator have collected
+  kNodeBegin = 1u << 9,   // ... and collect anew: a step that broke off may have left something
 };
 
 // Content of the input tensor "zo/command" (int32[20]). The parameter op clears `magic` once it has

@@ -7,6 +7,7 @@ Maps are (rows, columns, channels); that of a fully connected layer is (rows, 1,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from reference import (
@@ -86,6 +87,13 @@ class Layer:
         return dw, db
 
 
+class Ends(NamedTuple):
+    """Whether a sample is the first of its batch, and the last."""
+
+    begin: bool
+    apply: bool
+
+
 @dataclass
 class Node:
     """One node op.
@@ -145,7 +153,7 @@ class Node:
         return np.where(self.saturated(y) | ~self.kept(seed), y, moved).astype(np.int8)
 
     def update_from_losses(
-        self, x: np.ndarray, y: np.ndarray, slopes: np.ndarray, rate: float, seed: int, apply: bool
+        self, x: np.ndarray, y: np.ndarray, slopes: np.ndarray, rate: float, seed: int, ends: Ends
     ) -> None:
         """x, y: clean codes of input and map; slopes: float32 (queries,), loss differences scaled to a mean.
 
@@ -158,10 +166,10 @@ class Node:
         gradient = gradient / np.bincount(blocks.reshape(-1))[blocks].astype(F)[..., None]
         # Losses are per sigma codes of y, the layer's gradient is per real unit.
         unit = F(1 / self.layer.y_scale) / F(self.sigma)
-        self._update(x, y, gradient, F(self.rate) * F(rate) * unit, seed, apply, self.kept(seed))
+        self._update(x, y, gradient, F(self.rate) * F(rate) * unit, seed, ends, self.kept(seed))
 
     def update_from_features(
-        self, x: np.ndarray, y: np.ndarray, features: np.ndarray, rate: float, seed: int, apply: bool
+        self, x: np.ndarray, y: np.ndarray, features: np.ndarray, rate: float, seed: int, ends: Ends
     ) -> None:
         """features: dL/d(real-valued features), float32, flat; a feature is the mean of a window of the map."""
         assert self.pool is not None
@@ -169,7 +177,7 @@ class Node:
         pooled = features.reshape(y.shape[0] // high, y.shape[1] // wide, y.shape[2])
         gradient = pooled.repeat(high, axis=0).repeat(wide, axis=1) * (F(1) / F(high * wide))
         every = np.ones(self.layer.outputs, dtype=bool)
-        self._update(x, y, gradient, F(self.rate) * F(rate), seed, apply, every)
+        self._update(x, y, gradient, F(self.rate) * F(rate), seed, ends, every)
 
     def _blocks(self, shape: tuple[int, ...]) -> np.ndarray:
         """Number of the block that a position belongs to, row by row: int (rows, columns)."""
@@ -189,13 +197,15 @@ class Node:
         gradient: np.ndarray,
         rate: F,
         seed: int,
-        apply: bool,
+        ends: Ends,
         kept: np.ndarray,
     ) -> None:
         dw, db = self.layer.gradient(x, np.where(self.saturated(y) | ~kept, F(0), gradient))
         if self.accumulates:
+            if ends.begin:
+                self._clear_sums()
             self.sums = self.sums[0] + dw, self.sums[1] + db
-            if not apply:
+            if not ends.apply:
                 return
             (dw, db), kept = self.sums, np.ones_like(kept)
             self._clear_sums()

@@ -12,7 +12,7 @@ import small_models
 from engine import Engine, command
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from node_reference import Layer, Node
+from node_reference import Ends, Layer, Node
 
 from tflm_zo import patch, plugin
 from tflm_zo.masks import MASKS, Mask, node_mask
@@ -89,6 +89,11 @@ class Graph:
         reader = next(o for o in self.operators if tensor in o.inputs)
         options = reader.builtinOptions
         return (options.filterHeight, options.filterWidth) if self.kind(reader) == "AVERAGE_POOL_2D" else (1, 1)
+
+
+def ends(fields: dict[str, Any]) -> Ends:
+    actions = int(fields["actions"])
+    return Ends(bool(actions & reference.NODE_BEGIN), bool(actions & reference.NODE_APPLY))
 
 
 class Twins:
@@ -186,7 +191,7 @@ class Twins:
                     slopes,
                     fields["node_rate"],
                     int(fields["update_seed"]),
-                    bool(fields["actions"] & reference.NODE_APPLY),
+                    ends(fields),
                 )
 
     def _update_in_closed_form(self, fields: dict[str, Any], features: np.ndarray, gradient: np.ndarray) -> None:
@@ -197,8 +202,7 @@ class Twins:
             self.head.update(features, gradient, fields["head_rate"], seed)
         for node in self.nodes:
             if node.pool is not None and node.rate:
-                apply = bool(fields["actions"] & reference.NODE_APPLY)
-                node.update_from_features(*self.map(node.number), to_features, fields["node_rate"], seed, apply)
+                node.update_from_features(*self.map(node.number), to_features, fields["node_rate"], seed, ends(fields))
 
     def _assert_same(self) -> None:
         wanted = {p.name: r.values for p, r in zip(self.engine.model.parameters, self.op.parameters, strict=True)}
@@ -460,6 +464,7 @@ def passes(draw: st.DrawFn, nodes: int, exact: bool) -> dict[str, Any]:
         fields["actions"] |= reference.INITIALISE
     else:
         fields["actions"] |= draw(st.sampled_from([0, reference.NODE_APPLY]))
+        fields["actions"] |= draw(st.sampled_from([0, 0, reference.NODE_BEGIN]))
     if kind in ("update", "both"):
         fields["actions"] |= reference.NODE_UPDATE | draw(st.sampled_from([0, reference.FORWARD]))
         fields["actions"] |= draw(st.sampled_from([0, 0, 0, reference.ACCUMULATE, reference.CLEAR]))

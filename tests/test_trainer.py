@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -703,3 +704,27 @@ def test_save_is_atomic_and_says_when_it_cannot(everything: bytes, tmp_path: Pat
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
     with pytest.raises(ZoError, match="cannot write"):
         trainer.save(tmp_path / "missing" / "state")
+
+
+def test_a_step_that_broke_off_leaves_nothing_behind() -> None:
+    model = patch(small_models.small_model(), "spread,dense", accumulate=True)
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 4, "queries": 2, "method": "nodes", "node_lr": 0.1, **QUIET}
+    broken, fresh = Trainer(model), Trainer(model)
+    calls = 0
+
+    def breaks_off(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 70:  # within a batch: after the updates of its first samples
+            raise RuntimeError("the cable came off")
+        return Trainer._pass(broken, *arguments)
+
+    with mock.patch.object(broken, "_pass", breaks_off), pytest.raises(RuntimeError, match="cable"):
+        broken.fit(X, Y, **settings)
+    broken.reset()
+    initial = fresh.weights["spread/weights"]
+    for trainer in (broken, fresh):
+        trainer.fit(X, Y, **settings)
+    assert np.any(fresh.weights["spread/weights"] != initial)
+    for name, weights in fresh.weights.items():
+        np.testing.assert_array_equal(broken.weights[name], weights, err_msg=name)

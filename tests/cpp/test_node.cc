@@ -282,4 +282,26 @@ TEST(AccumulatorWaitsForTheEndOfTheBatch) {
   CHECK_EQ(Digest(node.w, 54), 3633356606u);
 }
 
+TEST(WhatABrokenStepLeftIsForgotten) {
+  ConvNode broken(true), fresh(true);
+  CHECK(broken.prepared && fresh.prepared);
+  for (ConvNode* node : {&broken, &fresh}) {
+    node->session().update_queries = 1;
+    node->session().update_last = 1;
+    node->session().node_rate = 0.5f;
+  }
+  broken.session().actions = kNodeUpdate | kNodeBegin;
+  broken.session().losses[0] = -0.6f;
+  CHECK(broken.Invoke());
+  for (ConvNode* node : {&broken, &fresh}) {
+    node->session().losses[0] = 0.8f;
+    node->session().actions = kNodeUpdate | kNodeBegin;
+    CHECK(node->Invoke());
+    node->session().actions = kNodeUpdate | kNodeApply;
+    CHECK(node->Invoke());
+  }
+  CHECK_BYTES_EQ(broken.w, fresh.w, sizeof(fresh.w));
+  CHECK_BYTES_EQ(broken.b, fresh.b, sizeof(fresh.b));
+}
+
 CHECK_MAIN()
