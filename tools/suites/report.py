@@ -18,6 +18,9 @@ from tflm_zo import patch
 from tflm_zo.errors import ZoError
 from tflm_zo.files import write_atomic
 
+# Of the lines of yardsticks.
+_STYLES = ("--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
+
 
 @dataclass(frozen=True)
 class Results:
@@ -241,7 +244,8 @@ def picture(results: Results, path: Path) -> None:
         mean, spread = scores.mean(axis=1), scores.std(axis=1)
         axes.plot(results.budgets, mean, marker="o", color=f"C{number}", label=method.name)
         axes.fill_between(results.budgets, mean - spread, mean + spread, color=f"C{number}", alpha=0.2)
-    for yardstick, style in zip(results.yardsticks, ("--", "-.", ":"), strict=False):
+    for number, yardstick in enumerate(results.yardsticks):
+        style = _STYLES[number % len(_STYLES)]
         axes.axhline(_yardstick_mean(results, yardstick), color="black", linestyle=style, label=yardstick.name)
     before, drifted = np.mean(list(results.plain.values()), axis=0)
     axes.axhline(before, color="tab:gray", linewidth=1, label="before the drift")
