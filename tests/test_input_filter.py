@@ -78,7 +78,7 @@ def test_losses_are_held_out(small: bytes) -> None:
     assert list(losses.values()) == sorted(losses.values())
     samples = into_folds(NOISY, LABELS, 2, 0)
     for name, loss in losses.items():
-        model = patch(realign(small, CODES, NOISY, None if name == "none" else name))
+        model = patch(realign(small, CODES, NOISY, name))
         assert join([score_fold(model, samples, fold, 0, 120, {}) for fold in (0, 1)]).loss == loss
 
 
@@ -101,8 +101,7 @@ def test_command(small: bytes, tmp_path: Path) -> None:
     result = json.loads(found.output.splitlines()[-1])
     losses = choose_filter(small, CODES, NOISY, LABELS)
     assert result["filter"] == next(iter(losses))
-    chosen = None if result["filter"] == "none" else result["filter"]
-    assert (tmp_path / "out.tflite").read_bytes() == realign(small, CODES, NOISY, chosen)
+    assert (tmp_path / "out.tflite").read_bytes() == realign(small, CODES, NOISY, result["filter"])
     np.savez(tmp_path / "after.npz", x=NOISY)
     refused = CliRunner().invoke(main, [*arguments, "--filter", "auto"])
     assert refused.exit_code == 1 and "no array y" in refused.output
@@ -120,6 +119,6 @@ def test_noisy_images_choose_smoothing_and_gain_by_it(shared_data: Path) -> None
     assert best.startswith("smooth")
     plain, smooth = (
         evaluate_plain(realign(model, codes[:400], noisy[:400], name), noisy[400:], y[400:])["accuracy"]
-        for name in (None, best)
+        for name in ("none", best)
     )
     assert smooth > plain + 0.05

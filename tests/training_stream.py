@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 
 from tflm_zo import plugin
-from tflm_zo.samples import input_codes, load_npz, target_codes
+from tflm_zo.samples import load_npz, sample_codes
 from tflm_zo.trainer import Trainer
 
 MAGIC, VERSION = b"ZOST", 2
@@ -85,8 +85,7 @@ class RecordingTrainer(Trainer):
             return super().fit(*args, **kwargs)
 
     def evaluate(self, x: np.ndarray, y: np.ndarray | None = None) -> dict[str, float]:
-        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
-        targets = target_codes(y, self.model, len(codes))
+        codes, targets = sample_codes(x, y, self.model)
         samples = (c.tobytes() + t.tobytes() for c, t in zip(codes, targets, strict=True))
         self.items.append(struct.pack("<II", EVALUATE, len(codes)) + b"".join(samples))
         return super().evaluate(x, y)

@@ -23,7 +23,7 @@ from tflm_zo.cli_options import (
 )
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, require_writable, write_atomic
-from tflm_zo.input_filter import FILTERS
+from tflm_zo.input_filter import FILTERS, NO_FILTER
 from tflm_zo.loss_end import LOSSES
 from tflm_zo.serial.cli import monitor, simulate
 from tflm_zo.tuning.cli import select, tune
@@ -77,8 +77,8 @@ def convert(model: str, data: str, output: str, as_json: bool) -> None:
 @click.option(
     "--filter",
     "filter_name",
-    type=click.Choice(["none", "auto", *FILTERS]),
-    default="none",
+    type=click.Choice([NO_FILTER, "auto", *FILTERS]),
+    default=NO_FILTER,
     show_default=True,
     help="Put a filter in front, for images; auto: that with the lowest loss on held-out samples, or none.",
 )
@@ -99,7 +99,7 @@ def realign(model: str, reference: str, data: str, output: str, filter_name: str
         click.echo("held-out loss by filter: " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
     else:
         after = load_npz_samples(data)[0]
-    realigned = bring_back(content, before, after, None if filter_name == "none" else filter_name)
+    realigned = bring_back(content, before, after, filter_name)
     write_atomic(output, realigned)
     click.echo(
         f"{output}: realigned on {len(after)} samples, filter {filter_name}; train it with `tflm-zo patch` and "

@@ -12,6 +12,9 @@ from tflm_zo.errors import ZoError
 from tflm_zo.layers import quantization_of
 from tflm_zo.model_file import schema, shape_of, tensor_name
 
+# What a layer in front consists of: the convolution, and a reshape on either side.
+FRONT_OPERATORS = 3
+
 
 def input_tensor(tree: Any, what: str) -> Any:
     """Return the tensor of the model's only input, for ``what`` that is put behind it.

@@ -17,6 +17,9 @@ from tflm_zo.model_file import shape_of
 
 NAME = "filter"
 
+# In place of a filter's name.
+NO_FILTER = "none"
+
 _BINOMIAL = np.array([1.0, 2.0, 1.0])
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.input_filter import NAME as FILTER
-from tflm_zo.input_filter import add_filter
+from tflm_zo.input_filter import NO_FILTER, add_filter
 from tflm_zo.layers import Layer, quantization_of, trainable_layers
 from tflm_zo.model_file import constant, load_model, save_model, schema, shape_of
 from tflm_zo.samples import input_codes
@@ -35,13 +35,13 @@ _CHUNK = 50  # samples whose accumulators are held at a time
 Statistics = tuple[np.ndarray, np.ndarray]
 
 
-def realign(model: bytes, reference: np.ndarray, x: np.ndarray, filter_name: str | None = None) -> bytes:
+def realign(model: bytes, reference: np.ndarray, x: np.ndarray, filter_name: str = NO_FILTER) -> bytes:
     """Return ``model`` with the channels of its convolutions, on ``x``, as they are in ``model`` on ``reference``.
 
     ``model``: a full int8 ``.tflite``, not patched. ``reference`` (n, ...): samples from before the drift, such as the
     representative data of the conversion. ``x`` (m, ...): samples after it; at most 1000 of each are used. Both float
     in the model's units or int8 codes; no labels. ``filter_name``: a filter to put in front, one of
-    :data:`tflm_zo.input_filter.FILTERS`.
+    :data:`tflm_zo.input_filter.FILTERS`, or "none".
 
     Layer by layer, the mean m and standard deviation s of a channel's accumulators on ``x``, in real units, become
     M and S, those on ``reference``: weight scale and bias are changed from w and b to w S/s and (b - m) S/s + M. The
@@ -67,7 +67,8 @@ class Realigner:
             raise ZoError("the model has no convolution to realign; train it with `tflm-zo patch` and `train` alone")
         if any(layer.name == FILTER for layer in trainable_layers(tree)):
             raise ZoError("the model has been realigned with a filter: realign the original model")
-        source = tree.subgraphs[0].tensors[tree.subgraphs[0].inputs[0]]
+        self._input = int(tree.subgraphs[0].inputs[0])
+        source = tree.subgraphs[0].tensors[self._input]
         self.input_shape = shape_of(source)
 
         def codes(samples: np.ndarray) -> np.ndarray:
@@ -76,15 +77,15 @@ class Realigner:
 
         self._after = codes(x)
         original = SimModel(model)
-        walk = _Walk(codes(reference))
+        walk = _Walk({self._input: codes(reference)})
         self._wanted = [walk.statistics(original, layer) for layer in layers]
 
-    def run(self, filter_name: str | None) -> bytes:
-        """Return the realigned model, with a filter in front if one is named."""
+    def run(self, filter_name: str) -> bytes:
+        """Return the realigned model, with the filter in front, if any."""
         tree = load_model(self._model)
-        if filter_name is not None:
+        if filter_name != NO_FILTER:
             add_filter(tree, filter_name, int(np.rint(self._after.mean())))
-        walk = _Walk(self._after)
+        walk = _Walk({self._input: self._after})
         current = SimModel(save_model(tree))
         for layer, wanted in zip(_convolutions(tree), self._wanted, strict=True):
             _set_statistics(tree, layer, wanted, walk.statistics(current, layer))
@@ -95,16 +96,14 @@ class Realigner:
 class _Walk:
     """Samples on their way through a model, whose layers ahead may still change."""
 
-    def __init__(self, x: np.ndarray) -> None:
-        self._tensors: dict[int, np.ndarray] | None = None
-        self._x = x
+    def __init__(self, tensors: dict[int, np.ndarray]) -> None:
+        """tensors: the model's input, int8 (n, ...), by its index."""
+        self._tensors = tensors
         self._next = 0
 
     def statistics(self, model: SimModel, layer: Layer) -> Statistics:
         """Go to before ``layer``, and return its statistics."""
         index = next(sim.index for sim in model.layers if sim.output == layer.output)
-        if self._tensors is None:
-            self._tensors = {model.inputs[0]: self._x}
         if index > self._next:
             ahead = set(model.needed(index))
             made = [sim.output for sim in model.layers[self._next : index] if sim.output in ahead]

@@ -37,12 +37,17 @@ def input_codes(x: np.ndarray, shape: tuple[int, ...], quantization: Quantizatio
     return _codes(np.asarray(x), shape, quantization, "x", "the model's input")
 
 
-def target_codes(y: np.ndarray | None, model: PatchedModel, samples: int) -> np.ndarray:
-    """Return labels as the model's target tensors: int32 (n, 1) classes, or int8 (n, *shape) vectors.
+def sample_codes(x: np.ndarray, y: np.ndarray | None, model: PatchedModel) -> tuple[np.ndarray, np.ndarray]:
+    """Return samples as :func:`input_codes`, and labels as target tensors: int32 (n, 1) classes, or int8 (n, *shape).
 
-    Without labels the classes are -1. Raises :class:`ZoError` if the model's loss needs labels and there are none,
-    or their number, shape, type or range does not fit.
+    Without labels the classes are -1. Raises :class:`ZoError` as :func:`input_codes` does, if the model's loss needs
+    labels and there are none, or if their number, shape, type or range does not fit.
     """
+    codes = input_codes(x, model.input_shape, model.input_quantization)
+    return codes, _target_codes(y, model, len(codes))
+
+
+def _target_codes(y: np.ndarray | None, model: PatchedModel, samples: int) -> np.ndarray:
     if y is None:
         if model.loss.needs_labels:
             raise ZoError(

@@ -23,7 +23,7 @@ from tflm_zo.interpreter import TrainingInterpreter
 from tflm_zo.patched import Parameter, read_patched
 from tflm_zo.progress import ProgressBar
 from tflm_zo.recipe import Hyperparameters, Recipe, exact_rate, make_recipe
-from tflm_zo.samples import dequantize, input_codes, target_codes
+from tflm_zo.samples import dequantize, input_codes, sample_codes
 from tflm_zo.totals import StepTotals, sum_in_order
 
 # Samples that the exact layers' learning rate is taken from.
@@ -123,9 +123,9 @@ class Trainer:
         if unknown:
             raise TypeError(f"fit has no hyperparameter {sorted(unknown)[0]!r}")
         hyper = Hyperparameters(**hyperparameters)
-        codes, targets = self._codes_and_targets(x, y)
+        codes, targets = sample_codes(x, y, self.model)
         if validation_data is not None:
-            self._codes_and_targets(*validation_data)  # bad ones are better refused now than after an epoch
+            sample_codes(*validation_data, self.model)  # bad ones are better refused now than after an epoch
         recipe = make_recipe(self.model, hyper)
         executed, saved = self._executions()
         wants_rate = hyper.head_lr is None and recipe.exact
@@ -209,7 +209,7 @@ class Trainer:
             progress.batch += 1
             progress.step += 1
             work.bar.show({"loss": loss / count} | ({"accuracy": right / count} if scored else {}))
-        progress.passes += self._finish(work)
+        self._finish(work)
         # More than that: the fit is resumed with larger batches or fewer passes.
         if progress.batch >= plan.batches_in(progress.epoch):
             progress.epoch, progress.batch = progress.epoch + 1, 0
@@ -229,12 +229,11 @@ class Trainer:
             work.bar.advance(1)
         return StepTotals(len(losses), sum_in_order(np.array(losses, dtype=np.float32)), right)
 
-    def _finish(self, work: Work) -> int:
-        """Apply what is left of the last update, which otherwise rides on the next pass; returns the passes it took."""
-        if not work.schedule.flush():
-            return 0
-        self._pass(work.codes[0], work.targets[0], work.schedule.command)
-        return 1
+    def _finish(self, work: Work) -> None:
+        """Apply what is left of the last update, which otherwise rides on the next pass."""
+        if work.schedule.flush():
+            self._pass(work.codes[0], work.targets[0], work.schedule.command)
+            self.progress.passes += 1
 
     # -- using the model -----------------------------------------------------------------------------------
 
@@ -258,7 +257,7 @@ class Trainer:
 
         ``y`` may be left out for a model patched with loss entropy; there is no accuracy then.
         """
-        codes, targets = self._codes_and_targets(x, y)
+        codes, targets = sample_codes(x, y, self.model)
         loss, hits = 0.0, 0
         for sample, target in zip(codes, targets, strict=True):
             report = self._pass(sample, target, self._evaluate)
@@ -273,10 +272,6 @@ class Trainer:
     def _scored(self, targets: np.ndarray) -> bool:
         """Whether targets are classes, and known, so that right answers can be counted."""
         return self._classes and bool(np.all(targets >= 0))
-
-    def _codes_and_targets(self, x: np.ndarray, y: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
-        return codes, target_codes(y, self.model, len(codes))
 
     def _predicted_class(self, reported: int) -> int:
         if self.model.loss.outputs == 1:

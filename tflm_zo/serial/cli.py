@@ -98,7 +98,7 @@ def monitor(
 
     Ctrl-C ends the training after the batch in work; what was learned until then is saved and baked.
     """
-    from tflm_zo.samples import input_codes, load_npz_for, target_codes
+    from tflm_zo.samples import load_npz_for, sample_codes
     from tflm_zo.serial.device import Device
     from tflm_zo.serial.monitor import RemoteTrainer
     from tflm_zo.serial.port import SerialPort
@@ -113,8 +113,7 @@ def monitor(
     held_out = load_npz_for(trainer.model, test) if test else None
     # Before anything is changed on the board.
     for samples, labels in [(x, y), *([held_out] if held_out else [])]:
-        codes = input_codes(samples, trainer.model.input_shape, trainer.model.input_quantization)
-        target_codes(labels, trainer.model, len(codes))
+        sample_codes(samples, labels, trainer.model)
     if factory_reset:
         device.factory_reset()
     before = trainer.evaluate(*held_out) if held_out else {}

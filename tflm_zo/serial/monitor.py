@@ -16,7 +16,7 @@ from tflm_zo.fit_plan import FitPlan
 from tflm_zo.patched import Parameter, read_patched
 from tflm_zo.progress import ProgressBar
 from tflm_zo.recipe import Hyperparameters, Recipe
-from tflm_zo.samples import input_codes, target_codes
+from tflm_zo.samples import input_codes, sample_codes
 from tflm_zo.serial.device import Device, model_hash
 from tflm_zo.serial.link import BoardRestarted
 from tflm_zo.serial.messages import Hello
@@ -92,8 +92,7 @@ class RemoteTrainer(Trainer):
 
     def _name_of_run(self, x: np.ndarray, y: np.ndarray | None, hyper: Hyperparameters) -> int:
         """A number (not 0) by which the board's progress is known to belong to these arguments."""
-        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
-        targets = target_codes(y, self.model, len(codes))
+        codes, targets = sample_codes(x, y, self.model)
         what = repr((self._device.hello.model_hash, self.seed, self._first_step, sorted(vars(hyper).items())))
         return zlib.crc32(targets.tobytes(), zlib.crc32(codes.tobytes(), zlib.crc32(what.encode()))) or 1
 
@@ -156,11 +155,10 @@ class RemoteTrainer(Trainer):
         shown(totals)
         return totals
 
-    def _finish(self, work: Work) -> int:
-        passes = self._device.finish()
+    def _finish(self, work: Work) -> None:
+        self.progress.passes += self._device.finish()
         if self._checkpoints:
             self._device.checkpoint()
-        return passes
 
     def _pass(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.ndarray:
         """One pass that computes the loss, as evaluation needs it; all others the board does by itself."""

@@ -15,7 +15,7 @@ from tflm_zo.fit_plan import FitPlan
 from tflm_zo.interpreter import TrainingInterpreter
 from tflm_zo.patched import read_patched
 from tflm_zo.recipe import Hyperparameters, Recipe
-from tflm_zo.samples import input_codes
+from tflm_zo.samples import input_codes, sample_codes
 from tflm_zo.simulator.training import Samples, TrainingEngine
 from tflm_zo.totals import StepTotals, sum_in_order
 from tflm_zo.trainer import History, Progress, Trainer, Work
@@ -107,7 +107,7 @@ class SimTrainer(Trainer):
     def sample_scores(self, x: np.ndarray, y: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the loss of each sample (float32 (n,)) and, for classes, whether the model's int8 output is right
         (bool (n,), else None)."""
-        codes, targets = self._codes_and_targets(x, y)
+        codes, targets = sample_codes(x, y, self.model)
         reports, outputs = self._measure(codes, targets, self._evaluate)
         if not self._scored(targets):
             return reports["loss"], None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.input_filter import FILTERS
+from tflm_zo.input_filter import FILTERS, NO_FILTER
 from tflm_zo.patch import patch
 from tflm_zo.realign import Realigner
 from tflm_zo.tuning.folds import into_folds, join, score_fold
@@ -32,8 +32,8 @@ def choose_filter(model: bytes, reference: np.ndarray, x: np.ndarray, y: np.ndar
     samples = into_folds(x, y, _FOLDS, seed)
     passes = _EPOCHS * (len(samples.x) - len(samples.x) // _FOLDS)
     losses = {}
-    for name in ["none", *names]:
-        patched = patch(realigner.run(None if name == "none" else name))
+    for name in [NO_FILTER, *names]:
+        patched = patch(realigner.run(name))
         scores = [score_fold(patched, samples, fold, seed, passes, {}) for fold in range(_FOLDS)]
         losses[name] = join(scores).loss
     return dict(sorted(losses.items(), key=lambda item: item[1]))

@@ -18,7 +18,7 @@ from tflm_zo.loss_end import find_loss_end
 from tflm_zo.model_file import load_model
 from tflm_zo.patch import patch
 from tflm_zo.patched import read_patched
-from tflm_zo.samples import input_codes, target_codes
+from tflm_zo.samples import sample_codes
 from tflm_zo.simulator import SimModel
 
 # Directions of an estimate. Each gives the squared norm up to a factor of chi-squared with one degree of freedom,
@@ -50,8 +50,8 @@ class GradientProbe:
         self._closed = {form.layer.name: form for form in closed_forms(self._tree, self._layers, self._end.head)}
         self._by_name = {layer.name: layer for layer in self._layers}
         patched = read_patched(patch(model, "last:1"))
-        codes = input_codes(x, patched.input_shape, patched.input_quantization)
-        self._targets = target_codes(y, patched, len(codes)).reshape(len(codes), -1)
+        codes, targets = sample_codes(x, y, patched)
+        self._targets = targets.reshape(len(codes), -1)
         self._count = len(codes)
         self._classes = patched.loss.classes > 0
         self._sim = SimModel(model)

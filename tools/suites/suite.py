@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from tflm_zo import realign
+from tflm_zo.front_layer import FRONT_OPERATORS
+from tflm_zo.input_filter import NO_FILTER
 from tflm_zo.model_file import load_model, save_model
 from tflm_zo.simulator import SimModel
 from tflm_zo.tuning.filter_choice import choose_filter
@@ -88,7 +90,7 @@ class Case:
         """Return the model that a training starts from."""
         if start == AS_IT_IS:
             return self.model
-        return self._filtered if start == FILTERED and self.filter != "none" else self._realigned
+        return self._filtered if start == FILTERED else self._realigned
 
     @functools.cached_property
     def filter(self) -> str:
@@ -109,17 +111,17 @@ class Case:
         For back-propagation: it trains the layers of the model, not the filter.
         """
         model = self.model_at(FILTERED)
-        if self.filter == "none":
+        if self.filter == NO_FILTER:
             return replace(self, model=model)
         tree = load_model(model)
         graph = tree.subgraphs[0]
-        result = int(graph.operators[2].outputs[0])
+        result = int(graph.operators[FRONT_OPERATORS - 1].outputs[0])
         passed = SimModel(model)
 
         def codes(x: np.ndarray) -> np.ndarray:
-            return passed.run_layers(0, 3, {passed.inputs[0]: x}, [result]).tensors[result]
+            return passed.run_layers(0, FRONT_OPERATORS, {passed.inputs[0]: x}, [result]).tensors[result]
 
-        graph.operators = graph.operators[3:]
+        graph.operators = graph.operators[FRONT_OPERATORS:]
         graph.inputs = np.array([result], dtype=np.int32)
         return replace(self, model=save_model(tree), x=codes(self.x), x_test=codes(self.x_test))
 
