@@ -120,16 +120,8 @@ class _Search:
         self.model, self.samples, self.passes, self.seed = model, samples, passes, seed
         self.fixed: dict[str, Any] = {"epochs": passes, "passes": passes} | fixed
         traits = traits_of(read_patched(model), Hyperparameters(**self.fixed))
-        head_rate = self._head_rate() if traits.exact else 0.0
-        self.space = SearchSpace(traits, self.fixed, head_rate)
+        self.space = SearchSpace(traits, self.fixed)
         self.study = self._open(path)
-
-    def _head_rate(self) -> float:
-        """The rate of the exact layers that a fit of the defaults finds."""
-        trainer = SimTrainer(self.model, seed=self.seed)
-        if trainer.fit(self.samples.x, self.samples.y, verbose=False, **self.fixed).interrupted:
-            raise KeyboardInterrupt
-        return trainer.progress.head_lr or 0.0
 
     def _open(self, path: Path) -> optuna.Study:
         from sqlalchemy.engine import URL
