@@ -146,6 +146,19 @@ def closed_sum_model(*, seed: int = 0) -> bytes:
     return b.bytes()
 
 
+def mean_model(*, keep_dims: bool = False, finer: float = 1.0, seed: int = 0) -> bytes:
+    """Two convolutions, "stem" and "probe", the mean over the image (Keras' GlobalAveragePooling2D), and a
+    head. ``finer``: how many steps of the mean's output make one of its input."""
+    b = _Builder(INPUT_SHAPE, seed, bias=True, per_channel=True, extreme=False)
+    b.conv("stem", 6, _square(3, 2))
+    b.conv("probe", 5, _square(3))
+    b.mean(keep_dims, finer)
+    if keep_dims:
+        b.reshape()
+    b.finish(3, "softmax")
+    return b.bytes()
+
+
 def twin_dense_model(*, bias: bool) -> bytes:
     """Two fully connected layers of one shape that share one weights tensor; the second is the head."""
     b = _Builder((6,), 0, bias=bias, per_channel=False, extreme=False)
@@ -319,6 +332,15 @@ class _Builder:
         options.padding = schema.Padding.VALID
         output = self._tensor("pooled", TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
         self._operator(OPERATOR.AVERAGE_POOL_2D, OPTIONS.Pool2DOptions, options, [self.last], output)
+
+    def mean(self, keep_dims: bool, finer: float) -> None:
+        self.values = self.values.mean(axis=(1, 2), keepdims=keep_dims)
+        axes = self._tensor("axes", TYPE.INT32, (2,), data=np.array([1, 2], dtype=np.int32))
+        options = schema.ReducerOptionsT()
+        options.keepDims = keep_dims
+        self.scale /= finer
+        output = self._tensor("mean", TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
+        self._operator(OPERATOR.MEAN, OPTIONS.ReducerOptions, options, [self.last, axes], output)
 
     def reshape(self) -> None:
         self.values = self.values.reshape(len(self.values), -1)

@@ -347,6 +347,84 @@ def test_pooling(name: str, seed: int, instruction_set: str) -> None:
     assert_same(b.build([x], [y]), instruction_set, int8(rng, 5, height, width, channels))
 
 
+@dataclass
+class MeanCase:
+    model: bytes
+    description: str
+    input_shape: tuple[int, ...]
+
+
+def mean_model(
+    shape: tuple[int, ...], axes: list[int], keep: bool, scales: tuple[float, float], points: tuple[int, int]
+) -> bytes:
+    """MEAN of int8 (1, *shape) over ``axes``, batch dimension counted; ``scales``, ``points``: input, output."""
+    whole = (1, *shape)
+    reduced = {axis % len(whole) for axis in axes}
+    kept = tuple(1 if i in reduced else size for i, size in enumerate(whole) if keep or i not in reduced)
+    b = Builder()
+    x = b.tensor(whole, scales[0], points[0])
+    axis = b.tensor((len(axes),), 1.0, data=np.array(axes, np.int32), kind=schema.TensorType.INT32)
+    y = b.tensor(kept, scales[1], points[1])
+    options = schema.ReducerOptionsT()
+    options.keepDims = keep
+    b.operator("MEAN", [x, axis], y, options, "ReducerOptions")
+    return b.build([x], [y])
+
+
+def random_mean(seed: int) -> MeanCase:
+    rng = np.random.default_rng(seed)
+    axes = [[1, 2], [2, 1], [-3, -2], [1, 2], [1], [2], [1, 2, 3], [3], [2, 3]][seed % 9]
+    shape = tuple(int(size) for size in rng.integers(1, [20, 20, 50]))
+    # Means are close together, so that the output's scale has to be finer than the input's to tell them apart.
+    ratio = float(np.exp2(rng.uniform(-1, 5))) if seed % 5 else 1.0
+    scale = float(random_scales(rng, 1)[0])
+    keep = bool(rng.integers(2))
+    points = tuple(int(p) for p in rng.integers(-128, 128, 2)) if seed % 5 else (-128, -128)
+    model = mean_model(shape, axes, keep, (scale, scale / ratio), points)
+    return MeanCase(model, f"{shape} over {axes}, keep {keep}, scales {scale} and {scale / ratio}, {points}", shape)
+
+
+def around_zero_point(case: MeanCase, seed: int, count: int) -> np.ndarray:
+    """Samples whose means are spread about the zero point, so that few outputs saturate."""
+    rng = np.random.default_rng(seed)
+    model = SimModel(case.model)
+    point = model.tensors[model.inputs[0]].zero_point
+    level = rng.normal(0, 20, (count, 1, 1, case.input_shape[-1]))
+    return np.clip(np.rint(point + level + rng.normal(0, 40, (count, *case.input_shape))), -128, 127).astype(np.int8)
+
+
+@pytest.mark.parametrize("seed", range(36))
+def test_random_means(seed: int, instruction_set: str) -> None:
+    case = random_mean(seed)
+    print(case.description)
+    assert_same(case.model, instruction_set, int8(np.random.default_rng(seed), 5, *case.input_shape))
+    assert_same(case.model, instruction_set, around_zero_point(case, seed, 5))
+
+
+def test_the_random_means_cover_what_they_should() -> None:
+    cases = [random_mean(seed) for seed in range(36)]
+    values = [np.unique(SimModel(case.model).run(around_zero_point(case, 1, 20))).size for case in cases]
+    assert np.median(values) > 50
+    for part in ("keep True", "keep False"):
+        assert sum("[1, 2]," in case.description and part in case.description for case in cases) > 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 9, 16, 25, 49, 64, 144, 2304])
+def test_means_of_every_sum(count: int, instruction_set: str) -> None:
+    """Every sum there is, by ``count`` codes and one scale: on ties, one rounding and two differ."""
+    sums = np.linspace(-128 * count, 127 * count, min(255 * count + 1, 1600)).astype(int)
+    codes = sums // count + (np.arange(count)[:, None] < sums % count)
+    model = mean_model((count, 1, len(sums)), [1, 2], True, (0.1, 0.1), (3, -4))
+    y = assert_same(model, instruction_set, codes.astype(np.int8)[None, :, None, :])
+    assert np.unique(y).size > 240
+
+
+@pytest.mark.parametrize("axes", [[0, 1], [1, 3], [0], [0, 1, 2, 3]], ids=str)
+def test_means_over_other_axes_are_refused(axes: list[int]) -> None:
+    with pytest.raises(ZoError, match=r"operator 0 \(MEAN\): .*axes"):
+        SimModel(mean_model((2, 3, 4), axes, True, (0.1, 0.1), (0, 0)))
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_add(seed: int, instruction_set: str) -> None:
     rng = np.random.default_rng(seed)

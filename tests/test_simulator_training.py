@@ -171,6 +171,20 @@ def test_other_models(changes: dict[str, bool]) -> None:
         train_both(model, X, y, layerwise=False)
 
 
+@pytest.mark.parametrize("finer", [1.0, 1.7])
+@pytest.mark.parametrize("keep_dims", [False, True])
+@pytest.mark.parametrize(
+    ("trainable", "adapter"), [("exact", False), ("exact", True), ("all", False), ("all", True)], ids=str
+)
+def test_mean_before_the_head(trainable: str, adapter: bool, keep_dims: bool, finer: float) -> None:
+    """Keras' GlobalAveragePooling2D: the layer before it has a closed form."""
+    model = patch(small_models.mean_model(keep_dims=keep_dims, finer=finer), trainable, adapter=adapter)
+    _, sim = train_both(model)
+    assert_changed(sim, "probe", "dense")
+    if trainable == "all":
+        assert_changed(train_both(model, method={"stem": "nodes", "probe": "weights"})[1])
+
+
 def test_head_on_the_input_itself() -> None:
     x = np.random.default_rng(2).uniform(-1, 1, (40, 20)).astype(np.float32)
     y = np.arange(40) % 5

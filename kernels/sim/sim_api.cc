@@ -10,6 +10,7 @@
 #include "conv.h"
 #include "depthwise.h"
 #include "graph.h"
+#include "mean.h"
 #include "pool.h"
 #include "reshape.h"
 #include "sim_handle.h"
@@ -150,6 +151,23 @@ int32_t tflm_zo_sim_add_max_pool(TflmZoSim* sim, int32_t input, int32_t output,
                                  int32_t activation_max) {
   return AddPool(sim, tflm_zo::sim::Pooling::kMaximum, input, output, *window, activation_min,
                  activation_max);
+}
+
+int32_t tflm_zo_sim_add_mean(TflmZoSim* sim, int32_t input, int32_t output,
+                             const TflmZoSimMeanParams* params) {
+  const Graph& graph = sim->graph;
+  if (params->outer < 1 || params->count < 1 || params->inner < 1) {
+    return Fail(sim, "a mean has a size out of range");
+  }
+  const int64_t output_bytes = static_cast<int64_t>(params->outer) * params->inner;
+  if (!graph.IsTensor(input) || !graph.IsTensor(output) ||
+      graph.TensorBytes(input) != output_bytes * params->count ||
+      graph.TensorBytes(output) != output_bytes) {
+    return Fail(sim, "the tensors of a mean do not fit its sizes");
+  }
+  return Append(sim, input, -1, output, [&]() -> std::unique_ptr<Layer> {
+    return std::make_unique<tflm_zo::sim::MeanLayer>(graph.kernels(), *params);
+  });
 }
 
 int32_t tflm_zo_sim_add_add(TflmZoSim* sim, int32_t first, int32_t second, int32_t output,

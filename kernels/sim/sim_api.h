@@ -70,6 +70,19 @@ typedef struct TflmZoSimAddParams {
   int32_t activation_max;
 } TflmZoSimAddParams;
 
+// Geometry and rescaling of MEAN. The input is int8 [outer][count][inner]; means are taken over
+// `count`. The multiplier contains 1 / count.
+typedef struct TflmZoSimMeanParams {
+  int32_t outer;
+  int32_t count;
+  int32_t inner;
+  int32_t input_zero_point;
+  int32_t multiplier;
+  int32_t left_shift;
+  int32_t right_shift;
+  int32_t output_zero_point;
+} TflmZoSimMeanParams;
+
 // `tensor_bytes`: size of each tensor for one sample, 0 for those that no layer computes with.
 // `instruction_set`: 0 the fastest here, 1 portable, 2 AVX2, 3 AVX-512 VNNI. Null if this processor
 // lacks it, or without memory.
@@ -110,6 +123,10 @@ TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_average_pool(TflmZoSim* sim, int32_t 
 TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_max_pool(TflmZoSim* sim, int32_t input, int32_t output,
                                                     const TflmZoSimWindow* window,
                                                     int32_t activation_min, int32_t activation_max);
+
+// MEAN over axes that lie next to each other.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_mean(TflmZoSim* sim, int32_t input, int32_t output,
+                                                const TflmZoSimMeanParams* params);
 
 // ADD of two tensors of the same shape.
 TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_add(TflmZoSim* sim, int32_t first, int32_t second,

@@ -111,6 +111,20 @@ class Engine:
         add = self._library.tflm_zo_sim_add_average_pool if average else self._library.tflm_zo_sim_add_max_pool
         self._check(add(self._handle, *tensors, library.Window(*geometry), *activation))
 
+    def add_mean(
+        self,
+        tensors: tuple[int, int],
+        sizes: tuple[int, int, int],
+        zero_points: tuple[int, int],
+        multiplier: Multiplier,
+    ) -> None:
+        """Append a mean over the middle one of three ``sizes`` that the input consists of.
+
+        ``tensors`` and ``zero_points``: input and output.
+        """
+        params = library.MeanParams(*sizes, zero_points[0], *multiplier, zero_points[1])
+        self._check(self._library.tflm_zo_sim_add_mean(self._handle, *tensors, params))
+
     def add_add(
         self,
         tensors: tuple[int, int, int],

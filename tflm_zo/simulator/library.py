@@ -56,6 +56,24 @@ class Quantization(ctypes.Structure):
     ]
 
 
+class MeanParams(ctypes.Structure):
+    """``TflmZoSimMeanParams``."""
+
+    _fields_ = [
+        (name, c_int32)
+        for name in (
+            "outer",
+            "count",
+            "inner",
+            "input_zero_point",
+            "multiplier",
+            "left_shift",
+            "right_shift",
+            "output_zero_point",
+        )
+    ]
+
+
 class AddParams(ctypes.Structure):
     """``TflmZoSimAddParams``."""
 
@@ -163,6 +181,7 @@ _PROTOTYPES = {
         [c_void_p, c_int32, c_int32, POINTER(Window), c_int32, c_int32],
     ),
     "add_max_pool": (c_int32, [c_void_p, c_int32, c_int32, POINTER(Window), c_int32, c_int32]),
+    "add_mean": (c_int32, [c_void_p, c_int32, c_int32, POINTER(MeanParams)]),
     "add_add": (c_int32, [c_void_p, c_int32, c_int32, c_int32, POINTER(AddParams)]),
     "add_softmax": (c_int32, [c_void_p] + [c_int32] * 6),
     "add_reshape": (c_int32, [c_void_p, c_int32, c_int32]),

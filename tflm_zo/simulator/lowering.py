@@ -70,6 +70,12 @@ class _Context:
             raise self.fail(f"bias '{tensor.name}' must be a constant of {channels} int32 values")
         return self.constants(tensor.index)
 
+    def constant(self, position: int, kind: str) -> np.ndarray:
+        tensor = self.graph.tensors[self.op.inputs[position]]
+        if tensor.type != kind or tensor.data is None:
+            raise self.fail(f"tensor '{tensor.name}' must be a constant of type {kind}")
+        return tensor.data
+
     def activation_range(self) -> tuple[int, int]:
         output = self.activation(self.output)
         return quantization.activation_range(
@@ -219,6 +225,21 @@ def _pool(c: _Context) -> SimLayer:
     return c.layer(geometry=geometry, activation=activation)
 
 
+def _mean(c: _Context) -> SimLayer:
+    source, target = c.activation(c.input), c.activation(c.output)
+    ranks = len(source.shape)
+    axes = sorted({int(axis) % ranks for axis in c.constant(1, "INT32").reshape(-1)})
+    if not axes or axes[0] == 0 or axes != list(range(axes[0], axes[-1] + 1)):
+        raise c.fail(f"the mean is taken over axes {axes}; axes next to each other, without the batch axis, are needed")
+    outer, count, inner = (
+        math.prod(sizes)
+        for sizes in (source.shape[: axes[0]], source.shape[axes[0] : axes[-1] + 1], source.shape[axes[-1] + 1 :])
+    )
+    multiplier = quantization.mean_multiplier(source.scale, target.scale, count)
+    c.engine.add_mean((c.input, c.output), (outer, count, inner), (source.zero_point, target.zero_point), multiplier)
+    return c.layer()
+
+
 def _add(c: _Context) -> SimLayer:
     indices = (c.op.inputs[0], c.op.inputs[1], c.output)
     first, second, output = (c.activation(index) for index in indices)
@@ -255,6 +276,7 @@ _LOWERINGS: dict[str, Callable[[_Context], SimLayer]] = {
     "DEPTHWISE_CONV_2D": _depthwise,
     "FULLY_CONNECTED": _fully_connected,
     "MAX_POOL_2D": _pool,
+    "MEAN": _mean,
     "RESHAPE": _reshape,
     "SOFTMAX": _softmax,
 }

@@ -97,6 +97,18 @@ def activation_range(activation: str, scale: np.float32, zero_point: int) -> tup
     )
 
 
+def mean_multiplier(input_scale: np.float32, output_scale: np.float32, count: int) -> Multiplier:
+    """The multiplier from a sum of ``count`` codes to their mean, as in TFLite's ``QuantizedMeanOrSum``.
+
+    It divides the significand of the scales' ratio, shifted so far that it keeps its 31 bits, and cuts the rest off.
+    """
+    ratio = quantize_multiplier(float(input_scale) / float(output_scale))
+    shift = ratio.left_shift - ratio.right_shift
+    division = min(count.bit_length() - 1, 32, 31 + shift)
+    shift -= division
+    return Multiplier((ratio.significand << division) // count, max(shift, 0), max(-shift, 0))
+
+
 class AddMultipliers(NamedTuple):
     """The three rescalings of an ADD."""
 
