@@ -355,13 +355,24 @@ _LOWERINGS: dict[str, Callable[[_Context], SimLayer]] = {
 }
 
 
+def check_operators(operators: Sequence[Operator]) -> None:
+    """Raise :class:`ZoError` that names the operators of a kind that the simulator does not run, if there are any."""
+    first: dict[str, int] = {}
+    for op in operators:
+        if op.name not in _LOWERINGS:
+            first.setdefault(op.name, op.index)
+    if first:
+        names = ", ".join(f"{name} (operator {index})" for name, index in first.items())
+        raise ZoError(
+            f"the simulator, which select, tune and realign use, does not run {names}; patch and train do not need it"
+        )
+
+
 def lower(engine: Engine, graph: Graph, op: Operator, index: int, constants: Constants) -> SimLayer:
     """Append ``op`` to the engine as layer ``index`` and return its description.
 
-    ``constants`` gives the array that the engine shall use for a constant tensor. Raises :class:`ZoError` if
-    the operator, one of its types or one of its options is outside what the simulator computes.
+    ``constants`` gives the array that the engine shall use for a constant tensor. The operator must have passed
+    :func:`check_operators`. Raises :class:`ZoError` if one of its types or options is outside what the simulator
+    computes.
     """
-    if op.name not in _LOWERINGS:
-        known = ", ".join(_LOWERINGS)
-        raise ZoError(f"operator {op.index} is {op.name}; the simulator runs {known}")
     return _LOWERINGS[op.name](_Context(engine, graph, op, index, constants))

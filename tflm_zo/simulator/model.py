@@ -12,7 +12,7 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.simulator.engine import Engine
 from tflm_zo.simulator.layer import SimLayer
-from tflm_zo.simulator.lowering import lower
+from tflm_zo.simulator.lowering import check_operators, lower
 from tflm_zo.simulator.tflite_graph import Graph, Tensor, read_graph, shape_operators
 
 
@@ -36,14 +36,15 @@ class SimModel:
     def __init__(self, model: bytes, instruction_set: str = "auto") -> None:
         graph = read_graph(model)
         self._graph: Graph = graph
+        without = shape_operators(graph)
+        computed = [op for op in graph.operators if op.index not in without]
+        check_operators(computed)
         engine = Engine([_activation_size(graph, tensor) for tensor in graph.tensors], instruction_set)
         self._engine = engine
         self._finalizer = weakref.finalize(self, engine.close)
         self.instruction_set = engine.instruction_set
         # Layers that share a constant of the model share its array.
         self._constants: dict[int, np.ndarray] = {}
-        without = shape_operators(graph)
-        computed = [op for op in graph.operators if op.index not in without]
         self.layers: tuple[SimLayer, ...] = tuple(
             lower(engine, graph, op, index, self.constant) for index, op in enumerate(computed)
         )
