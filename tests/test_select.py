@@ -84,8 +84,8 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-# With the layers whose gradient has a closed form. A sequence model has more operators than layers, as some only compute
-# a shape; a mean with finer steps than its input shows what a coarse one would hide.
+# With the layers whose gradient has a closed form. A sequence model has more operators than layers, as some only
+# compute a shape; a mean with finer steps than its input shows what a coarse one would hide.
 PROBES = [(kind, layer) for kind in MODELS for layer in ("dense", "spread")]
 PROBES += [("mean", "dense"), ("mean", "probe"), ("sequence", "dense")]
 

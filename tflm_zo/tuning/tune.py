@@ -88,7 +88,7 @@ def tune(
         raise ZoError(f"trials is {trials}: it must be 1 or more")
     if passes < 1:
         raise ZoError(f"passes is {passes}: it must be 1 or more")
-    SimModel(bake(model, {}))  # raises if the model cannot be simulated
+    SimModel(bake(read_patched(model).data, {}))  # raises if the model cannot be simulated
     samples = into_folds(x, y, folds, seed)
     try:
         with _storage_errors(study):
