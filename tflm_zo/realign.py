@@ -67,7 +67,6 @@ class Realigner:
             raise ZoError("the model has no convolution to realign; train it with `tflm-zo patch` and `train` alone")
         if any(layer.name == FILTER for layer in trainable_layers(tree)):
             raise ZoError("the model has been realigned with a filter: realign the original model")
-        original = SimModel(model)
         self._input = int(tree.subgraphs[0].inputs[0])
         source = tree.subgraphs[0].tensors[self._input]
         self.input_shape = shape_of(source)
@@ -77,6 +76,7 @@ class Realigner:
             return np.ascontiguousarray(taken[:_MOST_SAMPLES, 0])
 
         self._after = codes(x)
+        original = SimModel(model)
         walk = _Walk({self._input: codes(reference)})
         self._wanted = [walk.statistics(original, layer) for layer in layers]
 
