@@ -103,7 +103,7 @@ class _Walk:
 
     def statistics(self, model: SimModel, layer: Layer) -> Statistics:
         """Go to before ``layer``, and return its statistics."""
-        index = next(sim.index for sim in model.layers if sim.output == layer.output)
+        index = model.layer_of(layer.output)
         if index > self._next:
             ahead = set(model.needed(index))
             made = [sim.output for sim in model.layers[self._next : index] if sim.output in ahead]

@@ -17,6 +17,7 @@ from tflm_zo.patched import PatchedModel
 from tflm_zo.plugin import COMMAND_DTYPE, REPORT_DTYPE
 from tflm_zo.simulator import library
 from tflm_zo.simulator.model import SimModel
+from tflm_zo.simulator.tflite_graph import read_graph, shape_operators
 from tflm_zo.simulator.training_graph import TrainingGraph, TrainingOp, read_training_graph
 from tflm_zo.training_ops import PREFIX
 
@@ -36,7 +37,7 @@ class TrainingEngine:
 
     def __init__(self, model: PatchedModel) -> None:
         tree = load_model(model.data)
-        graph = read_training_graph(tree)
+        graph = read_training_graph(tree, shape_operators(read_graph(model.data)))
         self.sim = SimModel(bake(model.data, {}))
         self._library = library.load_library()
         self._arrays = self._make_tensors(tree, model)

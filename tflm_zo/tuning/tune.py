@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tflm_zo.bake import bake
 from tflm_zo.errors import ZoError
 from tflm_zo.patched import read_patched
 from tflm_zo.progress import ProgressBar
 from tflm_zo.recipe import Hyperparameters
-from tflm_zo.simulator import SimTrainer
+from tflm_zo.simulator import SimModel, SimTrainer
 from tflm_zo.trainer import Trainer
 from tflm_zo.tuning.folds import Samples, into_folds, score_fold
 from tflm_zo.tuning.space import SearchSpace, traits_of
@@ -87,6 +88,7 @@ def tune(
         raise ZoError(f"trials is {trials}: it must be 1 or more")
     if passes < 1:
         raise ZoError(f"passes is {passes}: it must be 1 or more")
+    SimModel(bake(read_patched(model).data, {}))  # raises if the model cannot be simulated
     samples = into_folds(x, y, folds, seed)
     try:
         with _storage_errors(study):
