@@ -55,7 +55,8 @@ def insert_front_layer(
 
     If samples are normalized in front, then behind that. ``name`` is the layer's, ``spread`` the shape (1, rows,
     columns, channels) in which it sees the input. ``weights`` int8 (1, rows, columns, channels) with one of ``scales``
-    a channel; ``bias``: codes int32 (channels,) and scales. ``zero_point``: the code that stands for what is beyond the border, and for 0 (None: the input's own).
+    a channel; ``bias``: codes int32 (channels,) and scales. ``zero_point``: the code that
+    stands for what is beyond the border, and for 0 (None: the input's own).
     """
     builder = FrontBuilder(tree, name)
     tensor = tree.subgraphs[0].tensors[builder.source]

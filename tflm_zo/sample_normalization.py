@@ -25,69 +25,167 @@ from tflm_zo.model_file import schema, shape_of, tensor_name
 ALL, CHANNEL = "all", "channel"
 AXES = (ALL, CHANNEL)
 
+# Tensors that say what the normalization is.
+_USUAL, _RESCALED = "usual", "rescaled"
+
+
+# With a spread, tensors between the model's input and the result count in this part of a code, in int16.
+_FINE = 128
+# Squared deviations are counted in halves, so that int16 holds those of up to 128 codes.
+_SQUARE_UNIT = 0.5
+_SQUARE_SHIFT = round(math.log2(_FINE**2 * _SQUARE_UNIT))
+# Samples are amplified by less than this, and by this if they are constant: it keeps the spread off 0.
+_LARGEST_GAIN = 64
+_FLOOR = 1.0 / _LARGEST_GAIN**2
+_GAIN_BITS = 9  # fraction bits of the gain
+# The sum of so many squares fits the int32 that average pooling sums in.
+_MOST_ELEMENTS = 1 << 16
+# Codes: less is the noise of rounding to codes, and no int8 sample has more.
+_SMALLEST_SPREAD, _LARGEST_SPREAD = 0.5, 128.0
+
 
 @dataclass(frozen=True)
 class SampleNormalization:
     """What each sample is brought to.
 
     ``mean_codes``: the usual means, int8 codes: one, of all elements (``axes`` "all"), or one for each entry of the
-    last axis longer than one ("channel").
+    last axis longer than one ("channel"). ``spread``: the usual standard deviation within a sample, in codes, 0.5 to
+    128, for axes "all" only; None leaves each sample's spread as it is. Raises :class:`ZoError` for others.
     """
 
     mean_codes: tuple[int, ...]
+    spread: float | None = None
     axes: str = ALL
 
     def __post_init__(self) -> None:
         if self.axes not in AXES:
             raise ZoError(f"axes {self.axes!r} is unknown: choose one of {', '.join(AXES)}")
         if self.axes == ALL and len(self.mean_codes) != 1:
-            raise ZoError(f"axes all takes one mean, not {len(self.mean_codes)}")
+            raise ZoError(f"axes all takes one usual mean, not {len(self.mean_codes)}")
         if not all(-128 <= code <= 127 for code in self.mean_codes):
-            raise ZoError(f"the usual mean must be an int8 code, not {self.mean_codes}")
+            raise ZoError(f"a usual mean must be an int8 code, not one of {self.mean_codes}")
+        if self.spread is not None and self.axes != ALL:
+            raise ZoError("the spread is normalized over all elements only: leave it out, or choose axes all")
+        if self.spread is not None and not _SMALLEST_SPREAD <= self.spread <= _LARGEST_SPREAD:
+            raise ZoError(
+                f"the usual spread is {self.spread} codes: it must be {_SMALLEST_SPREAD} to {_LARGEST_SPREAD}"
+            )
 
     @classmethod
-    def usual(cls, reference: np.ndarray, axes: str = ALL) -> SampleNormalization:
-        """Return what samples before a drift, ``reference`` (int8 codes (n, *shape)), are on average."""
-        values = _as_channels(reference, axes).astype(np.float64)
-        return cls(tuple(int(code) for code in np.rint(values.mean(axis=(0, 1)))), axes)
+    def usual(cls, reference: np.ndarray, *, with_spread: bool = False, axes: str = ALL) -> SampleNormalization:
+        """Return what samples from before a drift, ``reference`` (int8 codes (n, *shape)), are on average."""
+        values = _as_channels(reference, axes)
+        means = np.rint(values.mean(axis=(0, 1)))
+        spread = float(values.std(axis=1).mean()) if with_spread else None
+        return cls(tuple(int(code) for code in means), spread, axes)
+
+    @property
+    def unit(self) -> float:
+        """A code as a part of the usual spread, rounded to 12 bits, so that its square is exact in single precision."""
+        assert self.spread is not None
+        fraction, exponent = math.frexp(1.0 / self.spread)
+        return math.ldexp(round(fraction * (1 << 12)), exponent - 12)
 
 
 def normalize_codes(codes: np.ndarray, normalization: SampleNormalization) -> np.ndarray:
-    """Return samples int8 (n, *shape), each with its own mean moved to the usual one, to the bit as the model does."""
+    """Return samples int8 (n, *shape), each normalized, as the model with the normalization in front does, to the bit.
+
+    Raises :class:`ZoError` if the normalization is not for samples of this shape.
+    """
     values = _as_channels(codes, normalization.axes)
-    _check_channels(values.shape[2], normalization)
-    mean = _rounded_mean(values)
-    shift = np.clip(mean - np.array(normalization.mean_codes), -128, 127)
-    return np.clip(values - shift, -128, 127).astype(np.int8).reshape(codes.shape)
+    _check(values.shape[1:], normalization)
+    usual = np.array(normalization.mean_codes)
+    if normalization.spread is None:
+        shift = np.clip(_rounded_mean(values) - usual, -128, 127)
+        changed = values - shift
+    else:
+        deviation = _int16(values * _FINE - _rounded_mean(values * _FINE))
+        variance = _rounded_mean(_int16(_shifted(np.square(deviation), _SQUARE_SHIFT)))
+        square = np.float32(normalization.unit**2)
+        relative = (variance * np.float64(square * np.float32(_SQUARE_UNIT))).astype(np.float32)
+        gain = np.float32(1) / np.sqrt(relative + np.float32(_FLOOR))
+        gain_codes = _int16(np.floor(gain.astype(np.float64) * (1 << _GAIN_BITS) + 0.5).astype(np.int64))
+        changed = _shifted(_int16(_shifted(deviation * gain_codes, _GAIN_BITS)), _FINE.bit_length() - 1) + usual
+    return np.clip(changed, -128, 127).astype(np.int8).reshape(codes.shape)
 
 
 def add_sample_normalization(tree: Any, normalization: SampleNormalization) -> None:
     """Put the normalization behind the model's only input, before all other layers, in place.
 
+    Without a spread: y = clip(x - mean(x) + usual mean), mean(x) rounded, the shift between -128 and 127. With one:
+    y = clip((x - mean(x)) gain + usual mean), gain = 1 / sqrt((spread(x) / usual spread)^2 + 1/64^2).
+
     Raises :class:`ZoError` if the model has several inputs, or its input is not int8 with a batch of one; if it
-    normalizes samples already; or if ``normalization`` has as many means as it has no channels.
+    normalizes samples already; or if the normalization is not for samples of its shape.
     """
     tensor = input_tensor(tree, "normalizing samples")
     if any(tensor_name(t) == NORMALIZED for t in tree.subgraphs[0].tensors):
         raise ZoError("the model normalizes samples already: start from the model without it")
-    shape = (1, *_channel_shape(shape_of(tensor)[1:], normalization.axes))
-    _check_channels(shape[-1], normalization)
+    shape = _channel_shape(shape_of(tensor)[1:], normalization.axes)
+    _check(shape, normalization)
     builder = FrontBuilder(tree, NORMALIZE)
-    plain = quantized([1.0], [0])
-    rows, channels = shape[1:]
-    spread, single = (1, rows, 1, channels), (1, 1, 1, channels)
-    entry = builder.activation("in", spread, plain)
-    mean = builder.activation("mean", single, plain)
-    shift = builder.activation("shift", single, plain)
-    moved = builder.activation("moved", spread, plain)
     result = builder.activation("result", shape_of(tensor), tensor.quantization)
-    usual = builder.constant("usual", np.array(normalization.mean_codes, np.int8).reshape(single), np.ones(1))
+    normalized = _moved if normalization.spread is None else _rescaled
+    builder.reshape(normalized(builder, shape, normalization), result)
+    builder.insert(result)
+
+
+def _moved(builder: FrontBuilder, shape: tuple[int, int], normalization: SampleNormalization) -> int:
+    """The tensor of the samples with their means moved; the unit of all tensors is a code."""
+    rows, channels = shape
+    spread, single = (1, rows, 1, channels), (1, 1, 1, channels)
+    entry, moved = (builder.activation(name, spread, quantized([1.0], [0])) for name in ("in", "moved"))
+    mean, shift = (builder.activation(name, single, quantized([1.0], [0])) for name in ("mean", "shift"))
+    usual = builder.constant(_USUAL, np.array(normalization.mean_codes, np.int8).reshape(single), np.ones(1))
     builder.reshape(builder.source, entry)
     _average(builder, entry, mean, rows)
     _subtract(builder, mean, usual, shift)
     _subtract(builder, entry, shift, moved)
-    builder.reshape(moved, result)
-    builder.insert(result)
+    return moved
+
+
+def _rescaled(builder: FrontBuilder, shape: tuple[int, int], normalization: SampleNormalization) -> int:
+    """The tensor of the samples with mean and spread brought to the usual ones; the unit is the usual spread.
+
+    int16 rather than float: half the RAM, and sums do not depend on their order. The few numbers a sample that need a
+    root are float.
+    """
+    rows = shape[0]
+    every, single = (1, rows, 1, 1), (1, 1, 1, 1)
+    unit = normalization.unit
+    square = unit**2 * _SQUARE_UNIT
+
+    def codes(name: str, shape: tuple[int, ...], scale: float) -> int:
+        return builder.activation(name, shape, quantized([scale], [0]), np.int16)
+
+    def number(name: str) -> int:
+        return builder.activation(name, single, None, np.float32)
+
+    entry = builder.activation("in", every, quantized([unit], [0]))
+    wide, fine = codes("wide", every, unit), codes("fine", every, unit / _FINE)
+    mean, deviation = codes("mean", single, unit / _FINE), codes("deviation", every, unit / _FINE)
+    squares, variance = codes("squares", every, square), codes("variance", single, square)
+    plain, raised, inverse = number("plain"), number("raised"), number("inverse")
+    gain, amplified = codes("gain", single, 1.0 / (1 << _GAIN_BITS)), codes("amplified", every, unit / _FINE)
+    rescaled = builder.activation(_RESCALED, every, quantized([unit], normalization.mean_codes))
+    one = builder.constant("one", np.full(single, _FINE, np.int16), np.array([1.0 / _FINE]))
+    floor = builder.constant("floor", np.full(single, -_FLOOR, np.float32), None)
+
+    builder.reshape(builder.source, entry)
+    # LiteRT cannot quantize int8 to int16, but cast and multiply.
+    _cast(builder, entry, wide)
+    _multiply(builder, wide, one, fine)
+    _average(builder, fine, mean, rows)
+    _subtract(builder, fine, mean, deviation)
+    _multiply(builder, deviation, deviation, squares)
+    _average(builder, squares, variance, rows)
+    builder.operator("DEQUANTIZE", 3, [variance], plain, schema.DequantizeOptionsT())
+    _subtract(builder, plain, floor, raised)
+    builder.operator("RSQRT", 1, [raised], inverse)
+    builder.operator("QUANTIZE", 2, [inverse], gain, schema.QuantizeOptionsT())
+    _multiply(builder, deviation, gain, amplified)
+    builder.operator("QUANTIZE", 2, [amplified], rescaled, schema.QuantizeOptionsT())
+    return rescaled
 
 
 def _average(builder: FrontBuilder, source: int, result: int, rows: int) -> None:
@@ -105,6 +203,16 @@ def _subtract(builder: FrontBuilder, first: int, second: int, result: int) -> No
     builder.operator("SUB", 2, [first, second], result, options)
 
 
+def _multiply(builder: FrontBuilder, first: int, second: int, result: int) -> None:
+    builder.operator("MUL", 2, [first, second], result, schema.MulOptionsT())
+
+
+def _cast(builder: FrontBuilder, source: int, result: int) -> None:
+    options = schema.CastOptionsT()
+    options.inDataType, options.outDataType = schema.TensorType.INT8, schema.TensorType.INT16
+    builder.operator("CAST", 1, [source], result, options)
+
+
 def _channel_shape(shape: tuple[int, ...], axes: str) -> tuple[int, int]:
     """Rows and channels in which a sample of ``shape`` is averaged; what follows the channels' axis has length one."""
     elements = math.prod(shape)
@@ -117,14 +225,26 @@ def _as_channels(codes: np.ndarray, axes: str) -> np.ndarray:
     return codes.astype(np.int64).reshape(len(codes), *_channel_shape(codes.shape[1:], axes))
 
 
-def _check_channels(channels: int, normalization: SampleNormalization) -> None:
+def _check(shape: tuple[int, ...], normalization: SampleNormalization) -> None:
+    rows, channels = shape
     if len(normalization.mean_codes) != channels:
-        raise ZoError(
-            f"the samples have {channels} channels, but there are {len(normalization.mean_codes)} usual means"
-        )
+        raise ZoError(f"samples have {channels} channels, but the normalization {len(normalization.mean_codes)} means")
+    if normalization.spread is not None and rows > _MOST_ELEMENTS:
+        raise ZoError(f"samples have {rows} elements: the spread can be normalized of up to {_MOST_ELEMENTS}")
 
 
 def _rounded_mean(values: np.ndarray) -> np.ndarray:
     """The mean of integers (n, rows, channels) over the rows, halves away from zero: (n, 1, channels)."""
     total, rows = values.sum(axis=1, keepdims=True), values.shape[1]
     return np.sign(total) * ((np.abs(total) + rows // 2) // rows)
+
+
+def _shifted(values: np.ndarray, bits: int) -> np.ndarray:
+    """Integers times 2**-bits as TFLite multiplies: to twice the result's unit, halves up, then halves away from 0."""
+    doubled = (values + 1) >> 1
+    half = 1 << (bits - 2)
+    return np.sign(doubled) * ((np.abs(doubled) + half) >> (bits - 1))
+
+
+def _int16(values: np.ndarray) -> np.ndarray:
+    return np.clip(values, -(1 << 15), (1 << 15) - 1)
