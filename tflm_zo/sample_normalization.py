@@ -20,7 +20,8 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.front_layer import NORMALIZE, NORMALIZED, FrontBuilder, input_tensor, quantized
-from tflm_zo.model_file import schema, shape_of, tensor_name
+from tflm_zo.layers import quantization_of
+from tflm_zo.model_file import constant, schema, shape_of, tensor_name
 
 ALL, CHANNEL = "all", "channel"
 AXES = (ALL, CHANNEL)
@@ -30,16 +31,18 @@ _USUAL, _RESCALED = "usual", "rescaled"
 
 
 # With a spread, tensors between the model's input and the result count in this part of a code, in int16.
-_FINE = 128
-# Squared deviations are counted in halves, so that int16 holds those of up to 128 codes.
-_SQUARE_UNIT = 0.5
-_SQUARE_SHIFT = round(math.log2(_FINE**2 * _SQUARE_UNIT))
+_FINE_BITS = 7
+_FINE = 1 << _FINE_BITS
+# Deviations of up to so many usual spreads are squared, larger ones count as that: the squares' mean needs small units.
+_LARGEST_DEVIATION = 4
 # Samples are amplified by less than this, and by this if they are constant: it keeps the spread off 0.
 _LARGEST_GAIN = 64
 _FLOOR = 1.0 / _LARGEST_GAIN**2
 _GAIN_BITS = 9  # fraction bits of the gain
 # The sum of so many squares fits the int32 that average pooling sums in.
 _MOST_ELEMENTS = 1 << 16
+# No code of a sample is further from its mean.
+_LARGEST_CODE_DEVIATION = 255
 # Codes: less is the noise of rounding to codes, and no int8 sample has more.
 _SMALLEST_SPREAD, _LARGEST_SPREAD = 0.5, 128.0
 
@@ -86,6 +89,13 @@ class SampleNormalization:
         fraction, exponent = math.frexp(1.0 / self.spread)
         return math.ldexp(round(fraction * (1 << 12)), exponent - 12)
 
+    @property
+    def square_bits(self) -> int:
+        """Binary logarithm of the unit in which squared deviations are held in int16, in squared codes."""
+        assert self.spread is not None
+        largest = min(_LARGEST_DEVIATION * self.spread, _LARGEST_CODE_DEVIATION)
+        return math.ceil(math.log2(largest**2 / ((1 << 15) - 1)))
+
 
 def normalize_codes(codes: np.ndarray, normalization: SampleNormalization) -> np.ndarray:
     """Return samples int8 (n, *shape), each normalized, as the model with the normalization in front does, to the bit.
@@ -100,12 +110,11 @@ def normalize_codes(codes: np.ndarray, normalization: SampleNormalization) -> np
         changed = values - shift
     else:
         deviation = _int16(values * _FINE - _rounded_mean(values * _FINE))
-        variance = _rounded_mean(_int16(_shifted(np.square(deviation), _SQUARE_SHIFT)))
-        square = np.float32(normalization.unit**2)
-        relative = (variance * np.float64(square * np.float32(_SQUARE_UNIT))).astype(np.float32)
+        variance = _rounded_mean(_int16(_shifted(np.square(deviation), 2 * _FINE_BITS + normalization.square_bits)))
+        relative = (variance * _square_scale(normalization)).astype(np.float32)
         gain = np.float32(1) / np.sqrt(relative + np.float32(_FLOOR))
         gain_codes = _int16(np.floor(gain.astype(np.float64) * (1 << _GAIN_BITS) + 0.5).astype(np.int64))
-        changed = _shifted(_int16(_shifted(deviation * gain_codes, _GAIN_BITS)), _FINE.bit_length() - 1) + usual
+        changed = _shifted(_int16(_shifted(deviation * gain_codes, _GAIN_BITS)), _FINE_BITS) + usual
     return np.clip(changed, -128, 127).astype(np.int8).reshape(codes.shape)
 
 
@@ -128,6 +137,45 @@ def add_sample_normalization(tree: Any, normalization: SampleNormalization) -> N
     normalized = _moved if normalization.spread is None else _rescaled
     builder.reshape(normalized(builder, shape, normalization), result)
     builder.insert(result)
+
+
+def _square_scale(normalization: SampleNormalization) -> float:
+    """The unit of squared deviations as a part of the usual variance; single precision holds it exactly."""
+    return normalization.unit**2 * 2.0**normalization.square_bits
+
+
+def take_sample_normalization(tree: Any) -> SampleNormalization | None:
+    """Take the normalization out of a model, in place, and return it; None if the model has none."""
+    graph = tree.subgraphs[0]
+    ours = {i: tensor_name(t) for i, t in enumerate(graph.tensors) if tensor_name(t).startswith(f"{NORMALIZE}/")}
+    index = {name.removeprefix(f"{NORMALIZE}/"): i for i, name in ours.items()}
+    if NORMALIZED not in ours.values():
+        return None
+    normalization = _read(tree, {name: graph.tensors[i] for name, i in index.items()})
+    result, source = index["result"], int(graph.inputs[0])
+    kept = [i for i in range(len(graph.tensors)) if i not in ours]
+    number = {old: new for new, old in enumerate(kept)} | {-1: -1}
+    number[result] = number[source]
+    graph.operators = [op for op in graph.operators if not ours.keys() & {int(i) for i in op.outputs}]
+    for holder in graph.operators:
+        holder.inputs = np.array([number[int(i)] for i in holder.inputs], dtype=np.int32)
+        holder.outputs = np.array([number[int(i)] for i in holder.outputs], dtype=np.int32)
+    graph.inputs = np.array([number[int(i)] for i in graph.inputs], dtype=np.int32)
+    graph.outputs = np.array([number[int(i)] for i in graph.outputs], dtype=np.int32)
+    graph.tensors = [graph.tensors[i] for i in kept]
+    return normalization
+
+
+def _read(tree: Any, tensors: dict[str, Any]) -> SampleNormalization:
+    """The normalization whose tensors these are, by their names without the layer's."""
+    if _RESCALED in tensors:
+        quantization = quantization_of(tensors[_RESCALED])
+        assert quantization is not None  # add_sample_normalization gave it one
+        return SampleNormalization((quantization.zero_point,), 1.0 / quantization.scale)
+    codes = constant(tree, tensors[_USUAL], np.int8)
+    assert codes is not None
+    whole = shape_of(tensors["moved"])[3] == 1
+    return SampleNormalization(tuple(int(code) for code in codes), None, ALL if whole else CHANNEL)
 
 
 def _moved(builder: FrontBuilder, shape: tuple[int, int], normalization: SampleNormalization) -> int:
@@ -153,7 +201,7 @@ def _rescaled(builder: FrontBuilder, shape: tuple[int, int], normalization: Samp
     rows = shape[0]
     every, single = (1, rows, 1, 1), (1, 1, 1, 1)
     unit = normalization.unit
-    square = unit**2 * _SQUARE_UNIT
+    square = _square_scale(normalization)
 
     def codes(name: str, shape: tuple[int, ...], scale: float) -> int:
         return builder.activation(name, shape, quantized([scale], [0]), np.int16)
