@@ -29,7 +29,6 @@ AXES = (ALL, CHANNEL)
 # Tensors that say what the normalization is.
 _USUAL, _RESCALED = "usual", "rescaled"
 
-
 # With a spread, tensors between the model's input and the result count in this part of a code, in int16.
 _FINE_BITS = 7
 _FINE = 1 << _FINE_BITS
@@ -41,6 +40,7 @@ _FLOOR = 1.0 / _LARGEST_GAIN**2
 _GAIN_BITS = 9  # fraction bits of the gain
 # The sum of so many squares fits the int32 that average pooling sums in.
 _MOST_ELEMENTS = 1 << 16
+_CHUNK = 100  # samples that are computed in wide integers at a time
 # No code of a sample is further from its mean.
 _LARGEST_CODE_DEVIATION = 255
 # Codes: less is the noise of rounding to codes, and no int8 sample has more.
@@ -102,8 +102,13 @@ def normalize_codes(codes: np.ndarray, normalization: SampleNormalization) -> np
 
     Raises :class:`ZoError` if the normalization is not for samples of this shape.
     """
+    _check(_channel_shape(codes.shape[1:], normalization.axes), normalization)
+    parts = [_normalized(codes[i : i + _CHUNK], normalization) for i in range(0, len(codes), _CHUNK)]
+    return np.concatenate([codes[:0], *parts])
+
+
+def _normalized(codes: np.ndarray, normalization: SampleNormalization) -> np.ndarray:
     values = _as_channels(codes, normalization.axes)
-    _check(values.shape[1:], normalization)
     usual = np.array(normalization.mean_codes)
     if normalization.spread is None:
         shift = np.clip(_rounded_mean(values) - usual, -128, 127)
@@ -122,7 +127,12 @@ def add_sample_normalization(tree: Any, normalization: SampleNormalization) -> N
     """Put the normalization behind the model's only input, before all other layers, in place.
 
     Without a spread: y = clip(x - mean(x) + usual mean), mean(x) rounded, the shift between -128 and 127. With one:
-    y = clip((x - mean(x)) gain + usual mean), gain = 1 / sqrt((spread(x) / usual spread)^2 + 1/64^2).
+    y = clip((x - mean(x)) gain + usual mean), gain = 1 / sqrt((spread(x) / usual spread)^2 + 1/64^2), so that a
+    constant sample becomes the usual mean. The simulator has no such operators: give it the model without them, and
+    :func:`normalize_codes` of the samples.
+
+    Operators: RESHAPE, AVERAGE_POOL_2D and SUB in int8. With a spread they are int16, which TFLite Micro has since
+    January 2023, and there are CAST, MUL, QUANTIZE, DEQUANTIZE and RSQRT; RAM for four bytes an element while they run.
 
     Raises :class:`ZoError` if the model has several inputs, or its input is not int8 with a batch of one; if it
     normalizes samples already; or if the normalization is not for samples of its shape.
@@ -139,29 +149,24 @@ def add_sample_normalization(tree: Any, normalization: SampleNormalization) -> N
     builder.insert(result)
 
 
-def _square_scale(normalization: SampleNormalization) -> float:
-    """The unit of squared deviations as a part of the usual variance; single precision holds it exactly."""
-    return normalization.unit**2 * 2.0**normalization.square_bits
-
-
 def take_sample_normalization(tree: Any) -> SampleNormalization | None:
     """Take the normalization out of a model, in place, and return it; None if the model has none."""
     graph = tree.subgraphs[0]
-    ours = {i: tensor_name(t) for i, t in enumerate(graph.tensors) if tensor_name(t).startswith(f"{NORMALIZE}/")}
-    index = {name.removeprefix(f"{NORMALIZE}/"): i for i, name in ours.items()}
-    if NORMALIZED not in ours.values():
+    names = [tensor_name(t) for t in graph.tensors]
+    if NORMALIZED not in names:
         return None
-    normalization = _read(tree, {name: graph.tensors[i] for name, i in index.items()})
-    result, source = index["result"], int(graph.inputs[0])
+    result, source = names.index(NORMALIZED), int(graph.inputs[0])
+    # It was put before all other operators.
+    ahead = next(i + 1 for i, op in enumerate(graph.operators) if result in op.outputs)
+    ours = {int(i) for op in graph.operators[:ahead] for i in (*op.inputs, *op.outputs)} - {source}
+    normalization = _read(tree, {names[i].removeprefix(f"{NORMALIZE}/"): graph.tensors[i] for i in ours})
     kept = [i for i in range(len(graph.tensors)) if i not in ours]
-    number = {old: new for new, old in enumerate(kept)} | {-1: -1}
-    number[result] = number[source]
-    graph.operators = [op for op in graph.operators if not ours.keys() & {int(i) for i in op.outputs}]
-    for holder in graph.operators:
+    number = {old: new for new, old in enumerate(kept)}
+    number |= {-1: -1, result: number[source]}
+    graph.operators = graph.operators[ahead:]
+    for holder in (graph, *graph.operators):
         holder.inputs = np.array([number[int(i)] for i in holder.inputs], dtype=np.int32)
         holder.outputs = np.array([number[int(i)] for i in holder.outputs], dtype=np.int32)
-    graph.inputs = np.array([number[int(i)] for i in graph.inputs], dtype=np.int32)
-    graph.outputs = np.array([number[int(i)] for i in graph.outputs], dtype=np.int32)
     graph.tensors = [graph.tensors[i] for i in kept]
     return normalization
 
@@ -242,23 +247,28 @@ def _average(builder: FrontBuilder, source: int, result: int, rows: int) -> None
     options.padding = schema.Padding.VALID
     options.filterHeight, options.filterWidth = rows, 1
     options.strideH = options.strideW = 1
-    builder.operator("AVERAGE_POOL_2D", 2, [source], result, options)
+    builder.operator("AVERAGE_POOL_2D", 3, [source], result, options)
 
 
 def _subtract(builder: FrontBuilder, first: int, second: int, result: int) -> None:
     options = schema.SubOptionsT()
     options.potScaleInt16 = False
-    builder.operator("SUB", 2, [first, second], result, options)
+    builder.operator("SUB", 5, [first, second], result, options)
 
 
 def _multiply(builder: FrontBuilder, first: int, second: int, result: int) -> None:
-    builder.operator("MUL", 2, [first, second], result, schema.MulOptionsT())
+    builder.operator("MUL", 4, [first, second], result, schema.MulOptionsT())
 
 
 def _cast(builder: FrontBuilder, source: int, result: int) -> None:
     options = schema.CastOptionsT()
     options.inDataType, options.outDataType = schema.TensorType.INT8, schema.TensorType.INT16
-    builder.operator("CAST", 1, [source], result, options)
+    builder.operator("CAST", 3, [source], result, options)
+
+
+def _square_scale(normalization: SampleNormalization) -> float:
+    """The unit of squared deviations as a part of the usual variance; single precision holds it exactly."""
+    return normalization.unit**2 * 2.0**normalization.square_bits
 
 
 def _channel_shape(shape: tuple[int, ...], axes: str) -> tuple[int, int]:
