@@ -21,6 +21,7 @@ from tflm_zo.input_filter import NAME as FILTER
 from tflm_zo.input_filter import NO_FILTER, add_filter
 from tflm_zo.layers import Layer, quantization_of, trainable_layers
 from tflm_zo.model_file import constant, load_model, save_model, schema, shape_of
+from tflm_zo.sample_normalization import add_sample_normalization, normalize_codes, take_sample_normalization
 from tflm_zo.samples import input_codes
 from tflm_zo.simulator.model import SimModel
 from tflm_zo.training_ops import is_patched
@@ -58,10 +59,12 @@ class Realigner:
     """
 
     def __init__(self, model: bytes, reference: np.ndarray, x: np.ndarray) -> None:
-        self._model = model
         tree = load_model(model)
         if is_patched(tree):
             raise ZoError("the model is patched already: realign the original model, then patch it")
+        # What normalizes samples is fixed, and the simulator has no such operators: it stays out until the end.
+        self._normalization = take_sample_normalization(tree)
+        self._model = model if self._normalization is None else save_model(tree)
         layers = _convolutions(tree)
         if not layers:
             raise ZoError("the model has no convolution to realign; train it with `tflm-zo patch` and `train` alone")
@@ -73,10 +76,11 @@ class Realigner:
 
         def codes(samples: np.ndarray) -> np.ndarray:
             taken = input_codes(samples, self.input_shape, quantization_of(source))
-            return np.ascontiguousarray(taken[:_MOST_SAMPLES, 0])
+            taken = np.ascontiguousarray(taken[:_MOST_SAMPLES, 0])
+            return taken if self._normalization is None else normalize_codes(taken, self._normalization)
 
         self._after = codes(x)
-        original = SimModel(model)
+        original = SimModel(self._model)
         walk = _Walk({self._input: codes(reference)})
         self._wanted = [walk.statistics(original, layer) for layer in layers]
 
@@ -90,6 +94,8 @@ class Realigner:
         for layer, wanted in zip(_convolutions(tree), self._wanted, strict=True):
             _set_statistics(tree, layer, wanted, walk.statistics(current, layer))
             current = SimModel(save_model(tree))
+        if self._normalization is not None:
+            add_sample_normalization(tree, self._normalization)
         return save_model(tree)
 
 
