@@ -77,7 +77,9 @@ def patch(
         raise ZoError("the model is patched already: patch the original model instead")
     with damage_reported():
         if adapter:
-            input_adapter.add_adapter(tree)
+            # A prepared model has one already, whose gains and offsets are the beginning.
+            if not input_adapter.has_adapter(tree):
+                input_adapter.add_adapter(tree)
             trainable = f"{trainable},{input_adapter.NAME}"
         layers = trainable_layers(tree)
         end = find_loss_end(tree, layers, loss)

@@ -11,11 +11,12 @@ scale and another bias the same int8 weights give any mean and spread, and no pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from tflm_zo.adapter import NAME as ADAPTER
 from tflm_zo.errors import ZoError
 from tflm_zo.input_filter import NAME as FILTER
 from tflm_zo.input_filter import NO_FILTER, add_filter
@@ -79,17 +80,22 @@ class Realigner:
             taken = np.ascontiguousarray(taken[:_MOST_SAMPLES, 0])
             return taken if self._normalization is None else normalize_codes(taken, self._normalization)
 
-        self._after = codes(x)
+        self.after = codes(x)
         original = SimModel(self._model)
         walk = _Walk({self._input: codes(reference)})
         self._wanted = [walk.statistics(original, layer) for layer in layers]
 
-    def run(self, filter_name: str) -> bytes:
-        """Return the realigned model, with the filter in front, if any."""
+    def run(self, filter_name: str = NO_FILTER, change: Callable[[Any], None] | None = None) -> bytes:
+        """Return the realigned model, with the filter in front, if any.
+
+        ``change``: edits the model's tree before that, such as by an adapter in front.
+        """
         tree = load_model(self._model)
+        if change is not None:
+            change(tree)
         if filter_name != NO_FILTER:
-            add_filter(tree, filter_name, int(np.rint(self._after.mean())))
-        walk = _Walk({self._input: self._after})
+            add_filter(tree, filter_name, int(np.rint(self.after.mean())))
+        walk = _Walk({self._input: self.after})
         current = SimModel(save_model(tree))
         for layer, wanted in zip(_convolutions(tree), self._wanted, strict=True):
             _set_statistics(tree, layer, wanted, walk.statistics(current, layer))
@@ -120,11 +126,11 @@ class _Walk:
 
 
 def _convolutions(tree: Any) -> list[Layer]:
-    """The layers that are realigned: convolutions that share neither weights nor bias; not a filter."""
+    """The layers that are realigned: convolutions that share neither weights nor bias; not a layer in front."""
     layers = trainable_layers(tree)
     uses = [index for layer in layers for index in {layer.weights, layer.bias} - {-1}]
     alone = [layer for layer in layers if uses.count(layer.weights) == 1 and uses.count(layer.bias) <= 1]
-    return [layer for layer in alone if layer.kind in CONVOLUTIONS and layer.name != FILTER]
+    return [layer for layer in alone if layer.kind in CONVOLUTIONS and layer.name not in (FILTER, ADAPTER)]
 
 
 def _statistics(model: SimModel, index: int, tensors: Mapping[int, np.ndarray]) -> Statistics:
