@@ -206,6 +206,15 @@ def test_two_classes_behind_a_logistic_function() -> None:
     assert_changed(train_both(model, SEQUENCES, Y % 2)[1])
 
 
+@pytest.mark.parametrize("end", ["softmax", "none"])
+@pytest.mark.parametrize("method", ["auto", "nodes", "weights"])
+def test_float_input_and_output(method: str, end: str) -> None:
+    model = patch(small_models.small_model(end, float_ends=True), "all", "cross-entropy")
+    _, sim = train_both(model, method=method)
+    assert_changed(sim)
+    assert sim.predict(X).dtype == sim.predict_codes(X).dtype == np.float32
+
+
 @pytest.mark.parametrize("trainable", ["exact", "all"])
 @pytest.mark.parametrize("method", ["auto", "weights"])
 def test_a_gate_of_its_own_input(trainable: str, method: str) -> None:
