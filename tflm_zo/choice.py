@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.guard import Comparison, Scores, compare, errors_of
+from tflm_zo.guard import Scores, compare, errors_of
 from tflm_zo.patch import patch
 from tflm_zo.preparation import Chain, Prepared, Preparer
 from tflm_zo.simulator import SimTrainer
@@ -83,7 +83,7 @@ def choose(preparer: Preparer, x: np.ndarray, y: np.ndarray | None, loss: str, s
     best = min(found, key=lambda entry: float(np.mean(entry[2].errors)))
     comparison = compare(as_it_is[2], best[2], _classes(labels, as_it_is[2]))
     demand = _DEMAND_WITHOUT_LABELS if labels is None else _DEMAND
-    if best is as_it_is or not _beats(comparison, demand):
+    if best is as_it_is or not comparison.better(demand):
         return Choice(as_it_is[0], tuple(rows), "no preparation is better than none beyond chance")
     chosen, why = best[0], _why(best[1], as_it_is[1])
     if y is not None:
@@ -92,8 +92,10 @@ def choose(preparer: Preparer, x: np.ndarray, y: np.ndarray | None, loss: str, s
     return Choice(chosen, tuple(rows), why)
 
 
-def _beats(comparison: Comparison, demand: float) -> bool:
-    return comparison.better(demand) and comparison.gain_of_right >= 0
+def _nothing(count: int) -> tuple[np.ndarray, None, np.ndarray]:
+    """Scores that tell nothing."""
+    unknown = np.full(count, np.nan)
+    return unknown, None, unknown
 
 
 def _why(best: Row, as_it_is: Row) -> str:
@@ -108,13 +110,13 @@ def _judge(prepared: Prepared, codes: np.ndarray, labels: np.ndarray | None, los
     seen = prepared.codes(codes[:, 0])
     if labels is not None:
         losses, right = trainer.sample_scores(seen, labels)
-        scores = Scores(errors_of(losses, right), right)
+        scores = Scores(errors_of(losses, right), right, losses.astype(np.float64))
         accuracy = None if right is None else float(np.mean(right))
         return Row(prepared.chain, float(np.mean(scores.errors)), None, accuracy), scores
     if not trainer.model.loss.classes:
-        return Row(prepared.chain, None, None, None), Scores(np.full(len(codes), np.nan), None)
+        return Row(prepared.chain, None, None, None), Scores(*_nothing(len(codes)))
     parts = information(trainer.predict(seen).reshape(len(codes), -1))
-    return Row(prepared.chain, None, float(np.mean(parts)), None), Scores(-parts, None)
+    return Row(prepared.chain, None, float(np.mean(parts)), None), Scores(-parts, None, -parts)
 
 
 def information(outputs: np.ndarray) -> np.ndarray:

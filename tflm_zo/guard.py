@@ -37,8 +37,10 @@ MOST_TRIALS = 1
 
 # Standard errors by which the start must be beaten, plus what few samples need more; and by which weights must be worse
 # than the best ones to be given up at once.
-_BETTER, _FEW_SAMPLES = 1.0, 8.0
-_WORSE = 2.0
+_BETTER, _FEW_SAMPLES = 0.5, 8.0
+_WORSE_THAN_START, _WORSE = 1.0, 2.0
+# The best weights are behind if those after them are worse by so many standard errors: no more is learned from there.
+_FADING = 1.0
 
 
 class Verdict(enum.Enum):
@@ -99,30 +101,43 @@ def checks(passes: int, held_out: int) -> int:
 
 @dataclass
 class Scores:
-    """Errors of samples (float64, n) and, for classes, whether each was answered right (bool, n)."""
+    """Of samples: errors (float64, n); for classes, whether each was answered right (bool, n), else None; and losses
+    (float64, n)."""
 
     errors: np.ndarray
     right: np.ndarray | None
+    losses: np.ndarray
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Scores of two sets of weights on the same samples.
 
-    ``gain``: how much lower the errors of the second are in the mean, ``deviation``: the standard error of that;
-    ``gain_of_right``: how much larger its part of right answers (0 without classes); ``balanced_gain``: as ``gain``,
-    with classes counting alike.
+    ``gain``: how much lower the errors of the second are in the mean, ``deviation``: the standard error of that, and
+    the same of the losses; ``gain_of_right``: how much larger its part of right answers (0 without ``classes``);
+    ``balanced_gain``: as ``gain``, with classes counting alike.
     """
 
     gain: float
     deviation: float
+    loss_gain: float
+    loss_deviation: float
     gain_of_right: float
     balanced_gain: float
     samples: int
+    classes: bool
 
     def better(self, demand: float) -> bool:
-        """Whether the second is better by so many standard errors, and no worse for the classes on average."""
-        return self.gain > demand * self.deviation and self.gain > 0 and self.balanced_gain >= 0
+        """Whether the second has lower errors, no fewer right answers, is no worse for the classes on average, and is
+        better by so many standard errors: in its errors, with more right answers, or in its losses.
+
+        Losses are a proper score, so they also show what is too small to be seen in a few dozens of answers; alone they
+        would reward a model that is only less certain.
+        """
+        if not (self.gain > 0 and self.gain_of_right >= 0 and self.balanced_gain >= 0):
+            return False
+        by_errors = self.gain > demand * self.deviation and (self.gain_of_right > 0 or not self.classes)
+        return by_errors or self.loss_gain > demand * self.loss_deviation
 
     def worse(self, demand: float) -> bool:
         """Whether the second is worse by so many standard errors."""
@@ -132,15 +147,27 @@ class Comparison:
 def compare(before: Scores, after: Scores, labels: np.ndarray | None) -> Comparison:
     """Compare two sets of weights on the same samples with ``labels`` (n,), None without classes."""
     count = len(before.errors)
-    difference = before.errors - after.errors
+    difference, of_losses = before.errors - after.errors, before.losses - after.losses
     gain = float(np.mean(difference))
-    deviation = float(np.std(difference)) / math.sqrt(max(count - 1, 1))
     balanced, right = gain, 0.0
     if labels is not None:
         balanced = float(np.mean([np.mean(difference[labels == c]) for c in np.unique(labels)]))
     if before.right is not None and after.right is not None:
         right = float(np.mean(after.right.astype(np.float64) - before.right))
-    return Comparison(gain, deviation, right, balanced, count)
+    return Comparison(
+        gain,
+        _standard_error(difference),
+        float(np.mean(of_losses)),
+        _standard_error(of_losses),
+        right,
+        balanced,
+        count,
+        after.right is not None,
+    )
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(np.std(values)) / math.sqrt(max(len(values) - 1, 1))
 
 
 class Guard:
@@ -154,6 +181,8 @@ class Guard:
         self._labels = labels
         self.best = best
         self.best_is_start = best_is_start
+        # Whether the weights judged last are worse than the best by more than chance.
+        self.fading = False
 
     @property
     def can_gain(self) -> bool:
@@ -163,18 +192,18 @@ class Guard:
     def judge(self, now: Scores) -> Verdict:
         """Compare the present weights with the best so far.
 
-        The start must be beaten beyond chance, and by right answers, where there are classes: a model that is only more
-        certain of the same answers is no better. Later ones must answer as many right.
+        The start must be beaten beyond chance (:meth:`Comparison.better`); later ones must be no worse in anything.
         """
         found = compare(self.best, now, self._labels)
+        self.fading = found.worse(_FADING)
         if self.best_is_start:
             demand = _BETTER + _FEW_SAMPLES / max(found.samples, 1)
-            accepted = found.better(demand) and (now.right is None or found.gain_of_right > 0)
+            accepted = found.better(demand)
         else:
-            accepted = found.better(0.0) and found.gain_of_right >= 0
+            accepted = found.gain > 0 and found.gain_of_right >= 0 and found.balanced_gain >= 0
         if accepted:
             self.best, self.best_is_start = now, False
             return Verdict.BETTER
-        if found.worse(_BETTER if self.best_is_start else _WORSE):
+        if found.worse(_WORSE_THAN_START if self.best_is_start else _WORSE):
             return Verdict.WORSE
         return Verdict.GO_ON

@@ -210,6 +210,7 @@ class Trainer:
     def _plan(self, recipe: Recipe, hyper: Hyperparameters, watch: Watch, spent: int) -> FitPlan:
         """The plan of the present phase of a fit that has spent so many passes, and leaves the guard what it needs."""
         samples = len(watch.trains)
+        hyper = replace(hyper, epochs=watch.epochs(hyper.epochs))
         a_sample = recipe.passes_a_sample(hyper.antithetic)
         total = hyper.epochs * samples * a_sample
         if hyper.passes is not None:
@@ -261,7 +262,8 @@ class Trainer:
         losses, right = self._losses(codes, targets)
         self.progress.passes += len(codes)
         labelled = self.model.loss.needs_labels
-        return Scores(errors_of(losses, right if labelled else None), right if labelled else None)
+        known = right if labelled else None
+        return Scores(errors_of(losses, known), known, losses.astype(np.float64))
 
     def _set_aside(self) -> None:
         """Remember the present weights of a fit that is interrupted."""

@@ -24,8 +24,8 @@ from tflm_zo.guard import (
 _MOST_OF_PASSES = 0.25
 # Below this many samples nothing can be told.
 _FEWEST = 8
-# Parts of the passes that are left at the beginning of a phase which it may use: both halves together take half.
-_PARTS_OF_PASSES = (0.25, 1.0 / 3.0, 1.0)
+# Of a fit with held-out samples, what comes before these are trained on, too.
+_BEFORE_ALL = 0.7
 
 
 class Fit(Protocol):
@@ -43,11 +43,13 @@ class Fit(Protocol):
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a fit, which begins with the weights of the start: indices of the samples that it ``trains`` on, and of
-    those that it ``judges`` its weights by, none in the last phase of a fit that was tried on halves."""
+    """A part of a fit: indices of the samples that it ``trains`` on, and of those that it ``judges`` its weights by,
+    none in the last phase; and which part it may take of the ``passes`` that are left, and of the fit's ``epochs``."""
 
     trains: np.ndarray
     judges: np.ndarray
+    passes: float = 1.0
+    epochs: float = 1.0
 
 
 def divide(
@@ -55,6 +57,8 @@ def divide(
 ) -> tuple[Phase, ...]:
     """Return the phases of a fit on ``samples`` with ``labels`` (n,), None without classes.
 
+    With enough samples some are held out, until the others have shown that training helps; then all are trained on,
+    from the best weights. Few samples are trained on by halves, each from the start; then all are, from the start.
     ``share``: the hyperparameter ``holdout``; ``passes``: the bound of passes, if any. One phase that judges by nothing
     is a fit without a guard.
     """
@@ -66,9 +70,13 @@ def divide(
     if passes is not None and 2 * (count or samples) > _MOST_OF_PASSES * passes:
         return alone
     if count:
-        return (Phase(*hold_out(labels, samples, count, seed)),)
+        trained, held = hold_out(labels, samples, count, seed)
+        return (
+            Phase(trained, held, _BEFORE_ALL, _BEFORE_ALL),
+            Phase(everything, everything[:0], epochs=1.0 - _BEFORE_ALL),
+        )
     first, second = hold_out(labels, samples, samples // 2, seed)
-    return Phase(first, second), Phase(second, first), *alone
+    return Phase(first, second, 0.25), Phase(second, first, 1.0 / 3.0), *alone
 
 
 @dataclass
@@ -121,13 +129,17 @@ class Watch:
         self.finished = False
         self.outcome = Outcome()
         if self.guards:
-            self.outcome.mode = "held out" if len(phases) == 1 else "halves"
+            self.outcome.mode = "halves" if self._halves else "held out"
             self.outcome.samples = len(self._judges)
 
     @property
     def guards(self) -> bool:
         """Whether there is a guard at all."""
         return len(self._judges) > 0
+
+    @property
+    def _halves(self) -> bool:
+        return len(self._phases) > 2
 
     @property
     def trains(self) -> np.ndarray:
@@ -146,14 +158,18 @@ class Watch:
 
     def part_of_passes(self) -> float:
         """The part of the passes that are left which the present phase may use."""
-        return _PARTS_OF_PASSES[self.phase] if len(self._phases) > 1 else 1.0
+        return self._phases[self.phase].passes
+
+    def epochs(self, wanted: int) -> int:
+        """Epochs of the present phase of a fit of so many."""
+        return max(1, round(self._phases[self.phase].epochs * wanted))
 
     def passes(self, total: int) -> int:
         """Passes that a phase of ``total`` passes leaves to its guard."""
         judges = len(self._phases[self.phase].judges)
         if judges == 0:
             return 0
-        return judges if len(self._phases) > 1 else judges * checks(total, judges)
+        return judges if self._halves else judges * checks(total, judges)
 
     def begin(self, fit: Fit) -> None:
         """Score and remember the weights that the fit begins with."""
@@ -168,12 +184,12 @@ class Watch:
 
     def after_epoch(self, fit: Fit, done: int, epochs: int, passes: int) -> bool:
         """Judge the weights after ``done`` of ``epochs`` epochs of ``passes`` in all, if it is time; returns whether
-        another phase begins, with the weights of the start."""
+        another phase begins."""
         if not self.unjudged or self.guard is None:
             return False
         judges = self._phases[self.phase].judges
-        if len(self._phases) > 1:
-            return done == epochs and self._next_phase(fit, self.guard, self._score(fit, judges))
+        if self._halves:
+            return done == epochs and self._next_half(fit, self.guard, self._score(fit, judges))
         looks = min(checks(passes, len(judges)), epochs)
         if done * looks // epochs == (done - 1) * looks // epochs:
             return False
@@ -185,7 +201,13 @@ class Watch:
         elif verdict is Verdict.WORSE:
             fit.return_to_kept()
             self._cut()
-        return False
+        if done < epochs or self.guard.best_is_start or self.finished or self.guard.fading:
+            return False
+        # Training helps, and still does at its end: what was held out may be learned, too.
+        fit.return_to_kept()
+        self.phase += 1
+        self.outcome.kept = "last"
+        return True
 
     def end(self, fit: Fit) -> None:
         """Leave the best weights in the model."""
@@ -195,7 +217,7 @@ class Watch:
             fit.return_to_kept()
         self.outcome.error_after = float(np.mean(self.guard.best.errors))
 
-    def _next_phase(self, fit: Fit, guard: Guard, scores: Scores) -> bool:
+    def _next_half(self, fit: Fit, guard: Guard, scores: Scores) -> bool:
         """A half has been trained on. After the second the halves are judged together."""
         fit.return_to_kept()
         self._trial.append(scores)
@@ -204,7 +226,11 @@ class Watch:
             return True
         self.outcome.looked += 1
         right = [s.right for s in self._trial if s.right is not None]
-        together = Scores(np.concatenate([s.errors for s in self._trial]), np.concatenate(right) if right else None)
+        together = Scores(
+            np.concatenate([s.errors for s in self._trial]),
+            np.concatenate(right) if right else None,
+            np.concatenate([s.losses for s in self._trial]),
+        )
         self._trial = []
         if guard.judge(together) is Verdict.BETTER:
             self.outcome.kept = "last"
@@ -216,7 +242,7 @@ class Watch:
     def _cut(self) -> None:
         self.factor *= CUT
         self.outcome.cuts += 1
-        self.finished = self.outcome.cuts > (MOST_CUTS if len(self._phases) == 1 else MOST_TRIALS)
+        self.finished = self.outcome.cuts > (MOST_CUTS if not self._halves else MOST_TRIALS)
 
     def _score(self, fit: Fit, indices: np.ndarray) -> Scores:
         return fit.scores(self._codes[indices], self._targets[indices])
@@ -273,18 +299,20 @@ _COUNTERS: dict[str, type] = {"factor": float, "spent": int, "phase": int}
 
 
 def _put(state: WatchState, name: str, scores: Scores) -> None:
-    state.arrays[f"{name}/errors"] = scores.errors
+    state.arrays[f"{name}/errors"], state.arrays[f"{name}/losses"] = scores.errors, scores.losses
     if scores.right is not None:
         state.arrays[f"{name}/right"] = scores.right
 
 
 def _get(state: WatchState, name: str) -> Scores:
-    return Scores(state.arrays[f"{name}/errors"], state.arrays.get(f"{name}/right"))
+    return Scores(state.arrays[f"{name}/errors"], state.arrays.get(f"{name}/right"), state.arrays[f"{name}/losses"])
 
 
 def _check_scores(scores: Scores) -> None:
     shape = scores.errors.shape
     if scores.errors.dtype != np.float64 or len(shape) != 1 or not np.all(np.isfinite(scores.errors)):
+        raise ValueError("scores")
+    if scores.losses.dtype != np.float64 or scores.losses.shape != shape or not np.all(np.isfinite(scores.losses)):
         raise ValueError("scores")
     if scores.right is not None and (scores.right.dtype != np.bool_ or scores.right.shape != shape):
         raise ValueError("scores")
