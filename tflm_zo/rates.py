@@ -107,7 +107,7 @@ def perturbed_rate(
     energy = sizes.slope_energy * scale
     if not energy > 0.0 or not gradient_energy > 0.0:
         return 0.0
-    noise = directions / (directions + max(dimension - 1.0, 0.0))
+    noise = math.sqrt(directions / (directions + max(dimension - 1.0, 0.0)))
     return _PART_OF_THE_HEAD * head_limit(model) * gradient_energy / energy * noise
 
 
