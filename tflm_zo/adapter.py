@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tflm_zo.channel_statistics import channel_axis
 from tflm_zo.front_layer import input_tensor, insert_front_layer
 from tflm_zo.layers import quantization_of
 from tflm_zo.model_file import shape_of
@@ -31,8 +32,7 @@ def add_adapter(tree: Any) -> None:
     shape = shape_of(tensor)
     quantization = quantization_of(tensor)
     assert quantization is not None
-    axis = max((i for i, n in enumerate(shape) if n > 1), default=len(shape) - 1)
-    channels = shape[axis]
+    channels = shape[channel_axis(shape)]
     # Trailing axes of length one follow the adapted axis; both orders are the same memory.
     spread = (1, int(np.prod(shape)) // channels, 1, channels)
     weights = np.full((1, 1, 1, channels), UNIT, dtype=np.int8)
