@@ -148,6 +148,8 @@ def monitor(
         "repeats": device.link.repeats,
         "reconnections": device.link.reconnections,
     }
+    if recalibrate:
+        result["recalibration_samples"] = len(x)
     if history.epochs:
         last = history.epochs[-1]
         click.echo(f"{trainer.progress.passes} forward passes, training loss {last['loss']:.4f}")
