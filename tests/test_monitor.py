@@ -21,6 +21,7 @@ from faulty_line import FaultyLine
 
 from tflm_zo.errors import ZoError
 from tflm_zo.patch import patch
+from tflm_zo.serial import host_app
 from tflm_zo.serial.device import Device
 from tflm_zo.serial.host_app import HostApp, PseudoTerminal
 from tflm_zo.serial.link import BoardRestarted, Link
@@ -260,6 +261,17 @@ def test_a_board_without_reference_says_so(small: bytes, make_board: Callable[..
         remote._device.begin_observation()
     with pytest.raises(ZoError, match="nothing to recalibrate by"):
         remote.recalibrate(small_models.separable_samples(10, 1)[0])
+
+
+def test_a_sketch_without_memory_for_sums_says_so(
+    small: bytes, make_board: Callable[..., Board], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that was written before there was recalibration."""
+    x, _ = small_models.separable_samples(10, 1)
+    monkeypatch.setattr(host_app, "reference_channels", lambda model: 7)
+    remote = connect(make_board(patch(small, "exact", adapter=True, reference=x)).port)
+    with pytest.raises(ZoError, match="no memory to recalibrate with: export the model again"):
+        remote.recalibrate(x)
 
 
 def test_observed_samples_larger_than_a_frame(make_board: Callable[..., Board]) -> None:

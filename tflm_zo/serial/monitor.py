@@ -94,7 +94,7 @@ class RemoteTrainer(Trainer):
         """Undo a drift of the board's sensor; see :meth:`Trainer.recalibrate`.
 
         checkpoint: save the weights in the board's flash afterwards. Raises :class:`ZoError` also if the board
-        refuses or is gone; nothing has changed then.
+        refuses, is gone, or has started anew, which loses what it has observed.
         """
         codes = self.recalibration_codes(x)
         self._device.begin_observation()
