@@ -15,11 +15,13 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tflm_zo.adapter import NAME, UNIT
+from tflm_zo.adapter import NAME, UNIT, add_adapter
 from tflm_zo.channel_statistics import channel_axis, channel_statistics
 from tflm_zo.cli import main
 from tflm_zo.errors import ZoError
 from tflm_zo.evaluate import evaluate_plain
+from tflm_zo.front_layer import insert_front_layer
+from tflm_zo.model_file import load_model, save_model
 from tflm_zo.op_options import ParameterOptions, Reference, pack_parameters, unpack_parameters
 from tflm_zo.patch import patch
 from tflm_zo.patched import read_patched
@@ -150,6 +152,33 @@ def test_patch_refuses(small: bytes) -> None:
         patch(small, adapter=True, reference=samples(1, 1))
     with pytest.raises(ZoError, match="x has samples of shape"):
         patch(small, adapter=True, reference=samples(1, 5)[:, :4])
+
+
+def test_a_prepared_adapter_is_led_to_the_reference(small: bytes) -> None:
+    """Its gains are in its scales; these and the codes together undo the drift."""
+    tree = load_model(small)
+    gains, offsets = np.linspace(0.5, 2.5, CHANNELS), np.linspace(-20, 10, CHANNELS)
+    add_adapter(tree, gains, offsets)
+    trainer = Trainer(patch(save_model(tree), adapter=True, reference=samples(1, 200)))
+    drifted = np.rint(samples(2, 200) * 0.6 + 30.0).astype(np.int8)
+    trainer.recalibrate(drifted)
+    codes, bias = adapter_of(trainer)
+    assert len(set(codes)) == CHANNELS
+    zero = trainer.model.input_quantization.zero_point
+    inputs = drifted.reshape(-1, CHANNELS).astype(float) - zero
+    result = gains * (codes * inputs + bias) / UNIT + zero
+    before = channel_statistics(samples(1, 200)[:, None])
+    assert np.all(np.abs(result.mean(axis=0) - before.mean) <= gains / 63)
+    assert np.all(np.abs(result.std(axis=0) - before.spread) <= 0.51 * gains / UNIT * inputs.std(axis=0))
+
+
+def test_samples_that_are_changed_ahead_of_the_adapter_take_no_reference(small: bytes) -> None:
+    tree = load_model(small)
+    add_adapter(tree)
+    weights = np.full((1, 1, 1, 1), 64, np.int8)
+    insert_front_layer(tree, "ahead", (1, 8, 8, 1), weights, np.array([1 / 64]))
+    with pytest.raises(ZoError, match="in front of the adapter"):
+        patch(save_model(tree), adapter=True, reference=samples(1, 5))
 
 
 # -- the result --------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import numpy as np
 from tflm_zo import adapter as input_adapter
 from tflm_zo.channel_statistics import ChannelStatistics, channel_statistics
 from tflm_zo.errors import ZoError
-from tflm_zo.front_layer import input_tensor
 from tflm_zo.geometry import ClosedForm, activation_range, closed_forms, fused_activation, layer_shape
 from tflm_zo.layers import Layer, Selection, quantization_of, select, trainable_layers
 from tflm_zo.loss_end import LossEnd, find_loss_end
@@ -72,8 +71,9 @@ def patch(
     LOGISTIC, else mse. ``adapter`` puts a trainable gain and offset for each input channel in front (see
     :mod:`tflm_zo.adapter`). ``accumulate`` gives each layer that is trained by its output a buffer for the gradient
     of a batch, 4 bytes a weight and bias; without it each sample is applied at once, which costs no RAM.
-    ``reference``: samples (n, ...) from before any drift, whose mean and spread of each channel go into the model, so
-    that the adapter can be recalibrated without labels (:meth:`~tflm_zo.trainer.Trainer.recalibrate`).
+    ``reference``: samples (n, ...) from before any drift, like those that the original model was trained on. Mean and
+    spread of each channel go into the model, so that the adapter can be recalibrated without labels
+    (:meth:`~tflm_zo.trainer.Trainer.recalibrate`).
 
     The result has the model's inputs and outputs first, then inputs ``zo/command`` (int32[20]) and ``zo/target``
     and output ``zo/report`` (int32[8]). Until it is trained it computes what ``model`` computes, byte for byte.
@@ -85,10 +85,12 @@ def patch(
     if reference is not None and not adapter:
         raise ZoError("reference samples serve to recalibrate the input adapter: patch with the adapter too")
     with damage_reported():
-        before = None if reference is None else _reference_statistics(tree, reference)
         if adapter:
-            input_adapter.add_adapter(tree)
+            # A prepared model has one already, whose gains and offsets are the beginning.
+            if not input_adapter.has_adapter(tree):
+                input_adapter.add_adapter(tree)
             trainable = f"{trainable},{input_adapter.NAME}"
+        before = None if reference is None else _reference_statistics(tree, reference)
         layers = trainable_layers(tree)
         end = find_loss_end(tree, layers, loss)
         # The adapter is perturbed in the very passes that update in closed form.
@@ -104,7 +106,9 @@ def patch(
 
 def _reference_statistics(tree: Any, x: np.ndarray) -> ChannelStatistics:
     """Statistics of reference samples in the model's input codes."""
-    tensor = input_tensor(tree, "the adapter")
+    if not input_adapter.reads_the_input(tree):
+        raise ZoError("something in front of the adapter changes the samples: such a model takes no reference")
+    tensor = tree.subgraphs[0].tensors[int(tree.subgraphs[0].inputs[0])]
     codes = input_codes(x, shape_of(tensor), quantization_of(tensor))
     if len(codes) < 2:
         raise ZoError("reference has one sample: give at least 2, better some hundred")
@@ -173,7 +177,7 @@ class _Patcher:
         body, nodes = self._with_nodes(session)
         after_loss = []
         for form in self.closed:
-            after_loss.append(self._node(form.layer, nodes, session, form, feature_gradient[0]))
+            after_loss.append(self._node(form.layer, nodes, session, form, feature_gradient[0], report))
             nodes += 1
         words = SESSION_WORDS + SETTING_WORDS * len(self.entries) + NODE_SETTING_WORDS * nodes
         self.graph.tensors[session].shape = np.array([words], dtype=np.int32)
@@ -194,15 +198,19 @@ class _Patcher:
     def _reference(self) -> Reference | None:
         if self.reference is None:
             return None
-        adapter = next(layer.ordinal for layer in self.layers if layer.name == input_adapter.NAME)
+        adapter = next(layer for layer in self.layers if layer.name == input_adapter.NAME)
         gains, offsets = (
-            next(i for i, e in enumerate(self.entries) if (e.layer, e.kind) == (adapter, kind))
+            next(i for i, e in enumerate(self.entries) if (e.layer, e.kind) == (adapter.ordinal, kind))
             for kind in (KIND_WEIGHTS, KIND_BIAS)
         )
         quantization = quantization_of(self.graph.tensors[int(self.graph.inputs[0])])
         assert quantization is not None  # the adapter needs an int8 input
-        mean, spread = (values.astype(np.float32) for values in (self.reference.mean, self.reference.spread))
-        return Reference(mean, spread, quantization.zero_point, gains, offsets)
+        zero = quantization.zero_point
+        # A prepared model's adapter has a gain in its scales, on top of that in its codes.
+        ahead = input_adapter.UNIT * adapter.weight_scales
+        mean = (zero + (self.reference.mean - zero) / ahead).astype(np.float32)
+        spread = (self.reference.spread / ahead).astype(np.float32)
+        return Reference(mean, spread, zero, gains, offsets)
 
     def _with_nodes(self, session: int) -> tuple[list[Any], int]:
         """The model's operators, each layer that can be trained by its output followed by its node op."""
@@ -216,11 +224,19 @@ class _Patcher:
         for index, operator in enumerate(self.graph.operators):
             body.append(operator)
             if index in by_operator:
-                body.append(self._node(by_operator[index], nodes, session, None, -1))
+                body.append(self._node(by_operator[index], nodes, session, None, -1, -1))
                 nodes += 1
         return body, nodes
 
-    def _node(self, layer: Layer, number: int, session: int, form: ClosedForm | None, feature_gradient: int) -> Any:
+    def _node(
+        self,
+        layer: Layer,
+        number: int,
+        session: int,
+        form: ClosedForm | None,
+        feature_gradient: int,
+        report: int,
+    ) -> Any:
         shape = layer_shape(self.tree, layer)
         mask = layer.output if form is None else form.mask
         producer = next(op for op in self.graph.operators if mask in op.outputs)
@@ -254,7 +270,7 @@ class _Patcher:
         bias = [layer.bias, self.initial.get(layer.bias, -1)]
         return self._operator(
             NODE_OP,
-            [session, x, mask, *weights, *bias, feature_gradient, accumulator],
+            [session, x, mask, *weights, *bias, feature_gradient, accumulator, report],
             [],
             pack_node(options),
         )
