@@ -7,6 +7,7 @@
 #include "loss_op.h"
 #include "node_op.h"
 #include "parameter_op.h"
+#include "recalibrate.h"
 #include "schedule.h"
 #include "tflm_abi.h"
 
@@ -66,6 +67,16 @@ TFLM_ZO_EXPORT int tflm_zo_configure_node(const void* state, int node, int sigma
 TFLM_ZO_EXPORT int tflm_zo_write_parameter(const void* state, int index, const void* data,
                                            int count) {
   return tflm_zo::WriteParameter(State(state), index, data, count) ? 1 : 0;
+}
+
+// Recalibrates the input adapter by `count` samples of `sample_bytes` codes each. memory: a
+// ChannelSum for each of `channels`. Returns a RecalibrationStatus.
+TFLM_ZO_EXPORT int tflm_zo_recalibrate(const void* state, tflm_zo::ChannelSum* memory, int channels,
+                                       const int8_t* samples, int64_t count,
+                                       uint32_t sample_bytes) {
+  tflm_zo::ChannelSums sums(memory, channels, sample_bytes);
+  for (int64_t i = 0; i < count; ++i) sums.Add(samples + i * sample_bytes);
+  return static_cast<int>(tflm_zo::Recalibrate(State(state), sums));
 }
 
 // Address of a parameter's momentum state, or null; it has 2 * elements floats.

@@ -13,7 +13,7 @@
 
 namespace tflm_zo {
 
-constexpr uint32_t kOptionsVersion = 4;
+constexpr uint32_t kOptionsVersion = 5;
 constexpr uint32_t kParameterOptionsMagic = 0x5A4F5031u;
 constexpr uint32_t kLossOptionsMagic = 0x5A4F4C31u;
 constexpr uint32_t kNodeOptionsMagic = 0x5A4F4E31u;
@@ -50,7 +50,13 @@ struct ParameterOptions {
   int32_t parameter_count;
   int32_t node_count;
   int32_t factor_count;
-  // ParameterEntry entries[parameter_count]; float factors[factor_count];
+  // What the input adapter is recalibrated by (recalibrate.h); 0 channels: nothing.
+  int32_t reference_channels;
+  int32_t reference_zero_point;  // of the input codes
+  int32_t gain_parameter;        // indices of the adapter's weights and bias
+  int32_t offset_parameter;
+  // ParameterEntry entries[parameter_count]; float factors[factor_count]; of the input before any
+  // drift, in codes: float mean[reference_channels], float spread[reference_channels].
 };
 
 inline const ParameterEntry* Entries(const ParameterOptions* options) {
@@ -61,10 +67,19 @@ inline const float* Factors(const ParameterOptions* options) {
   return reinterpret_cast<const float*>(Entries(options) + options->parameter_count);
 }
 
+inline const float* ReferenceMeans(const ParameterOptions* options) {
+  return Factors(options) + options->factor_count;
+}
+
+inline const float* ReferenceSpreads(const ParameterOptions* options) {
+  return ReferenceMeans(options) + options->reference_channels;
+}
+
 inline size_t OptionsBytes(const ParameterOptions* options) {
   return sizeof(ParameterOptions) +
          static_cast<size_t>(options->parameter_count) * sizeof(ParameterEntry) +
-         static_cast<size_t>(options->factor_count) * sizeof(float);
+         static_cast<size_t>(options->factor_count) * sizeof(float) +
+         2 * static_cast<size_t>(options->reference_channels) * sizeof(float);
 }
 
 enum LossKind : int32_t {

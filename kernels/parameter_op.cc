@@ -22,7 +22,7 @@ void* Init(Context* context, const char* buffer, size_t length) {
                      options->magic == kParameterOptionsMagic &&
                      options->version == kOptionsVersion && options->parameter_count >= 0 &&
                      options->node_count >= 0 && options->factor_count >= 0 &&
-                     length >= OptionsBytes(options);
+                     options->reference_channels >= 0 && length >= OptionsBytes(options);
   state->options = valid ? options : nullptr;
   state->context = context;
   state->node = nullptr;
@@ -51,6 +51,13 @@ bool EntryMatchesTensors(Context* context, const Node* node, const ParameterEntr
          (entry.factor_count == 1 || entry.factor_count == entry.channels);
 }
 
+// Whether a parameter has one value for each channel of the reference.
+bool MatchesReference(const ParameterState& state, int32_t index, ParameterKind kind) {
+  ParameterView view;
+  return GetParameter(state, index, &view) && view.entry->kind == kind &&
+         view.entry->initial_input >= 0 && view.count == state.options->reference_channels;
+}
+
 Status Prepare(Context* context, Node* node) {
   auto* state = static_cast<ParameterState*>(node->user_data);
   if (state == nullptr || state->options == nullptr) {
@@ -76,6 +83,13 @@ Status Prepare(Context* context, Node* node) {
                      kParameterOpName, static_cast<int>(p));
       return kError;
     }
+  }
+  if (options.reference_channels > 0 &&
+      (!MatchesReference(*state, options.gain_parameter, kWeights) ||
+       !MatchesReference(*state, options.offset_parameter, kBias))) {
+    TFLM_ZO_REPORT(context, "%s: the reference does not match the adapter; patch the model again",
+                   kParameterOpName);
+    return kError;
   }
   return kOk;
 }

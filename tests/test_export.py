@@ -32,6 +32,7 @@ from tflm_zo.board.arduino import (
 )
 from tflm_zo.board.cli import export as export_command
 from tflm_zo.board.model_ops import add_method, model_ops
+from tflm_zo.board.plan import plan_memory
 from tflm_zo.errors import ZoError
 from tflm_zo.model_file import load_model, save_model, schema
 from tflm_zo.patch import patch
@@ -124,6 +125,17 @@ def test_sizes_of_samples(patched: bytes, tmp_path: Path) -> None:
     assert f"kBatchBytes = {5 * 68};" in header
     export_sketch(patch(small_models.dense_model("none", outputs=5), "head"), tmp_path / "b")
     assert "kTargetBytes = 5;" in (tmp_path / "b" / "model.h").read_text()
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_sums_for_recalibration(tmp_path: Path, reference: bool) -> None:
+    before = np.zeros((2, 8, 8, 1), np.int8) if reference else None
+    model = patch(small_models.small_model(), "all", adapter=True, reference=before)
+    export_sketch(model, tmp_path / "Sketch")
+    channels = 8 if reference else 0
+    assert constant((tmp_path / "Sketch/model.h").read_text(), "kReferenceChannels") == str(channels)
+    shares = {share.name: share.size for share in plan_memory(model).ram}
+    assert shares["sums for recalibration"] == 16 * channels
 
 
 def constant(header: str, name: str) -> str:

@@ -21,6 +21,7 @@ from faulty_line import FaultyLine
 
 from tflm_zo.errors import ZoError
 from tflm_zo.patch import patch
+from tflm_zo.serial import host_app
 from tflm_zo.serial.device import Device
 from tflm_zo.serial.host_app import HostApp, PseudoTerminal
 from tflm_zo.serial.link import BoardRestarted, Link
@@ -182,6 +183,104 @@ def test_device_calls(small: bytes, make_board: Callable[..., Board]) -> None:
     sample = np.rint(x[:1] / codes.input_quantization.scale + codes.input_quantization.zero_point).astype(np.int8)
     assert device.train(sample, target, 0, 1.0).passes == 1
     assert device.metrics().progress.steps == 1
+
+
+@pytest.mark.parametrize("faults", [False, True])
+def test_recalibrates_to_the_bits_of_the_host(small: bytes, make_board: Callable[..., Board], faults: bool) -> None:
+    """Without labels; and training goes on from there, also after the board has started anew."""
+    x, y = small_models.separable_samples(40, 1)
+    test = small_models.separable_samples(40, 2)
+    model = patch(small, "exact", adapter=True, reference=x)
+    drifted = (0.6 * x + 0.3, y)
+    trainer = Trainer(model, seed=5)
+    trainer.recalibrate(drifted[0])
+    expected = trainer.bake()
+    assert expected != Trainer(model).bake()
+    trainer.fit(*drifted, **SMALL_FIT)
+    boards = [make_board(model)]
+    line = FaultyLine(boards[0].port, 3, dropped=0.04, damaged=0.04, repeated=0.08) if faults else None
+    remote = connect(boards[0].port if line is None else line.name, 5)
+    remote._device.observe(np.full(64, 9, np.int8))  # of whoever was there before
+    remote.recalibrate(drifted[0])
+    assert remote._device.metrics().passes == 1  # the one at the start
+    assert remote.bake() == expected
+    if line is not None:
+        line.close()
+        assert remote._device.link.repeats > 5
+    boards[0].stop()
+    remote = connect(make_board(model).port, 5)
+    assert "restored" in remote._device.hello.message
+    assert remote.bake() == expected
+    assert remote_result(remote, drifted, test, **SMALL_FIT)["model"] == trainer.bake()
+    # What was learned does not matter, nor does its momentum.
+    remote.recalibrate(drifted[0], checkpoint=False)
+    trainer.recalibrate(drifted[0])
+    assert remote.bake() == trainer.bake()
+    remote.fit(*drifted, **SMALL_FIT)
+    trainer.fit(*drifted, **SMALL_FIT)
+    assert remote.bake() == trainer.bake()
+
+
+def test_recalibration_request_by_request(make_board: Callable[..., Board]) -> None:
+    original = small_models.small_model()
+    x, _ = small_models.separable_samples(10, 1)
+    remote = connect(make_board(patch(original, "exact", adapter=True, reference=x), batch_size=2).port)
+    device = remote._device
+    codes = remote.recalibration_codes(x - 0.2)
+    before = remote.bake()
+    device.begin_observation()
+    assert device.observe(codes[0]) == 1
+    with pytest.raises(ZoError, match=r"recalibrate: too few samples .* at least 2"):
+        device.recalibrate()
+    with pytest.raises(ZoError, match="the sample has another size"):
+        device.observe(np.zeros(65, np.int8))
+    # Samples of a batch are not in the way, but for a full one.
+    device.add_sample(codes[0], np.zeros(1, np.int32))
+    assert device.observe(codes[1]) == 2
+    device.add_sample(codes[1], np.zeros(1, np.int32))
+    with pytest.raises(ZoError, match="no room for another sample"):
+        device.observe(codes[2])
+    assert remote.bake() == before
+    device.begin_batch()
+    assert device.recalibrate() == 2
+    host = Trainer(remote.model.data)
+    host.recalibrate(codes[:2])
+    assert remote.bake() == host.bake() != before
+    # The next samples begin anew, also those of another session.
+    assert device.observe(codes[0]) == 1
+    device.begin_observation()
+    assert device.observe(codes[0]) == 1
+    device.link.hello()
+    assert device.observe(codes[0]) == 1
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_board_without_reference_says_so(small: bytes, make_board: Callable[..., Board], adapter: bool) -> None:
+    remote = connect(make_board(patch(small, "exact", adapter=adapter)).port)
+    with pytest.raises(ZoError, match="patch it with --adapter and --reference"):
+        remote._device.begin_observation()
+    with pytest.raises(ZoError, match="nothing to recalibrate by"):
+        remote.recalibrate(small_models.separable_samples(10, 1)[0])
+
+
+def test_a_sketch_without_memory_for_sums_says_so(
+    small: bytes, make_board: Callable[..., Board], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that was written before there was recalibration."""
+    x, _ = small_models.separable_samples(10, 1)
+    monkeypatch.setattr(host_app, "reference_channels", lambda model: 7)
+    remote = connect(make_board(patch(small, "exact", adapter=True, reference=x)).port)
+    with pytest.raises(ZoError, match="no memory to recalibrate with: export the model again"):
+        remote.recalibrate(x)
+
+
+def test_observed_samples_larger_than_a_frame(make_board: Callable[..., Board]) -> None:
+    x = np.random.default_rng(0).uniform(-1, 1, (12, 3000)).astype(np.float32)
+    model = patch(small_models.dense_model(features=3000, outputs=5), "exact", adapter=True, reference=x)
+    remote, host = connect(make_board(model).port), Trainer(model)
+    for trainer in (remote, host):
+        trainer.recalibrate(0.7 * x)
+    assert remote.bake() == host.bake() != Trainer(model).bake()
 
 
 def test_samples_larger_than_a_frame(make_board: Callable[..., Board]) -> None:
@@ -373,6 +472,68 @@ def test_programs(small: bytes, simulate: Callable[..., str], tmp_path: Path) ->
     reset = monitor(tmp_path, "--port", port, *words, "--factory-reset", "-o", "reset.tflite")
     assert reset["after_loss"] == expected["loss"]
     assert (tmp_path / "reset.tflite").read_bytes() == expected["model"]
+
+
+def test_recalibration_by_command(small: bytes, simulate: Callable[..., str], tmp_path: Path) -> None:
+    x, y = small_models.separable_samples(40, 1)
+    test = small_models.separable_samples(30, 2)
+    drifted = 0.6 * x + 0.3
+    np.savez(tmp_path / "now.npz", x=drifted)
+    np.savez(tmp_path / "adapt.npz", x=drifted, y=y)
+    np.savez(tmp_path / "test.npz", x=0.6 * test[0] + 0.3, y=test[1])
+    model = patch(small, "exact", adapter=True, reference=x)
+    (tmp_path / "model_zo.tflite").write_bytes(model)
+    port = simulate("model_zo.tflite")
+    words = ["--port", port, "--recalibrate", "-o", "out.tflite"]
+    host = Trainer(model, seed=3)
+    host.recalibrate(drifted)
+
+    alone = monitor(tmp_path, *words, "--data", "now.npz", "--test", "test.npz", "--passes", "0")
+    assert (tmp_path / "out.tflite").read_bytes() == host.bake()
+    assert (alone["forward_passes"], alone["recalibration_samples"]) == (0, 40)
+    assert alone["after_loss"] == host.evaluate(0.6 * test[0] + 0.3, test[1])["loss"] != alone["before_loss"]
+    assert "restored" not in RemoteTrainer(Device(SerialPort(port)), model)._device.hello.message
+
+    host.fit(drifted, y, epochs=2, verbose=False)
+    reset = [*words, "--data", "adapt.npz", "--epochs", "2", "--seed", "3", "--factory-reset"]
+    assert monitor(tmp_path, *reset)["forward_passes"] == host.progress.passes
+    assert (tmp_path / "out.tflite").read_bytes() == host.bake()
+
+    before = (tmp_path / "model_zo.tflite.flash").read_bytes()
+    for more, message in (
+        (["--data", "now.npz"], "has no labels y to train with: give --passes 0 to recalibrate only"),
+        (["--data", "adapt.npz", "--resume"], "leave out --recalibrate"),
+        (["--data", "now.npz", "--passes", "0", "--test", "now.npz"], "has no array y"),
+    ):
+        process = run_tflm_zo("monitor", *words, *more, "--factory-reset", cwd=tmp_path)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert message in output
+    assert (tmp_path / "model_zo.tflite.flash").read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "tilt"), [("gain", np.full(10, 15.0)), ("tilt", np.linspace(-20, 20, 10))])
+def test_keyword_spotting_recalibrates(
+    shared_data: Path, simulate: Callable[..., str], tmp_path: Path, name: str, tilt: np.ndarray
+) -> None:
+    """Without labels or training a drift of the channels is undone, but for what was cut off at the codes' ends."""
+    original = (shared_data / "mlperf_tiny" / "kws_ref_model.tflite").read_bytes()
+    archive = np.load(shared_data / "kws01_dev.npz")
+    x, y = archive["x"], archive["y"]
+    drifted = np.clip(np.rint(x + tilt[:, None]), -128, 127).astype(np.int8)
+    np.savez(tmp_path / "now.npz", x=drifted[:400])
+    np.savez(tmp_path / "test.npz", x=drifted[400:], y=y[400:])
+    model = patch(original, "exact", adapter=True, reference=x[:400])
+    (tmp_path / "model_zo.tflite").write_bytes(model)
+    port = simulate("model_zo.tflite")
+    words = ["--port", port, "--data", "now.npz", "--test", "test.npz", "--recalibrate", "--passes", "0"]
+    found = monitor(tmp_path, *words, "-o", "out.tflite")
+    undrifted = Trainer(model).evaluate(x[400:], y[400:])["accuracy"]
+    assert found["before_accuracy"] < 0.45
+    assert found["after_accuracy"] > undrifted - 0.015
+    host = Trainer(model)
+    host.recalibrate(drifted[:400])
+    assert (tmp_path / "out.tflite").read_bytes() == host.bake()
 
 
 @pytest.mark.parametrize(("adapter", "faults"), [(False, True), (True, False)])

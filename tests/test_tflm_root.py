@@ -88,6 +88,23 @@ def keyword_run(shared_data: Path) -> Reference:
     return record(model, x[:400], y[:400], (x[400:500], y[400:500]), epochs=1, batch_size=2)
 
 
+@pytest.fixture(scope="module")
+def recalibrated_run() -> Reference:
+    """Recalibration, 200 steps, and once more."""
+    x, y = small_models.separable_samples(100, 1)
+    model = patch(small_models.small_model(), "all", adapter=True, reference=x)
+    trainer = RecordingTrainer(model, seed=7)
+    drifted = 0.6 * x + 0.3
+    trainer.recalibrate(drifted[:50])
+    right = [round(trainer.evaluate(drifted, y)["accuracy"] * 100)]
+    trainer.fit(drifted, y, verbose=False, epochs=4, batch_size=2)
+    trainer.recalibrate(drifted)
+    right.append(round(trainer.evaluate(drifted, y)["accuracy"] * 100))
+    return Reference(
+        model, trainer.stream(), trainer.trained_bytes(), right, trainer.progress.step, trainer.progress.passes
+    )
+
+
 # What is trained behind two residual blocks' frozen layers, how, and whether these run in every pass.
 LATE = {
     # What they make of a sample is smaller than it: it is kept instead, whatever the passes.
@@ -134,6 +151,11 @@ def check(reference: Reference, outcome: Outcome) -> None:
 @pytest.mark.parametrize(("variant", "arm"), VARIANTS[:2])
 def test_small_model_trains_to_the_same_bits(small_run: Reference, variant: str, arm: bool, tmp_path: Path) -> None:
     check(small_run, train(build(variant, arm, small_run.model, tmp_path), arm, small_run.stream))
+
+
+@pytest.mark.parametrize(("variant", "arm"), VARIANTS[:2])
+def test_recalibrates_to_the_same_bits(recalibrated_run: Reference, variant: str, arm: bool, tmp_path: Path) -> None:
+    check(recalibrated_run, train(build(variant, arm, recalibrated_run.model, tmp_path), arm, recalibrated_run.stream))
 
 
 @pytest.mark.parametrize(

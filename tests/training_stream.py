@@ -19,8 +19,8 @@ from tflm_zo import plugin
 from tflm_zo.samples import load_npz, sample_codes
 from tflm_zo.trainer import Trainer
 
-MAGIC, VERSION = b"ZOST", 2
-END, STEP, FINISH, EVALUATE = range(4)
+MAGIC, VERSION = b"ZOST", 3
+END, STEP, FINISH, EVALUATE, RECALIBRATE = range(5)
 
 
 class _Schedule(plugin.Schedule):
@@ -89,6 +89,11 @@ class RecordingTrainer(Trainer):
         samples = (c.tobytes() + t.tobytes() for c, t in zip(codes, targets, strict=True))
         self.items.append(struct.pack("<II", EVALUATE, len(codes)) + b"".join(samples))
         return super().evaluate(x, y)
+
+    def recalibrate(self, x: np.ndarray) -> None:
+        codes = self.recalibration_codes(x)
+        self.items.append(struct.pack("<II", RECALIBRATE, len(codes)) + codes.tobytes())
+        super().recalibrate(x)
 
     def write_header(self, settings: dict[str, Any]) -> None:
         sample = self._no_input().nbytes

@@ -51,3 +51,11 @@ def add_adapter(tree: Any, gains: np.ndarray | None = None, offsets: np.ndarray 
 def has_adapter(tree: Any) -> bool:
     """Whether a model has an adapter in front."""
     return any(tensor_name(tensor) == f"{NAME}/depthwise" for tensor in tree.subgraphs[0].tensors)
+
+
+def reads_the_input(tree: Any) -> bool:
+    """Whether the adapter gets the model's input as it comes, with no other layer ahead of it."""
+    graph = tree.subgraphs[0]
+    entry = next(i for i, tensor in enumerate(graph.tensors) if tensor_name(tensor) == f"{NAME}/in")
+    source = next(int(op.inputs[0]) for op in graph.operators if entry in op.outputs)
+    return source == int(graph.inputs[0])

@@ -186,13 +186,27 @@ def adapt(
 )
 @click.option("--adapter", is_flag=True, help="Put a trainable gain and offset per input channel in front.")
 @click.option("--accumulate", is_flag=True, help="Keep batch gradients: 4 bytes of RAM a trained weight.")
+@click.option(
+    "--reference", type=IN_FILE, help=".npz with x from before any drift, to recalibrate the adapter by without labels."
+)
 @json_option
-def patch(model: str, output: str, trainable: str, loss: str, adapter: bool, accumulate: bool, as_json: bool) -> None:
+def patch(
+    model: str,
+    output: str,
+    trainable: str,
+    loss: str,
+    adapter: bool,
+    accumulate: bool,
+    reference: str | None,
+    as_json: bool,
+) -> None:
     """Add training ops to an int8 .tflite and put its trainable weights in the arena."""
     from tflm_zo.inspect import inspect as look
     from tflm_zo.patch import patch as add_training
+    from tflm_zo.samples import load_npz_samples
 
-    patched = add_training(read_bytes(model), trainable, loss, adapter=adapter, accumulate=accumulate)
+    before = None if reference is None else load_npz_samples(reference)[0]
+    patched = add_training(read_bytes(model), trainable, loss, adapter=adapter, accumulate=accumulate, reference=before)
     found = look(patched)
     write_atomic(output, patched)
     trained = [row for row in found.layers if row.ram_bytes]

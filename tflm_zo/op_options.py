@@ -11,7 +11,7 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.geometry import LayerShape
 
-VERSION = 4
+VERSION = 5
 PARAMETER_MAGIC = 0x5A4F5031
 LOSS_MAGIC = 0x5A4F4C31
 NODE_MAGIC = 0x5A4F4E31
@@ -30,8 +30,9 @@ LOSS_NAMES = {
     LOSS_ENTROPY: "entropy",
 }
 
+_BEGINNING = struct.Struct("<II")
 _ENTRY = struct.Struct("<11i")
-_PARAMETER_HEAD = struct.Struct("<IIiii")
+_PARAMETER_HEAD = struct.Struct("<IIiiiiiii")
 _LOSS = struct.Struct("<IIiifiiiifii")
 _NODE = struct.Struct("<IIi16iiiiiifiiii")
 
@@ -54,12 +55,26 @@ class ParameterEntry:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """The input before any drift, which the adapter is recalibrated by: ``mean`` and ``spread`` of each of its channels
+    in codes (float32 (channels,)), ``zero_point`` of the codes, and which parameters are the adapter's gains and
+    offsets."""
+
+    mean: np.ndarray
+    spread: np.ndarray
+    zero_point: int
+    gain_parameter: int
+    offset_parameter: int
+
+
+@dataclass(frozen=True)
 class ParameterOptions:
     """Options of the parameter op; ``factors`` is the float32 table of 1 / scale^2."""
 
     entries: tuple[ParameterEntry, ...]
     node_count: int
     factors: np.ndarray
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True)
@@ -118,19 +133,29 @@ class NodeOptions:
 
 def pack_parameters(options: ParameterOptions) -> bytes:
     """Return the options of the parameter op."""
-    entries, factors = options.entries, options.factors
-    head = _PARAMETER_HEAD.pack(PARAMETER_MAGIC, VERSION, len(entries), options.node_count, factors.size)
-    return head + b"".join(_ENTRY.pack(*astuple(e)) for e in entries) + _floats(factors)
+    entries, factors, found = options.entries, options.factors, options.reference
+    counts = (len(entries), options.node_count, factors.size)
+    rest = (0, 0, 0, 0)
+    tables = _floats(factors)
+    if found is not None:
+        rest = (found.mean.size, found.zero_point, found.gain_parameter, found.offset_parameter)
+        tables += _floats(found.mean) + _floats(found.spread)
+    head = _PARAMETER_HEAD.pack(PARAMETER_MAGIC, VERSION, *counts, *rest)
+    return head + b"".join(_ENTRY.pack(*astuple(e)) for e in entries) + tables
 
 
 def unpack_parameters(data: bytes) -> ParameterOptions:
     """Inverse of :func:`pack_parameters`; raises :class:`ZoError` for another version."""
-    magic, version, count, node_count, factor_count = _PARAMETER_HEAD.unpack_from(data)
-    _check(magic, PARAMETER_MAGIC, version)
+    # Every version begins with these two; the rest of an older one may be shorter.
+    magic, version = _BEGINNING.unpack_from(data)
+    _check(magic, version, PARAMETER_MAGIC)
+    _, _, count, node_count, factor_count, channels, zero_point, gains, offsets = _PARAMETER_HEAD.unpack_from(data)
     offset = _PARAMETER_HEAD.size
-    entries = (ParameterEntry(*_ENTRY.unpack_from(data, offset + i * _ENTRY.size)) for i in range(count))
-    factors = np.frombuffer(data, "<f4", factor_count, offset + count * _ENTRY.size)
-    return ParameterOptions(tuple(entries), node_count, factors.astype(np.float32))
+    entries = tuple(ParameterEntry(*_ENTRY.unpack_from(data, offset + i * _ENTRY.size)) for i in range(count))
+    tables = np.frombuffer(data, "<f4", factor_count + 2 * channels, offset + count * _ENTRY.size).astype(np.float32)
+    factors, mean, spread = np.split(tables, [factor_count, factor_count + channels])
+    reference = Reference(mean, spread, zero_point, gains, offsets) if channels else None
+    return ParameterOptions(entries, node_count, factors, reference)
 
 
 def pack_loss(options: LossOptions) -> bytes:
@@ -157,7 +182,7 @@ def unpack_loss(data: bytes) -> LossOptions:
     magic, version, kind, outputs, scale, zero, high, features, feature_zero, feature_scale, headroom, bias = (
         _LOSS.unpack_from(data)
     )
-    _check(magic, LOSS_MAGIC, version)
+    _check(magic, version, LOSS_MAGIC)
     count = outputs if features else 0
     arrays = np.frombuffer(data, "<f4", 2 * count, _LOSS.size).astype(np.float32)
     return LossOptions(
@@ -190,7 +215,7 @@ def pack_node(options: NodeOptions) -> bytes:
 def unpack_node(data: bytes) -> NodeOptions:
     """Inverse of :func:`pack_node`; raises :class:`ZoError` for another version."""
     magic, version, node, *fields = _NODE.unpack_from(data)
-    _check(magic, NODE_MAGIC, version)
+    _check(magic, version, NODE_MAGIC)
     zero_point, low, high, headroom, bias_headroom, inverse, height, width, columns, channels = fields[16:]
     arrays = np.frombuffer(data, "<f4", 2 * channels, _NODE.size).astype(np.float32)
     return NodeOptions(
@@ -214,6 +239,6 @@ def _floats(values: np.ndarray) -> bytes:
     return values.astype("<f4").tobytes()
 
 
-def _check(magic: int, wanted: int, version: int) -> None:
+def _check(magic: int, version: int, wanted: int) -> None:
     if magic != wanted or version != VERSION:
         raise ZoError("the model was patched by another version of tflm-zo: patch the original again")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tflm_zo import adapter as input_adapter
+from tflm_zo.channel_statistics import ChannelStatistics, channel_statistics
 from tflm_zo.errors import ZoError
 from tflm_zo.geometry import ClosedForm, activation_range, closed_forms, fused_activation, layer_shape
 from tflm_zo.layers import Layer, Selection, quantization_of, select, trainable_layers
@@ -24,10 +25,12 @@ from tflm_zo.op_options import (
     NodeOptions,
     ParameterEntry,
     ParameterOptions,
+    Reference,
     pack_loss,
     pack_node,
     pack_parameters,
 )
+from tflm_zo.samples import input_codes
 from tflm_zo.training_ops import (
     COMMAND_WORDS,
     INITIAL,
@@ -56,6 +59,7 @@ def patch(
     *,
     adapter: bool = False,
     accumulate: bool = False,
+    reference: np.ndarray | None = None,
 ) -> bytes:
     """Return ``model`` with training ops and its trainable weights in the arena.
 
@@ -67,6 +71,9 @@ def patch(
     LOGISTIC, else mse. ``adapter`` puts a trainable gain and offset for each input channel in front (see
     :mod:`tflm_zo.adapter`). ``accumulate`` gives each layer that is trained by its output a buffer for the gradient
     of a batch, 4 bytes a weight and bias; without it each sample is applied at once, which costs no RAM.
+    ``reference``: samples (n, ...) from before any drift, like those that the original model was trained on. Mean and
+    spread of each channel go into the model, so that the adapter can be recalibrated without labels
+    (:meth:`~tflm_zo.trainer.Trainer.recalibrate`).
 
     The result has the model's inputs and outputs first, then inputs ``zo/command`` (int32[20]) and ``zo/target``
     and output ``zo/report`` (int32[8]). Until it is trained it computes what ``model`` computes, byte for byte.
@@ -75,12 +82,15 @@ def patch(
     tree = load_model(model)
     if is_patched(tree):
         raise ZoError("the model is patched already: patch the original model instead")
+    if reference is not None and not adapter:
+        raise ZoError("reference samples serve to recalibrate the input adapter: patch with the adapter too")
     with damage_reported():
         if adapter:
             # A prepared model has one already, whose gains and offsets are the beginning.
             if not input_adapter.has_adapter(tree):
                 input_adapter.add_adapter(tree)
             trainable = f"{trainable},{input_adapter.NAME}"
+        before = None if reference is None else _reference_statistics(tree, reference)
         layers = trainable_layers(tree)
         end = find_loss_end(tree, layers, loss)
         # The adapter is perturbed in the very passes that update in closed form.
@@ -90,8 +100,19 @@ def patch(
         if end.head is not None:
             exact.append(end.head.ordinal)
         selection = select(tree, layers, trainable, frozenset(exact))
-        _Patcher(tree, layers, selection, end, closed, accumulate).run()
+        _Patcher(tree, layers, selection, end, closed, accumulate, before).run()
         return save_model(tree)
+
+
+def _reference_statistics(tree: Any, x: np.ndarray) -> ChannelStatistics:
+    """Statistics of reference samples in the model's input codes."""
+    if not input_adapter.reads_the_input(tree):
+        raise ZoError("something in front of the adapter changes the samples: such a model takes no reference")
+    tensor = tree.subgraphs[0].tensors[int(tree.subgraphs[0].inputs[0])]
+    codes = input_codes(x, shape_of(tensor), quantization_of(tensor))
+    if len(codes) < 2:
+        raise ZoError("reference has one sample: give at least 2, better some hundred")
+    return channel_statistics(codes)
 
 
 class _Patcher:
@@ -105,6 +126,7 @@ class _Patcher:
         end: LossEnd,
         closed: list[ClosedForm],
         accumulate: bool,
+        reference: ChannelStatistics | None,
     ) -> None:
         self.tree = tree
         self.graph = tree.subgraphs[0]
@@ -112,6 +134,7 @@ class _Patcher:
         self.selection = selection
         self.end = end
         self.accumulate = accumulate
+        self.reference = reference
         self.initial: dict[int, int] = {}  # of a moved tensor: the constant with its initial values
         self.entries: list[ParameterEntry] = []
         self.factors: list[np.ndarray] = []
@@ -160,7 +183,7 @@ class _Patcher:
         self.graph.tensors[session].shape = np.array([words], dtype=np.int32)
 
         factors = np.concatenate(self.factors) if self.factors else np.zeros(0)
-        options = ParameterOptions(tuple(self.entries), nodes, factors)
+        options = ParameterOptions(tuple(self.entries), nodes, factors, self._reference())
         first = self._operator(PARAMETER_OP, self.parameter_inputs, [], pack_parameters(options))
         last = self._operator(
             LOSS_OP,
@@ -171,6 +194,23 @@ class _Patcher:
         self.graph.operators = [first, *body, last, *after_loss]
         self.graph.inputs = np.array([*self.graph.inputs, command, target], dtype=np.int32)
         self.graph.outputs = np.array([*self.graph.outputs, report], dtype=np.int32)
+
+    def _reference(self) -> Reference | None:
+        if self.reference is None:
+            return None
+        adapter = next(layer for layer in self.layers if layer.name == input_adapter.NAME)
+        gains, offsets = (
+            next(i for i, e in enumerate(self.entries) if (e.layer, e.kind) == (adapter.ordinal, kind))
+            for kind in (KIND_WEIGHTS, KIND_BIAS)
+        )
+        quantization = quantization_of(self.graph.tensors[int(self.graph.inputs[0])])
+        assert quantization is not None  # the adapter needs an int8 input
+        zero = quantization.zero_point
+        # A prepared model's adapter has a gain in its scales, on top of that in its codes.
+        ahead = input_adapter.UNIT * adapter.weight_scales
+        mean = (zero + (self.reference.mean - zero) / ahead).astype(np.float32)
+        spread = (self.reference.spread / ahead).astype(np.float32)
+        return Reference(mean, spread, zero, gains, offsets)
 
     def _with_nodes(self, session: int) -> tuple[list[Any], int]:
         """The model's operators, each layer that can be trained by its output followed by its node op."""

@@ -18,6 +18,7 @@ from tflm_zo.op_options import (
     LossOptions,
     NodeOptions,
     ParameterEntry,
+    Reference,
     unpack_loss,
     unpack_node,
     unpack_parameters,
@@ -94,13 +95,14 @@ class Node:
 @dataclass(frozen=True)
 class PatchedModel:
     """What the host needs to know of a patched model; ``head_layer`` is the ordinal of the exact head's layer, -1
-    without one."""
+    without one; ``reference`` is what the input adapter can be recalibrated by."""
 
     data: bytes
     parameters: tuple[Parameter, ...]
     nodes: tuple[Node, ...]
     loss: LossOptions
     head_layer: int
+    reference: Reference | None
     input_shape: tuple[int, ...]
     input_quantization: Quantization | None
     output_shape: tuple[int, ...]
@@ -133,6 +135,7 @@ def read_patched(data: bytes) -> PatchedModel:
         nodes=tuple(_nodes(tree, parameters)),
         loss=unpack_loss(_options(loss)),
         head_layer=_head_layer(loss, parameters),
+        reference=unpack_parameters(_options(graph.operators[0])).reference,
         input_shape=shape_of(x),
         input_quantization=quantization_of(x),
         output_shape=shape_of(y),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tflm_zo.channel_statistics import channel_axis
 from tflm_zo.compiled import compiled_file
 from tflm_zo.errors import ZoError
 from tflm_zo.op_options import KIND_DTYPES
@@ -136,6 +137,7 @@ def library() -> ctypes.CDLL:
     mask = [ctypes.c_uint16, ctypes.c_uint16]
     lib.tflm_zo_configure.argtypes = [pointer, integer, integer, ctypes.c_float, *mask]
     lib.tflm_zo_configure_node.argtypes = [pointer, integer, integer, integer, ctypes.c_float, *mask]
+    lib.tflm_zo_recalibrate.argtypes = [pointer, pointer, integer, pointer, ctypes.c_int64, ctypes.c_uint32]
     lib.tflm_zo_moments.argtypes = [pointer, integer]
     lib.tflm_zo_moments.restype = pointer
     lib.tflm_zo_schedule_valid.argtypes = [ctypes.POINTER(_Settings), integer]
@@ -195,6 +197,17 @@ class OpState:
         view = self.view(index)
         values = np.ascontiguousarray(values, dtype=view.dtype).reshape(-1)
         return bool(library().tflm_zo_write_parameter(self._address, index, values.ctypes.data, values.size))
+
+    def recalibrate(self, codes: np.ndarray) -> bool:
+        """Set the input adapter by what ``codes`` (int8 (n, *input_shape)) are now; False, with nothing written,
+        without a reference or with fewer than 2 samples."""
+        codes = np.ascontiguousarray(codes, dtype=np.int8)
+        channels = codes.shape[1 + channel_axis(codes.shape[1:])]
+        sums = np.zeros((channels, 2), dtype=np.int64)
+        status = library().tflm_zo_recalibrate(
+            self._address, sums.ctypes.data, channels, codes.ctypes.data, len(codes), codes[0].size
+        )
+        return bool(status == 0)
 
 
 class Schedule:

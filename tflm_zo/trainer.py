@@ -353,6 +353,30 @@ class Trainer:
             self._pass(work.codes[0], work.targets[0], work.schedule.command)
             self.progress.passes += 1
 
+    def recalibrate(self, x: np.ndarray) -> None:
+        """Undo a drift of the sensor by gain and offset of each input channel, without labels and forward passes.
+
+        x: at least 2 samples (n, ...) as they come now. Mean and spread of their channels are brought back to those of
+        the samples that the model was patched with as a reference, within the input adapter's range. Whatever the
+        adapter has learned is replaced; training may go on from there.
+
+        Raises :class:`ZoError` if the model was patched without adapter or reference, or ``x`` is not usable.
+        """
+        done = self._state.recalibrate(self.recalibration_codes(x))
+        assert done  # the samples have been checked
+
+    def recalibration_codes(self, x: np.ndarray) -> np.ndarray:
+        """Return samples to recalibrate on as int8 (n, *input_shape); raises as :meth:`recalibrate`."""
+        if self.model.reference is None:
+            raise ZoError(
+                "the model has nothing to recalibrate by: patch it with the adapter and reference samples "
+                "(--adapter --reference before.npz)"
+            )
+        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
+        if len(codes) < 2:
+            raise ZoError("x has one sample: recalibration needs at least 2, better some hundred")
+        return codes
+
     # -- using the model -----------------------------------------------------------------------------------
 
     def predict(self, x: np.ndarray) -> np.ndarray:

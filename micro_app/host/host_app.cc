@@ -30,8 +30,10 @@ struct TflmZoHostConfig {
   const uint8_t* model;
   uint32_t model_bytes;
   uint64_t model_hash;
-  uint32_t batch_bytes;  // for samples with their labels
-  uint32_t frame_bytes;  // for one received frame
+  uint32_t batch_bytes;       // for samples with their labels
+  uint32_t frame_bytes;       // for one received frame
+  tflm_zo::ChannelSum* sums;  // `channels` of them, to recalibrate with
+  uint32_t channels;
   TflmZoTensor inputs[4];
   TflmZoTensor outputs[2];
   int32_t (*invoke)(void);  // runs the model on the inputs; 0: it failed
@@ -173,7 +175,8 @@ class HostApp {
         samples_(samples),
         app_(&board_, {&rest_, config.frozen_input[0].data == nullptr ? nullptr : &frozen_},
              {config.model, config.model_bytes, config.model_hash},
-             {frame, config.frame_bytes, samples, config.batch_bytes}) {}
+             {frame, config.frame_bytes, samples, config.batch_bytes, config.sums,
+              config.channels}) {}
   ~HostApp() {
     delete[] frame_;
     delete[] samples_;

@@ -4,6 +4,8 @@
 #ifndef TFLM_ZO_MICRO_APP_TFLM_RUN_H_
 #define TFLM_ZO_MICRO_APP_TFLM_RUN_H_
 
+#include <array>
+
 #include "model.h"
 #include "model_ops.h"
 #include "text_line.h"
@@ -40,7 +42,8 @@ class TrainingRun {
     OnDeviceTrainer trainer(runtime.parts());
     const TrainerStatus status = trainer.Start();
     if (status != TrainerStatus::kOk) return Fail(sink, TrainerStatusMessage(status));
-    TrainingStream stream(&trainer, source, sink, batch_, sizeof(batch_));
+    TrainingStream stream(&trainer, source, sink, batch_, sizeof(batch_), sums_.data(),
+                          kReferenceChannels);
     if (!stream.Run()) return false;
     ParameterView view;
     for (int32_t p = 0; trainer.ReadParameter(p, &view); ++p) {
@@ -61,6 +64,7 @@ class TrainingRun {
   ModelOps ops_;
   alignas(16) uint8_t arena_[kRunArenaBytes];
   uint8_t batch_[kBatchBytes];
+  std::array<ChannelSum, kReferenceChannels> sums_;
 };
 
 }  // namespace tflm_zo

@@ -202,7 +202,7 @@ class SmallModel final : public tflm_zo::ModelRuntime {
   // kind, layer, variable, initial, channels, stride, headroom, exact, moments, factor offset
   // and count
   ParameterTable parameter_options_ = {
-      {tflm_zo::kParameterOptionsMagic, tflm_zo::kOptionsVersion, kParameters, 0, 2},
+      {tflm_zo::kParameterOptionsMagic, tflm_zo::kOptionsVersion, kParameters, 0, 2, 0, 0, 0, 0},
       {{tflm_zo::kWeights, 0, 2, 3, 1, 1, 4, 1, -1, 0, 1},
        {tflm_zo::kBias, 0, 4, 5, 1, 1, 1000, 1, 7, 1, 1},
        {tflm_zo::kResidual, 0, 6, -1, 1, 1, 0, 1, -1, 0, 1}},

@@ -245,7 +245,7 @@ class Rig {
     const uint32_t more = frozen_ == nullptr ? 0 : kWideInputs - SmallModel::kFeatures;
     app_ = new (memory_) tflm_zo::TrainingApp(
         &board, {&model, frozen_}, {kModelBytes, sizeof(kModelBytes), hash_},
-        {frame_, sizeof(frame_), samples_, kBatchCapacity * kRecordBytes + more});
+        {frame_, sizeof(frame_), samples_, kBatchCapacity * kRecordBytes + more, nullptr, 0});
     boot = app_->Start();
   }
 
@@ -647,6 +647,19 @@ TEST(OneSampleIsABatchToo) {
   CHECK(!one.Ask(Request::kTrain, Payload().U32(0).F32(1.0f).Bytes(record.data, record.size)));
 }
 
+TEST(AModelWithoutReferenceIsNotRecalibrated) {
+  Rig& rig = MakeRig(&FreshFlash());
+  rig.Hello();
+  CHECK(!rig.Ask(Request::kBeginObservation));
+  CHECK(!rig.Ask(Request::kObserve, Payload().U32(0).Bytes(SampleOf(0).x, 4)));
+  CHECK(!rig.Ask(Request::kRecalibrate));
+  CHECK(rig.status == AnswerStatus::kBadRequest);
+  const char* message = tflm_zo::TrainerStatusMessage(tflm_zo::TrainerStatus::kNoReference);
+  CHECK_EQ(rig.size, std::strlen(message));
+  CHECK_BYTES_EQ(rig.body, message, rig.size);
+  CHECK_EQ(rig.StateCrc(), FactoryCrc());
+}
+
 TEST(BadSettingsChangeNothing) {
   Rig& rig = MakeRig(&FreshFlash());
   rig.Hello();
@@ -890,14 +903,16 @@ TEST(ValidFramesWithAnyContentDoNoHarm) {
   Xorshift random(77);
   uint32_t done = 0;
   for (uint32_t i = 0; i < 5000; ++i) {
-    const Request known[] = {Request::kParameter,   Request::kMetrics,      Request::kReadModel,
-                             Request::kInfer,       Request::kEvaluate,     Request::kTrain,
-                             Request::kBeginBatch,  Request::kSample,       Request::kEndBatch,
-                             Request::kFinish,      Request::kSetSchedule,  Request::kSetParameter,
-                             Request::kSetNode,     Request::kCheckpoint,   Request::kRestore,
-                             Request::kReadWeights, Request::kWriteWeights, Request::kFactoryReset};
+    const Request known[] = {
+        Request::kParameter,   Request::kMetrics,      Request::kReadModel,
+        Request::kInfer,       Request::kEvaluate,     Request::kTrain,
+        Request::kBeginBatch,  Request::kSample,       Request::kEndBatch,
+        Request::kFinish,      Request::kSetSchedule,  Request::kSetParameter,
+        Request::kSetNode,     Request::kCheckpoint,   Request::kRestore,
+        Request::kReadWeights, Request::kWriteWeights, Request::kFactoryReset,
+        Request::kObserve,     Request::kRecalibrate,  Request::kBeginObservation};
     const auto type = random.Below(8) == 0 ? static_cast<Request>(2 + random.Below(0x7E))
-                                           : known[random.Below(18)];
+                                           : known[random.Below(21)];
     Payload payload;
     for (uint32_t k = random.Below(5); k > 0; --k) payload.U16(random.Below(6));
     for (uint32_t k = random.Below(9); k > 0; --k) payload.U8(random.Next());

@@ -35,6 +35,8 @@ _ARENA_RESERVE = 0.03
 _ARENA_GRAIN = 256
 # Samples that one training step may have on the board, unless the caller wants another number.
 DEFAULT_BATCH = 16
+# A ChannelSum of kernels/recalibrate.h.
+CHANNEL_SUM_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,11 @@ def target_bytes(model: PatchedModel) -> int:
     return 4 if model.loss.classes else _product(model.target_shape)
 
 
+def reference_channels(model: PatchedModel) -> int:
+    """Return how many channels a board adds up to recalibrate the input adapter, 0 if the model has no reference."""
+    return 0 if model.reference is None else model.reference.mean.size
+
+
 def _product(shape: tuple[int, ...]) -> int:
     result = 1
     for length in shape:
@@ -270,6 +277,9 @@ constexpr size_t kArenaBytes = {arena};
 constexpr uint32_t kInputBytes = {input_bytes(model)};
 constexpr uint32_t kTargetBytes = {target_bytes(model)};
 constexpr size_t kBatchBytes = {batch};
+
+// Channels of the input adapter that it can be recalibrated for; 0: the model was patched without --reference.
+constexpr uint32_t kReferenceChannels = {reference_channels(model)};
 
 // The input: its shape, and, if it is int8, the code of a value: round(value / kInputScale) + kInputZeroPoint.
 constexpr uint32_t kInputShape[] = {{{", ".join(map(str, model.input_shape))}}};

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from tflm_zo.board.arduino import (
+    CHANNEL_SUM_BYTES,
     DEFAULT_BATCH,
     TFLM_LIBRARIES,
     arena_size,
     batch_bytes,
     board_trees,
     kept_sample_bytes,
+    reference_channels,
 )
 from tflm_zo.board.arena import ARDUINO_32, TFLM_32, ArenaPlan, plan_arena
 from tflm_zo.board.boards import Board, find_board
@@ -108,6 +110,7 @@ def plan_memory(
         Share("TFLM's structures", arena.structures),
         Share("reserve of the arena", arena_bytes - arena.used),
         Share("samples of a step", batch_bytes(patched, parts, batch_size)),
+        Share("sums for recalibration", CHANNEL_SUM_BYTES * reference_channels(patched)),
         Share("app", code.app_ram + code.op_ram * ops.count),
         Share("stack", device.stack),
         Share("heap and interrupts", device.heap),

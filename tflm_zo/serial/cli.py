@@ -20,6 +20,7 @@ from tflm_zo.cli_options import (
     methods_by_layer,
     report_scores,
 )
+from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, require_writable, write_atomic
 
 _LEDS = ("idle", "running the model", "training", "saving a checkpoint", "refused a request")
@@ -69,6 +70,9 @@ def simulate(model: str, flash: str | None, batch_size: int, link: str | None) -
 @click.option("--data", required=True, type=IN_FILE, help=".npz with x and y to learn from; loss entropy needs no y.")
 @click.option("-o", "--output", required=True, type=OUT_FILE, help="The plain int8 .tflite with the adapted weights.")
 @click.option("--test", type=IN_FILE, help=".npz with x and y to measure before and after.")
+@click.option(
+    "--recalibrate", is_flag=True, help="First undo a drift of the input's channels by x alone; --passes 0: only that."
+)
 @config_option
 @hyperparameter_options
 @click.option("--patience", type=int, help="End after so many epochs without a lower training loss.")
@@ -83,6 +87,7 @@ def monitor(
     data: str,
     output: str,
     test: str | None,
+    recalibrate: bool,
     seed: int,
     method: tuple[str, ...],
     patience: int | None,
@@ -94,32 +99,46 @@ def monitor(
     as_json: bool,
     **hyperparameters: Any,
 ) -> None:
-    """Train the model on a board with samples from this machine, and bake the result.
+    """Train or recalibrate the model on a board with samples from this machine, and bake the result.
 
     Ctrl-C ends the training after the batch in work; what was learned until then is saved and baked.
     """
-    from tflm_zo.samples import load_npz_for, sample_codes
+    from tflm_zo.samples import load_npz_for, load_npz_samples, sample_codes
     from tflm_zo.serial.device import Device
     from tflm_zo.serial.monitor import RemoteTrainer
     from tflm_zo.serial.port import SerialPort
+    from tflm_zo.trainer import History
 
     require_writable(output)
     if method:
         hyperparameters["method"] = methods_by_layer(method)
+    if recalibrate and resume:
+        raise ZoError("a run that is resumed goes on as it was: leave out --recalibrate")
+    trains = not (recalibrate and hyperparameters["passes"] == 0)
     device = Device(SerialPort(port), timeout)
     click.echo(f"{port}: {device.hello.message}")
     trainer = RemoteTrainer(device, device.read_model(), seed)
-    x, y = load_npz_for(trainer.model, data)
+    x, y = load_npz_samples(data) if recalibrate else load_npz_for(trainer.model, data)
     held_out = load_npz_for(trainer.model, test) if test else None
     # Before anything is changed on the board.
-    for samples, labels in [(x, y), *([held_out] if held_out else [])]:
+    if recalibrate:
+        trainer.recalibration_codes(x)
+        if trains and y is None and trainer.model.loss.needs_labels:
+            raise ZoError(f"{data} has no labels y to train with: give --passes 0 to recalibrate only")
+    for samples, labels in [*([(x, y)] if trains else []), *([held_out] if held_out else [])]:
         sample_codes(samples, labels, trainer.model)
     if factory_reset:
         device.factory_reset()
     before = trainer.evaluate(*held_out) if held_out else {}
-    history = trainer.fit(
-        x, y, verbose=not quiet, resume=resume, checkpoints=checkpoints, patience=patience, **hyperparameters
-    )
+    history = History()
+    if recalibrate:
+        # A fit begins with a checkpoint of its own.
+        trainer.recalibrate(x, checkpoint=checkpoints and not trains)
+        click.echo(f"recalibrated by {len(x)} samples")
+    if trains:
+        history = trainer.fit(
+            x, y, verbose=not quiet, resume=resume, checkpoints=checkpoints, patience=patience, **hyperparameters
+        )
     baked = trainer.bake()
     write_atomic(output, baked)
     click.echo(f"{output}: {len(baked)} bytes, runs on any TFLite or TFLM")
@@ -129,6 +148,8 @@ def monitor(
         "repeats": device.link.repeats,
         "reconnections": device.link.reconnections,
     }
+    if recalibrate:
+        result["recalibration_samples"] = len(x)
     if history.epochs:
         last = history.epochs[-1]
         click.echo(f"{trainer.progress.passes} forward passes, training loss {last['loss']:.4f}")

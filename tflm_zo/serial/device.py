@@ -106,6 +106,18 @@ class Device:
         """Apply the update that the last step left pending; returns the passes that took (0 or 1)."""
         return int.from_bytes(self.link.request(Request.FINISH), "little")
 
+    def begin_observation(self) -> None:
+        """Forget the samples that were observed."""
+        self.link.request(Request.BEGIN_OBSERVATION)
+
+    def observe(self, code: np.ndarray) -> int:
+        """Add a sample in codes to those that recalibration goes by; returns how many they are."""
+        return int.from_bytes(self._send_record(Request.OBSERVE, b"", code.tobytes()), "little")
+
+    def recalibrate(self) -> int:
+        """Set the input adapter by the samples that were observed; returns how many they were."""
+        return int.from_bytes(self.link.request(Request.RECALIBRATE), "little")
+
     def _send_record(self, kind: Request, fields: bytes, record: bytes) -> bytes:
         room = self.hello.max_payload - len(fields) - _OFFSET.size
         body = b""

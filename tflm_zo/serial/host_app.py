@@ -15,7 +15,7 @@ from types import TracebackType
 
 import numpy as np
 
-from tflm_zo.board.arduino import batch_bytes
+from tflm_zo.board.arduino import CHANNEL_SUM_BYTES, batch_bytes, reference_channels
 from tflm_zo.compiled import compiled_file
 from tflm_zo.errors import ZoError
 from tflm_zo.interpreter import Interpreter
@@ -61,6 +61,8 @@ class _Config(ctypes.Structure):
         ("model_hash", ctypes.c_uint64),
         ("batch_bytes", ctypes.c_uint32),
         ("frame_bytes", ctypes.c_uint32),
+        ("sums", ctypes.c_void_p),
+        ("channels", ctypes.c_uint32),
         ("inputs", _Tensor * 4),
         ("outputs", _Tensor * 2),
         ("invoke", _Invoke),
@@ -164,6 +166,7 @@ class HostApp:
             kept = [np.zeros(shape, np.int8) for shape in parts.kept_shapes]
             self._frozen_input, self._frozen_outputs = self._inputs[:1], [np.zeros_like(tensor) for tensor in kept]
             self._inputs = [kept[0], *self._inputs[1:], *kept[1:]]
+        self._sums = np.zeros((reference_channels(self._model), CHANNEL_SUM_BYTES // 8), np.int64)
         self._config = _Config(
             line=line,
             flash=ctypes.addressof(ctypes.c_char.from_buffer(self._flash.content)),
@@ -174,6 +177,8 @@ class HostApp:
             model_hash=model_hash(self._model.data),
             batch_bytes=batch_bytes(self._model, parts, batch_size),
             frame_bytes=_FRAME_BYTES,
+            sums=self._sums.ctypes.data,
+            channels=len(self._sums),
             inputs=(_Tensor * 4)(*map(_tensor, self._inputs)),
             outputs=(_Tensor * 2)(*map(_tensor, self._outputs)),
             invoke=_Invoke(lambda: self._invoke(self._interpreter, self._inputs, self._outputs)),

@@ -14,7 +14,7 @@ from tflm_zo.errors import ZoError
 from tflm_zo.plugin import Exact, Group
 from tflm_zo.totals import StepTotals
 
-MESSAGE_VERSION = 2
+MESSAGE_VERSION = 3
 ANSWER_BIT = 0x80
 
 
@@ -32,6 +32,9 @@ class Request(enum.IntEnum):
     SAMPLE = 0x14
     END_BATCH = 0x15
     FINISH = 0x16
+    BEGIN_OBSERVATION = 0x17
+    OBSERVE = 0x18
+    RECALIBRATE = 0x19
     SET_SCHEDULE = 0x20
     SET_PARAMETER = 0x21
     SET_NODE = 0x22

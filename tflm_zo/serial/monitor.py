@@ -94,6 +94,20 @@ class RemoteTrainer(Trainer):
             **hyperparameters,
         )
 
+    def recalibrate(self, x: np.ndarray, *, checkpoint: bool = True) -> None:
+        """Undo a drift of the board's sensor; see :meth:`Trainer.recalibrate`.
+
+        checkpoint: save the weights in the board's flash afterwards. Raises :class:`ZoError` also if the board
+        refuses, is gone, or has started anew, which loses what it has observed.
+        """
+        codes = self.recalibration_codes(x)
+        self._device.begin_observation()
+        for code in codes:
+            self._device.observe(code)
+        self._device.recalibrate()
+        if checkpoint:
+            self._device.checkpoint()
+
     def _name_of_run(self, x: np.ndarray, y: np.ndarray | None, hyper: Hyperparameters) -> int:
         """A number (not 0) by which the board's progress is known to belong to these arguments."""
         codes, targets = sample_codes(x, y, self.model)

@@ -107,6 +107,11 @@ class SimTrainer(Trainer):
         classes = reports["prediction"] if one_unit else outputs.reshape(len(codes), -1).argmax(axis=1)
         return reports["loss"], classes == targets[:, 0]
 
+    def recalibrate(self, x: np.ndarray) -> None:
+        """Undo a drift of the sensor as :meth:`Trainer.recalibrate <tflm_zo.trainer.Trainer.recalibrate>` does."""
+        self._cached = None
+        super().recalibrate(x)
+
     def load(self, path: str | os.PathLike[str]) -> None:
         """Continue from the checkpoint ``path``, as :meth:`Trainer.load <tflm_zo.trainer.Trainer.load>` does."""
         self._cached = None

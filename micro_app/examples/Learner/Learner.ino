@@ -12,6 +12,8 @@
 // Then the rest.
 #include <TflmZo.h>
 
+#include <array>
+
 #include "model.h"
 #include "model_ops.h"
 
@@ -22,6 +24,7 @@ constexpr uint32_t kPayloadBytes = 1024;
 
 alignas(16) uint8_t arena[kArenaBytes];
 uint8_t samples[kBatchBytes];
+std::array<tflm_zo::ChannelSum, kReferenceChannels> sums;  // to recalibrate with
 alignas(8) uint8_t frame[kPayloadBytes + tflm_zo::kFrameOverhead];
 
 tflm_zo::Nano33Ble board;
@@ -35,8 +38,9 @@ const char* Start() {
   if (!ops.Add()) return "an op of the model is missing";
   static tflm_zo::TflmRuntime runtime(kRestModel, kFrozenModel, ops.resolver(), arena, kArenaBytes);
   if (!runtime.Allocate()) return "the model does not fit its arena, or was made for another TFLM";
-  static tflm_zo::TrainingApp the_app(&board, runtime.parts(), {kModel, kModelBytes, kModelHash},
-                                      {frame, sizeof(frame), samples, sizeof(samples)});
+  static tflm_zo::TrainingApp the_app(
+      &board, runtime.parts(), {kModel, kModelBytes, kModelHash},
+      {frame, sizeof(frame), samples, sizeof(samples), sums.data(), kReferenceChannels});
   the_app.Start();
   app = &the_app;
   return nullptr;

@@ -7,11 +7,12 @@
 //   0 .. 9   the last movement was of this class: learn it
 //   s        save what was learned; it is loaded again at the next start
 //   f        forget all: back to the exported weights
+//   r        the sensor has drifted: recalibrate it by the movements that come next, of all kinds
 // Or by buttons from D2, D3, D4 ... to ground: the one of the class, pressed after the movement.
 //
 // The model takes windows of acceleration in g, x y z x y z ...: train it on windows that were
-// recorded so, and patch it with --trainable exact (or head). Their length and the scale of the
-// int8 codes come with the model, in model.h.
+// recorded so, and patch it with --trainable exact (or head); for `r` also with --adapter and
+// --reference. Their length and the scale of the int8 codes come with the model, in model.h.
 //
 // model.h, model.cpp, model_ops.h and tflm_library.h beside it are written by `tflm-zo export`.
 // TFLM's library comes first: by its header Arduino finds the headers that the others include.
@@ -20,6 +21,7 @@
 #include <Arduino_LSM9DS1.h>
 #include <TflmZo.h>
 
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -37,6 +39,8 @@ constexpr int kFirstButton = 2;
 constexpr int kButtons = kClasses < 6 ? kClasses : 6;
 // Of the largest rate that the head bears; the host's default.
 constexpr float kHeadRate = 3.0f;
+// Windows that recalibration looks at.
+constexpr uint32_t kRecalibrationWindows = 50;
 
 static_assert(kClasses > 0, "this example learns classes");
 static_assert(kInputIsInt8, "this example feeds int8 codes");
@@ -47,6 +51,9 @@ int8_t recording[kInputBytes];
 uint32_t filled = 0;
 int8_t window[kInputBytes];  // the last complete one
 bool has_window = false;
+std::array<tflm_zo::ChannelSum, kReferenceChannels> sums;
+tflm_zo::ChannelSums observed;
+bool observing = false;
 
 tflm_zo::Nano33Ble board;
 tflm_zo::OnDeviceTrainer* trainer = nullptr;
@@ -144,6 +151,26 @@ void Learn(int32_t label) {
   board.SetLed(LedState::kIdle);
 }
 
+// Adds the window up; with enough of them, brings mean and spread of each axis back to what they
+// were in the reference samples.
+void Observe() {
+  observed.Add(window);
+  if (observed.samples() < kRecalibrationWindows) return;
+  observing = false;
+  if (Good(trainer->Recalibrate(observed))) Serial.println("recalibrated");
+}
+
+void StartObserving() {
+  if (kReferenceChannels == 0) {
+    Good(TrainerStatus::kNoReference);
+    return;
+  }
+  observed = tflm_zo::ChannelSums(sums.data(), kReferenceChannels, kInputBytes);
+  observing = true;
+  Serial.print("recalibrating after windows: ");
+  Serial.println(kRecalibrationWindows);
+}
+
 void Obey(int request) {
   if (request >= '0' && request <= '9') {
     Learn(request - '0');
@@ -155,6 +182,8 @@ void Obey(int request) {
     state->Reset();
     progress = {};
     Serial.println(tflm_zo::CheckpointStatusMessage(state->Clear()));
+  } else if (request == 'r') {
+    StartObserving();
   }
 }
 
@@ -186,7 +215,10 @@ void setup() {
 
 void loop() {
   board.FeedWatchdog();
-  if (Sense()) Classify();
+  if (Sense()) {
+    if (observing) Observe();
+    Classify();
+  }
   const int button = PressedButton();
   if (button >= 0) Learn(button);
   if (Serial.available() > 0) Obey(Serial.read());

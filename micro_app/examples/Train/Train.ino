@@ -8,6 +8,8 @@
 // Then the rest.
 #include <TflmZo.h>
 
+#include <array>
+
 #include "model.h"
 #include "model_ops.h"
 
@@ -15,6 +17,7 @@ namespace {
 
 alignas(16) uint8_t arena[kArenaBytes];
 uint8_t batch[kBatchBytes];
+std::array<tflm_zo::ChannelSum, kReferenceChannels> sums;  // to recalibrate with
 
 class SerialSource final : public tflm_zo::StreamSource {
  public:
@@ -63,6 +66,7 @@ void loop() {
   if (trainer == nullptr || Serial.available() == 0) return;
   SerialSource source;
   SerialSink sink;
-  tflm_zo::TrainingStream stream(trainer, &source, &sink, batch, sizeof(batch));
+  tflm_zo::TrainingStream stream(trainer, &source, &sink, batch, sizeof(batch), sums.data(),
+                                 kReferenceChannels);
   stream.Run();
 }

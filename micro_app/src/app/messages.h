@@ -13,7 +13,7 @@
 namespace tflm_zo {
 
 // Of the payloads; the frame layer has a version of its own.
-constexpr uint16_t kMessageVersion = 2;
+constexpr uint16_t kMessageVersion = 3;
 
 enum class Request : uint8_t {
   kHello = 0x01,
@@ -27,6 +27,9 @@ enum class Request : uint8_t {
   kSample = 0x14,
   kEndBatch = 0x15,
   kFinish = 0x16,
+  kBeginObservation = 0x17,
+  kObserve = 0x18,
+  kRecalibrate = 0x19,
   kSetSchedule = 0x20,
   kSetParameter = 0x21,
   kSetNode = 0x22,

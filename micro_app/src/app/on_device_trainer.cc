@@ -48,6 +48,12 @@ const char* TrainerStatusMessage(TrainerStatus status) {
       return "no such parameter or node, or sigma, block, rate or size out of range";
     case TrainerStatus::kBadSettings:
       return "training settings out of range";
+    case TrainerStatus::kNoReference:
+      return "the model has nothing to recalibrate by: patch it with --adapter and --reference, "
+             "and "
+             "export it again";
+    case TrainerStatus::kTooFewSamples:
+      return "too few samples to recalibrate on: it takes at least 2";
   }
   return "unknown status";
 }
@@ -267,6 +273,27 @@ void OnDeviceTrainer::Abort() {
   kept_sample_ = -1;
   schedule_ = Schedule(settings_);
   if (state_ != nullptr) RestoreClean(*state_);
+}
+
+int32_t OnDeviceTrainer::reference_channels() const {
+  return state_ == nullptr ? 0 : state_->options->reference_channels;
+}
+
+TrainerStatus OnDeviceTrainer::Recalibrate(const ChannelSums& sums) {
+  if (state_ == nullptr) return TrainerStatus::kNotStarted;
+  switch (CheckRecalibration(*state_, sums)) {
+    case RecalibrationStatus::kOk:
+      break;
+    case RecalibrationStatus::kNoReference:
+      return TrainerStatus::kNoReference;
+    case RecalibrationStatus::kOtherChannels:
+      return TrainerStatus::kBadParameter;
+    case RecalibrationStatus::kTooFewSamples:
+      return TrainerStatus::kTooFewSamples;
+  }
+  const TrainerStatus status = Finish(nullptr, nullptr);
+  if (status == TrainerStatus::kOk) tflm_zo::Recalibrate(*state_, sums);
+  return status;
 }
 
 int32_t OnDeviceTrainer::parameter_count() const {

@@ -20,6 +20,7 @@
 
 #include "model_runtime.h"
 #include "parameter_op.h"
+#include "recalibrate.h"
 #include "schedule.h"
 #include "session.h"
 
@@ -27,13 +28,15 @@ namespace tflm_zo {
 
 enum class TrainerStatus : uint8_t {
   kOk,
-  kNotPatched,    // the model's tensors are not those of a patched model
-  kOtherVersion,  // its ops left no report: model and ops are of different versions
-  kNotStarted,    // Start() has not succeeded yet
-  kPassFailed,    // an op refused the pass; TFLM has printed why
-  kNoPass,        // RunPass() without a NextPass() that returned true
-  kBadParameter,  // no such parameter or node, or a value out of range
-  kBadSettings,   // schedule or step settings out of range
+  kNotPatched,     // the model's tensors are not those of a patched model
+  kOtherVersion,   // its ops left no report: model and ops are of different versions
+  kNotStarted,     // Start() has not succeeded yet
+  kPassFailed,     // an op refused the pass; TFLM has printed why
+  kNoPass,         // RunPass() without a NextPass() that returned true
+  kBadParameter,   // no such parameter or node, or a value out of range
+  kBadSettings,    // schedule or step settings out of range
+  kNoReference,    // nothing to recalibrate by
+  kTooFewSamples,  // to recalibrate on
 };
 
 // One line for a user: what is the case, and what to do about it.
@@ -87,6 +90,12 @@ class OnDeviceTrainer {
   TrainerStatus Finish(const void* input, const void* target);
   // Breaks a step off: its losses are dropped, the weights are clean.
   void Abort();
+
+  // Channels whose ChannelSums Recalibrate takes; 0: the model was patched without a reference.
+  int32_t reference_channels() const;
+  // Undoes a drift of the sensor by the input adapter, from what the samples in `sums` are now; see
+  // recalibrate.h. Applies first what the last step left pending, as Finish does.
+  TrainerStatus Recalibrate(const ChannelSums& sums);
 
   // How often the frozen layers ran.
   uint32_t frozen_runs() const { return frozen_runs_; }

@@ -58,6 +58,10 @@ CheckpointStatus TrainingApp::Start() {
   if (model_status_ == TrainerStatus::kOk) {
     batch_ = SampleBatch(memory_.samples, memory_.sample_bytes, trainer_.input_bytes(),
                          trainer_.target_bytes(), trainer_.kept_bytes());
+    const int32_t channels = trainer_.reference_channels();
+    if (channels > 0 && static_cast<uint32_t>(channels) <= memory_.channels) {
+      sums_ = ChannelSums(memory_.sums, channels, trainer_.input_bytes());
+    }
     boot_status_ = state_.Load(&progress_);
     CheckpointInfo info;
     if (boot_status_ == CheckpointStatus::kOk && state_.Newest(&info) == CheckpointStatus::kOk) {
@@ -136,6 +140,7 @@ void TrainingApp::Hello(const Frame& frame) {
     request_crc_ = Crc32(frame.payload, frame.size);
     collected_ = 0;
     batch_.Clear();
+    sums_.Reset();
   }
   const bool runs = model_status_ == TrainerStatus::kOk;
   AnswerFields answer;
@@ -186,7 +191,8 @@ void TrainingApp::Refuse(AnswerStatus status, const char* text) {
 bool TrainingApp::Check(TrainerStatus status) {
   if (status == TrainerStatus::kOk) return true;
   const bool values =
-      status == TrainerStatus::kBadParameter || status == TrainerStatus::kBadSettings;
+      status == TrainerStatus::kBadParameter || status == TrainerStatus::kBadSettings ||
+      status == TrainerStatus::kNoReference || status == TrainerStatus::kTooFewSamples;
   Refuse(values ? AnswerStatus::kBadRequest : AnswerStatus::kModel, TrainerStatusMessage(status));
   return false;
 }
@@ -239,6 +245,15 @@ void TrainingApp::Execute(Request request, FieldReader fields) {
       break;
     case Request::kFinish:
       Finish();
+      break;
+    case Request::kBeginObservation:
+      BeginObservation();
+      break;
+    case Request::kObserve:
+      Observe(fields);
+      break;
+    case Request::kRecalibrate:
+      Recalibrate();
       break;
     case Request::kSetSchedule:
       SetSchedule(fields);
@@ -490,6 +505,48 @@ bool TrainingApp::FinishStep() {
 void TrainingApp::Finish() {
   const uint32_t before = progress_.passes;
   if (FinishStep()) answer_.U32(progress_.passes - before);
+}
+
+bool TrainingApp::CanObserve() {
+  if (trainer_.reference_channels() == 0) return Check(TrainerStatus::kNoReference);
+  if (sums_.channels() != 0) return true;
+  Refuse(AnswerStatus::kBadRequest,
+         "this sketch has no memory to recalibrate with: export the model again");
+  return false;
+}
+
+void TrainingApp::BeginObservation() {
+  if (!CanObserve()) return;
+  collected_ = 0;
+  sums_.Reset();
+  answer_.U32(static_cast<uint32_t>(sums_.channels()));
+}
+
+void TrainingApp::Observe(FieldReader fields) {
+  const uint32_t offset = fields.U32();
+  if (!CanObserve()) return;
+  if (!fields.good()) {
+    RefuseValues();
+    return;
+  }
+  const Collected collected =
+      Collect(Request::kObserve, offset, fields.rest(), fields.left(), trainer_.input_bytes());
+  if (collected == Collected::kRefused) return;
+  if (collected == Collected::kAll) {
+    sums_.Add(reinterpret_cast<const int8_t*>(batch_.next_input()));
+  }
+  answer_.U32(sums_.samples());
+}
+
+// The next sample that is observed begins a new set.
+void TrainingApp::Recalibrate() {
+  if (!CanObserve()) return;
+  const uint32_t before = runtime_.passes();
+  const TrainerStatus status = trainer_.Recalibrate(sums_);
+  progress_.passes += runtime_.passes() - before;
+  if (!Check(status)) return;
+  answer_.U32(sums_.samples());
+  sums_.Reset();
 }
 
 void TrainingApp::AddProgress(AnswerFields* answer) const {

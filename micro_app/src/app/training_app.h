@@ -37,6 +37,9 @@ struct AppMemory {
   // For the samples of a batch, each with its label.
   uint8_t* samples;
   uint32_t sample_bytes;
+  // For what recalibration adds up: one for each channel of the input adapter.
+  ChannelSum* sums;
+  uint32_t channels;
 };
 
 // Least payload of a request that the app needs: the longest one whose length is fixed by the
@@ -108,6 +111,10 @@ class TrainingApp {
   void Train(FieldReader fields);
   void EndBatch(FieldReader fields);
   void Finish();
+  void BeginObservation();
+  void Observe(FieldReader fields);
+  void Recalibrate();
+  bool CanObserve();
   void AddProgress(AnswerFields* answer) const;
   void SetSchedule(FieldReader fields);
   void SetParameter(FieldReader fields);
@@ -138,6 +145,7 @@ class TrainingApp {
   FrameEncoder encoder_;
   AppMemory memory_;
   SampleBatch batch_{nullptr, 0, 1, 0, 1};
+  ChannelSums sums_;
 
   TrainerStatus model_status_ = TrainerStatus::kNotStarted;
   CheckpointStatus boot_status_ = CheckpointStatus::kNone;

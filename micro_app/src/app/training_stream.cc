@@ -8,9 +8,9 @@ namespace tflm_zo {
 namespace {
 
 constexpr uint32_t kStreamMagic = 0x54534F5Au;  // "ZOST"
-constexpr uint32_t kStreamVersion = 2;
+constexpr uint32_t kStreamVersion = 3;
 
-enum Tag : uint32_t { kEnd = 0, kStep = 1, kFinish = 2, kEvaluate = 3 };
+enum Tag : uint32_t { kEnd = 0, kStep = 1, kFinish = 2, kEvaluate = 3, kRecalibrate = 4 };
 
 }  // namespace
 
@@ -155,6 +155,24 @@ bool TrainingStream::Evaluate() {
   return true;
 }
 
+bool TrainingStream::Recalibrate() {
+  uint32_t samples;
+  if (!Get(&samples)) return false;
+  const int32_t channels = trainer_->reference_channels();
+  if (channels == 0) return Check(TrainerStatus::kNoReference);
+  if (static_cast<uint32_t>(channels) > channels_) {
+    return Fail("the memory for recalibration is too small");
+  }
+  ChannelSums sums(sums_, channels, trainer_->input_bytes());
+  for (uint32_t i = 0; i < samples; ++i) {
+    if (!source_->Read(memory_, trainer_->input_bytes())) {
+      return Fail("the stream ends too early");
+    }
+    sums.Add(reinterpret_cast<const int8_t*>(memory_));
+  }
+  return Check(trainer_->Recalibrate(sums));
+}
+
 SampleBatch TrainingStream::MakeBatch() const {
   return SampleBatch(memory_, memory_bytes_, trainer_->input_bytes(), trainer_->target_bytes(),
                      trainer_->kept_bytes());
@@ -197,6 +215,9 @@ bool TrainingStream::Run() {
         break;
       case kEvaluate:
         done = Evaluate();
+        break;
+      case kRecalibrate:
+        done = Recalibrate();
         break;
       default:
         return Fail("the stream is damaged: unknown item");

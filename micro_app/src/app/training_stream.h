@@ -5,7 +5,7 @@
 // repeated on a PC, in an emulator and on a board and must end with the same weights.
 //
 // Little-endian, no padding:
-//   "ZOST" | version u32 = 2 | input bytes u32 | target bytes u32
+//   "ZOST" | version u32 = 3 | input bytes u32 | target bytes u32
 //   largest step in samples i32 | the fields of ScheduleSettings (schedule.h), groups last
 //   parameter count i32 | per parameter: sigma i32, rate f32, mask (ignored for a residual and
 //   the like)
@@ -15,6 +15,7 @@
 //   1 step: step u32 | samples i32 | rate scale f32 | per sample: input, target
 //   2 finish: input, target (for the pass that applies the last update)
 //   3 evaluate: samples u32 | per sample: input, target
+//   4 recalibrate: samples u32 | per sample: input
 #ifndef TFLM_ZO_MICRO_APP_TRAINING_STREAM_H_
 #define TFLM_ZO_MICRO_APP_TRAINING_STREAM_H_
 
@@ -44,14 +45,17 @@ class TextSink {
 
 class TrainingStream {
  public:
-  // `memory`: room for the samples of the largest step.
+  // `memory`: room for the samples of the largest step. `sums`: as many as the input adapter has
+  // channels, for a stream that recalibrates.
   TrainingStream(OnDeviceTrainer* trainer, StreamSource* source, TextSink* sink, uint8_t* memory,
-                 uint32_t memory_bytes)
+                 uint32_t memory_bytes, ChannelSum* sums, uint32_t channels)
       : trainer_(trainer),
         source_(source),
         sink_(sink),
         memory_(memory),
-        memory_bytes_(memory_bytes) {}
+        memory_bytes_(memory_bytes),
+        sums_(sums),
+        channels_(channels) {}
 
   // Carries the stream out from its first byte to its end, and prints a line for each thing
   // measured: accuracy and loss for each evaluation, passes, and the CRC-32 of the trained weights.
@@ -73,6 +77,7 @@ class TrainingStream {
   bool Step();
   bool Finish();
   bool Evaluate();
+  bool Recalibrate();
   bool Fail(const char* message);
   bool Check(TrainerStatus status);
 
@@ -86,6 +91,8 @@ class TrainingStream {
   TextSink* sink_;
   uint8_t* memory_;
   uint32_t memory_bytes_;
+  ChannelSum* sums_;
+  uint32_t channels_;
   uint32_t passes_ = 0;
   uint32_t steps_ = 0;
 };
