@@ -101,14 +101,17 @@ def perturbed_rate(
 
     The kernel along dL/dz is |dL/dw|^2 / |dL/dz|^2, and the mean square of the slopes is the squared gradient of what
     is perturbed; ``scale`` turns it into that of the weights, in real units. n directions in d dimensions estimate a
-    gradient with (n + d - 1) / n times its energy (Zhao et al., ACM TODAES 30(5), 2025, ``dim`` scaling), and the rate
-    is less by as much. Without any slope nothing can be learned, and the rate is 0.
+    gradient with (n + d - 1) / n times its energy (Zhao et al., ACM TODAES 30(5), 2025, ``dim`` scaling). Nodes have a
+    direction of their own for every sample, and their rate is less by as much. A batch shares the directions of its
+    weights; most of their noise leaves the loss as it is, and a rate that is less by the square root is stable
+    (docs/research.md). Without any slope nothing can be learned, and the rate is 0.
     """
     energy = sizes.slope_energy * scale
     if not energy > 0.0 or not gradient_energy > 0.0:
         return 0.0
-    noise = math.sqrt(directions / (directions + max(dimension - 1.0, 0.0)))
-    return _PART_OF_THE_HEAD * head_limit(model) * gradient_energy / energy * noise
+    noise = directions / (directions + max(dimension - 1.0, 0.0))
+    part = _PART_OF_THE_HEAD * noise if sizes.unit_energy > 0.0 else math.sqrt(noise)
+    return part * head_limit(model) * gradient_energy / energy
 
 
 def mean(values: Sequence[float]) -> float:
