@@ -131,7 +131,7 @@ class Trainer:
             sample_codes(*validation_data, self.model)  # bad ones are better refused now than after an epoch
         recipe = make_recipe(self.model, hyper)
         executed, saved = self._executions()
-        watch = self._make_watch(codes, targets, hyper)
+        watch = self._make_watch(codes, targets, hyper, recipe)
         probes = passes_to_measure(recipe, hyper, len(watch.trains))
         if resume:
             self._restore_watch(watch)
@@ -159,9 +159,10 @@ class Trainer:
                     work = Work(codes[watch.trains], targets[watch.trains], schedule, bar, watch)
                     another = self._phase(work, plan, interrupt, history, validation_data, callbacks)
                     if another:
-                        watch.spent = self.progress.passes
-                        plan = self._plan(recipe, hyper, watch, watch.spent)
-                        self.progress.epoch = self.progress.batch = 0
+                        try:
+                            plan = self._plan(recipe, hyper, watch, watch.spent)
+                        except ZoError:  # too few passes are left for another trial
+                            watch.finished, another = True, False
             finally:
                 # Also when an exception breaks off in the middle of a query.
                 self._state.restore_clean()
@@ -183,13 +184,16 @@ class Trainer:
         progress, watch = self.progress, work.watch
         another = False
         while progress.epoch < plan.epochs and not (another or history.interrupted or watch.finished):
-            logs = self._epoch(work, plan, interrupt)
+            logs, whole = self._epoch(work, plan, interrupt)
             history.interrupted = interrupt.is_set()
-            if not history.interrupted:
+            if whole:  # also if Ctrl-C came in its last batch: a resumed fit begins with the next epoch
                 another = watch.after_epoch(self, progress.epoch, plan.epochs, plan.total_passes)
-                if validation_data is not None:
-                    scores = self.evaluate(*validation_data)
-                    logs |= {f"val_{k}": v for k, v in scores.items()}
+                if another:
+                    watch.spent = progress.passes
+                    progress.epoch = progress.batch = 0
+            if validation_data is not None and not history.interrupted:
+                scores = self.evaluate(*validation_data)
+                logs |= {f"val_{k}": v for k, v in scores.items()}
             history.epochs.append(logs)
             work.bar.show(logs)
             for callback in callbacks:
@@ -203,9 +207,23 @@ class Trainer:
 
     # -- the guard -----------------------------------------------------------------------------------------
 
-    def _make_watch(self, codes: np.ndarray, targets: np.ndarray, hyper: Hyperparameters) -> Watch:
-        labels = targets[:, 0] if self.model.loss.needs_labels and self._classes else None
-        return Watch(divide(labels, len(codes), hyper.holdout, hyper.passes, self.seed), codes, targets, labels)
+    def _make_watch(self, codes: np.ndarray, targets: np.ndarray, hyper: Hyperparameters, recipe: Recipe) -> Watch:
+        """Without labels nothing tells whether training helps: the entropy, and the mean prediction that it is relative
+        to, change while the model learns. Passes that do not suffice for a guard and a batch go to the training."""
+        labelled = self.model.loss.needs_labels
+        labels = targets[:, 0] if labelled and self._classes else None
+
+        def divided(share: float | None) -> Watch:
+            return Watch(divide(labels, len(codes), share, hyper.passes, self.seed), codes, targets, labels)
+
+        watch = divided(hyper.holdout if labelled else 0.0)
+        if watch.guards:
+            try:
+                probes = passes_to_measure(recipe, hyper, len(watch.trains))
+                self._plan(recipe, hyper, watch, probes + watch.start_passes)
+            except ZoError:
+                watch = divided(0.0)
+        return watch
 
     def _plan(self, recipe: Recipe, hyper: Hyperparameters, watch: Watch, spent: int) -> FitPlan:
         """The plan of the present phase of a fit that has spent so many passes, and leaves the guard what it needs."""
@@ -213,9 +231,9 @@ class Trainer:
         a_sample = recipe.passes_a_sample(hyper.antithetic)
         total = hyper.epochs * samples * a_sample
         if hyper.passes is not None:
-            mine = spent + int(max(hyper.passes - spent, 0) * watch.part_of_passes())
-            hyper = replace(hyper, passes=max(mine, 1))
-            total = min(total, mine - spent)
+            mine = min(spent, hyper.passes) + int(max(hyper.passes - spent, 0) * watch.part_of_passes())
+            hyper = replace(hyper, passes=mine)
+            total = min(total, max(mine - spent, 0))
         return FitPlan(samples, hyper, a_sample, spent + watch.passes(total))
 
     def _end(self, watch: Watch, history: History) -> None:
@@ -224,6 +242,9 @@ class Trainer:
         if not history.interrupted:
             watch.end(self)
             self._reset_fit()
+            if watch.guards:  # a finished fit that is resumed has nothing left, whenever the guard ended it
+                watch.finished = True
+                self._watch_state = state_of(watch)
         elif watch.unjudged:
             self._set_aside()
             self.return_to_kept()
@@ -260,8 +281,7 @@ class Trainer:
         """Score the present weights on samples (input codes, targets) for the guard; a pass for each."""
         losses, right = self._losses(codes, targets)
         self.progress.passes += len(codes)
-        labelled = self.model.loss.needs_labels
-        return Scores(errors_of(losses, right if labelled else None), right if labelled else None)
+        return Scores(errors_of(losses, right), right)
 
     def _set_aside(self) -> None:
         """Remember the present weights of a fit that is interrupted."""
@@ -310,8 +330,8 @@ class Trainer:
         for number, node in recipe.nodes.items():
             self._state.configure_node(number, node.sigma, node.block, node.rate or 0.0, node.mask)
 
-    def _epoch(self, work: Work, plan: FitPlan, interrupt: threading.Event) -> dict[str, float]:
-        """Train on the batches that are left of the present epoch."""
+    def _epoch(self, work: Work, plan: FitPlan, interrupt: threading.Event) -> tuple[dict[str, float], bool]:
+        """Train on the batches that are left of the present epoch; returns its logs and whether it came to its end."""
         progress = self.progress
         order = permutation(self.seed, progress.epoch, len(work.codes))
         loss, right, count = 0.0, 0, 0
@@ -327,12 +347,13 @@ class Trainer:
             work.bar.show({"loss": loss / count} | ({"accuracy": right / count} if scored else {}))
         self._finish(work)
         # More than that: the fit is resumed with larger batches or fewer passes.
-        if progress.batch >= plan.batches_in(progress.epoch):
+        whole = progress.batch >= plan.batches_in(progress.epoch)
+        if whole:
             progress.epoch, progress.batch = progress.epoch + 1, 0
         logs = {"loss": loss / count if count else float("nan"), "passes": progress.passes}
         if scored:
             logs["accuracy"] = right / max(count, 1)
-        return logs
+        return logs, whole
 
     def _step(self, work: Work, batch: np.ndarray, rate_scale: float) -> StepTotals:
         """Train on the samples of which ``batch`` holds the indices."""

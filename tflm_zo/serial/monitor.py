@@ -138,7 +138,7 @@ class RemoteTrainer(Trainer):
         if self._checkpoints and self.progress.step == self._first_step:
             device.checkpoint()  # a board that starts anew, or a run that is taken up, finds its beginning
 
-    def _epoch(self, work: Work, plan: FitPlan, interrupt: threading.Event) -> dict[str, float]:
+    def _epoch(self, work: Work, plan: FitPlan, interrupt: threading.Event) -> tuple[dict[str, float], bool]:
         try:
             return super()._epoch(work, plan, interrupt)
         except BoardRestarted as restarted:
