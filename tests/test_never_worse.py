@@ -317,15 +317,19 @@ def test_resuming_with_other_samples_is_refused(head: bytes) -> None:
 # -- the same on every engine --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def on_board(tmp_path: Path) -> Any:
-    """Makes trainers of virtual boards."""
-    running: list[Callable[[], None]] = []
+class Boards:
+    """Virtual boards that share a flash: each starts where the one before it was switched off."""
 
-    def make(model: bytes, seed: int) -> RemoteTrainer:
+    def __init__(self, flash: Path) -> None:
+        self.flash = flash
+        self._stop: Callable[[], None] = lambda: None
+
+    def start(self, model: bytes) -> str:
+        """Switch the present board off and another one on; returns its port."""
+        self._stop()
         terminal = PseudoTerminal()
         stopped = threading.Event()
-        app = HostApp(model, terminal.line, tmp_path / f"flash{len(running)}")
+        app = HostApp(model, terminal.line, self.flash)
         thread = threading.Thread(target=app.serve, args=(stopped.is_set,), daemon=True)
         thread.start()
 
@@ -335,27 +339,42 @@ def on_board(tmp_path: Path) -> Any:
             app.close()
             terminal.close()
 
-        running.append(stop)
-        device = Device(SerialPort(terminal.name), 20.0)
-        return RemoteTrainer(device, device.read_model(), seed)
+        self._stop = stop
+        return terminal.name
 
-    yield make
-    for stop in running:
-        stop()
+    def trainer(self, model: bytes, seed: int) -> RemoteTrainer:
+        """A trainer of a new board."""
+        return connect(self.start(model), seed)
+
+    def close(self) -> None:
+        self._stop()
+
+
+def connect(port: str, seed: int) -> RemoteTrainer:
+    device = Device(SerialPort(port), 20.0)
+    return RemoteTrainer(device, device.read_model(), seed)
+
+
+@pytest.fixture
+def boards(tmp_path: Path) -> Any:
+    found = Boards(tmp_path / "flash")
+    yield found
+    found.close()
 
 
 @pytest.mark.parametrize("rate", ["learns", "absurd"])
 @pytest.mark.parametrize("mode", SETS)
-def test_all_engines_keep_the_same_weights(taught: bytes, on_board: Any, mode: str, rate: str) -> None:
+def test_all_engines_keep_the_same_weights(taught: bytes, boards: Boards, mode: str, rate: str) -> None:
     """TFLite Micro, with its frozen layers apart, the simulator, and boards with and without checkpoints."""
     model = patch(taught, "exact")
     x, y = SETS[mode][0] + np.float32(0.4), SETS[mode][1]
     settings: dict[str, Any] = {"epochs": 3, "head_lr": RATES[rate], "verbose": False}
     found: list[tuple[bytes, int, History]] = []
-    for make in (Trainer, SimTrainer, on_board):
+    for make in (Trainer, SimTrainer, boards.trainer):
         trainer = make(model, seed=5)
         found.append((history := trainer.fit(x, y, **settings)) and (trainer.bake(), trainer.progress.passes, history))
-    board = on_board(model, 5)
+    boards.flash.unlink()
+    board = boards.trainer(model, 5)
     history = board.fit(x, y, checkpoints=False, **settings)
     found.append((board.bake(), board.progress.passes, history))
     for baked, passes, history in found[1:]:
@@ -373,3 +392,90 @@ def taught_weights(model: bytes) -> bytes:
 def test_cuts_are_counted(taught: bytes) -> None:
     guard = SimTrainer(patch(taught, "head")).fit(*MANY, **(ABSURD | {"epochs": 30, "head_lr": 1e6})).guard
     assert 0 < guard.cuts <= MOST_CUTS + 1 and guard.looked <= 10
+
+
+# -- boards that start anew ----------------------------------------------------------------------------------
+
+BOARD: dict[str, Any] = {"epochs": 4, "verbose": False}
+
+
+@pytest.mark.parametrize("after", [60, 130, 300, 450])
+@pytest.mark.parametrize("rate", ["learns", "absurd"])
+@pytest.mark.parametrize("mode", SETS)
+def test_a_board_that_starts_anew_is_judged_as_if_it_had_not(
+    taught: bytes, boards: Boards, mode: str, rate: str, after: int
+) -> None:
+    """While the start is scored, in an epoch, at its end, in the second half: weights, outcome and epochs."""
+    model = patch(taught, "exact")
+    x, y = SETS[mode][0] + np.float32(0.4), SETS[mode][1]
+    host = SimTrainer(model, seed=5)
+    expected = host.fit(x, y, head_lr=RATES[rate], **BOARD)
+    lines = after
+
+    class Plug(SerialPort):
+        """Pulled out once, after so many lines; the board is another one then."""
+
+        def write(self, line: bytes) -> None:
+            nonlocal lines
+            lines -= 1
+            if lines == 0:
+                self.name = boards.start(model)
+                raise OSError("gone")
+            super().write(line)
+
+    device = Device(Plug(boards.start(model)), 20.0)
+    remote = RemoteTrainer(device, device.read_model(), 5)
+    history = remote.fit(x, y, head_lr=RATES[rate], **BOARD)
+    assert lines < 0 and device.link.reconnections == 1
+    assert remote.bake() == host.bake() and history.guard == expected.guard
+    assert len(history.epochs) == len(expected.epochs)
+
+
+@pytest.mark.parametrize("checkpoints", [True, False])
+@pytest.mark.parametrize("mode", SETS)
+def test_a_board_interrupted_after_every_epoch(taught: bytes, boards: Boards, mode: str, checkpoints: bool) -> None:
+    """It shows the best weights so far, and comes to those of a fit that was not interrupted."""
+    model = patch(taught, "exact")
+    x, y = SETS[mode][0] + np.float32(0.4), SETS[mode][1]
+    settings = BOARD | {"epochs": 2, "head_lr": 0.05}
+    host = SimTrainer(model, seed=5)
+    expected = host.fit(x, y, **settings)
+    remote = boards.trainer(model, 5)
+    seen = 0
+    # With checkpoints the epochs after the newest one are gone through again: interrupted every time it would not end.
+    while (
+        history := remote.fit(
+            x,
+            y,
+            resume=seen > 0,
+            checkpoints=checkpoints,
+            callbacks=[lambda *_, first=seen == 0: not checkpoints or first],
+            **settings,
+        )
+    ).interrupted:
+        if mode == "halves" and seen == 0:
+            assert remote.bake() == taught_weights(taught)
+        seen += 1
+        assert seen < 20
+    assert seen and remote.bake() == host.bake() and history.guard == expected.guard
+
+
+def test_another_host_begins_again_or_says_why_not(taught: bytes, boards: Boards) -> None:
+    """Which weights are judged is known to the host that began: another one goes on from the start alone."""
+    model = patch(taught, "exact")
+    x, y = FEW[0] + np.float32(0.4), FEW[1]
+    host = SimTrainer(model, seed=5)
+    host.fit(x, y, head_lr=0.05, **BOARD)
+
+    def dies(trainer: Trainer, _: dict[str, float]) -> None:
+        raise RuntimeError("power failure")
+
+    port = boards.start(model)
+    with pytest.raises(RuntimeError):
+        connect(port, 5).fit(x, y, head_lr=0.05, callbacks=[dies], **BOARD)
+    again = connect(port, 5)
+    assert again._device.hello.progress.steps > 0
+    again.fit(x, y, head_lr=0.05, resume=True, **BOARD)
+    assert again.bake() == host.bake()
+    with pytest.raises(ZoError, match="only the host that began it"):
+        connect(port, 5).fit(x, y, head_lr=0.05, resume=True, **BOARD)

@@ -138,7 +138,7 @@ class Trainer:
         plan = self._plan(recipe, hyper, watch, watch.spent or probes + watch.start_passes)
         self._schedule(recipe, hyper, plan)  # refuses what cannot be run before anything is changed
         if resume:
-            self._take_up_fit(plan)
+            self._take_up_fit(plan, watch)
         else:
             self.progress = Progress(step=self.progress.step)
             self._reset_fit()
@@ -151,8 +151,6 @@ class Trainer:
         self._configure_fit(recipe, hyper, plan)
         with _interruptible() as interrupt, ProgressBar(plan.total_passes, verbose) as bar:
             try:
-                if watch.guard is None:
-                    watch.begin(self)
                 another = not watch.finished
                 while another:
                     schedule = self._configure_fit(recipe, hyper, plan)
@@ -181,24 +179,31 @@ class Trainer:
         callbacks: Sequence[Callback],
     ) -> bool:
         """Train through the epochs of a phase; returns whether another one follows."""
-        progress, watch = self.progress, work.watch
+        watch = work.watch
+        if watch.guard is None:
+            watch.begin(self)
+            self._come_to(watch, history)
         another = False
-        while progress.epoch < plan.epochs and not (another or history.interrupted or watch.finished):
+        while self.progress.epoch < plan.epochs and not (another or history.interrupted or watch.finished):
             logs, whole = self._epoch(work, plan, interrupt)
+            history.epochs.append(logs)
             history.interrupted = interrupt.is_set()
             if whole:  # also if Ctrl-C came in its last batch: a resumed fit begins with the next epoch
-                another = watch.after_epoch(self, progress.epoch, plan.epochs, plan.total_passes)
+                another = watch.after_epoch(self, self.progress.epoch, plan.epochs, plan.total_passes)
                 if another:
-                    watch.spent = progress.passes
-                    progress.epoch = progress.batch = 0
+                    watch.spent = self.progress.passes
+                    self.progress.epoch = self.progress.batch = 0
+                self._come_to(watch, history)
             if validation_data is not None and not history.interrupted:
                 scores = self.evaluate(*validation_data)
                 logs |= {f"val_{k}": v for k, v in scores.items()}
-            history.epochs.append(logs)
             work.bar.show(logs)
             for callback in callbacks:
                 history.interrupted |= bool(callback(self, logs))
         return another and not history.interrupted
+
+    def _come_to(self, watch: Watch, history: History) -> None:
+        """The fit has begun, or has come to the end of an epoch: for trainers whose engine may start anew."""
 
     def _configure_fit(self, recipe: Recipe, hyper: Hyperparameters, plan: FitPlan) -> plugin.Schedule:
         schedule = self._schedule(recipe, hyper, plan)
@@ -262,7 +267,7 @@ class Trainer:
         if state is not None:
             restore(watch, state)
 
-    def _take_up_fit(self, plan: FitPlan) -> None:
+    def _take_up_fit(self, plan: FitPlan, watch: Watch) -> None:
         """Go on with an unfinished fit, from the weights that it was at."""
         if self._suspended is not None:
             self._write(self._suspended)

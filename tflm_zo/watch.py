@@ -168,8 +168,8 @@ class Watch:
             self.outcome.kept = "best"
             fit.keep()
         elif verdict is Verdict.WORSE:
-            fit.return_to_kept()
             self._cut()
+            fit.return_to_kept()
         return False
 
     def end(self, fit: Fit) -> None:
