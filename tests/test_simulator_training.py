@@ -25,6 +25,7 @@ SETTINGS: dict[str, Any] = {
     "node_lr": 1e-2,
     "lr_end": 0.3,
     "adapter_lr": 0.03,
+    "holdout": 0.0,  # what is compared is the training itself
     "verbose": False,
 }
 

@@ -27,6 +27,7 @@ SETTINGS: dict[str, Any] = {
     "lr": 3e-3,
     "node_lr": 1e-2,
     "lr_end": 0.3,
+    "holdout": 0.0,  # what is compared is the training itself
     "verbose": False,
 }
 

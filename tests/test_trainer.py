@@ -35,6 +35,7 @@ SETTINGS: dict[str, Any] = {
     "lr": 3e-3,
     "head_lr": 0.05,
     "lr_end": 0.2,
+    "holdout": 0.0,  # what is compared is the training itself
     **QUIET,
 }
 
@@ -95,6 +96,7 @@ def test_weight_perturbation_alone_learns(small: bytes, antithetic: bool, layerw
         lr=0.02,
         antithetic=antithetic,
         layerwise=layerwise,
+        holdout=0.0,
         **QUIET,
     )
     after = trainer.evaluate(x, y)
@@ -145,7 +147,7 @@ def test_adapter_in_front_of_the_head_is_trained_by_perturbation_alone() -> None
     x = np.random.default_rng(5).integers(-100, 100, (16, *trainer.model.input_shape[1:])).astype(np.int8)
     y = np.arange(16) % 5
     before = trainer.weights["adapter/weights"]
-    trainer.fit(x, y, epochs=20, batch_size=8, adapter_lr=0.1, verbose=False)
+    trainer.fit(x, y, epochs=20, batch_size=8, adapter_lr=0.1, holdout=0.0, verbose=False)
     assert not np.array_equal(before, trainer.weights["adapter/weights"])
 
 
@@ -157,7 +159,7 @@ def test_every_selection_can_be_trained(small: bytes, trainable: str, method: st
     for _ in range(2):
         trainer = Trainer(patch(small, trainable), seed=1)
         before = trainer.weights
-        trainer.fit(X, Y, epochs=2, method=method, lr=1e-3, **QUIET)
+        trainer.fit(X, Y, epochs=2, method=method, lr=1e-3, holdout=0.0, **QUIET)
         assert any(not np.array_equal(value, before[name]) for name, value in trainer.weights.items())
         np.testing.assert_array_equal(predict_plain(trainer.bake(), X), trainer.predict_codes(X))
         results.append(digest(trainer))

@@ -51,7 +51,7 @@ def held_out(model: bytes, hyperparameters: dict[str, Any]) -> dict[str, float]:
     for number, fold in enumerate(into_folds(X, Y, SEARCH["folds"], SEARCH["seed"]).folds):
         kept = np.array([i for i in range(len(X)) if i not in fold])
         trainer = SimTrainer(model, seed=SEARCH["seed"] + number)
-        trainer.fit(X[kept], Y[kept], verbose=False, **hyperparameters)
+        trainer.fit(X[kept], Y[kept], verbose=False, holdout=0.0, **hyperparameters)
         scores = trainer.evaluate(X[fold], Y[fold])
         losses += [scores["loss"]] * len(fold)
         hits += [scores["accuracy"]] * len(fold)
@@ -75,7 +75,7 @@ def test_the_best_is_better_than_the_defaults_and_reproduces_its_score(model: by
     # On this task the defaults are far from the optimum of so few passes.
     assert tuned.best["loss"] < 0.9 * tuned.defaults["loss"] and tuned.best_trial > 0
     assert tuned.trials == 11 and 0 < tuned.pruned < 11
-    assert set(tuned.searched) == {"batch_size", "head_lr", "adapter_lr"}
+    assert set(tuned.searched) == {"batch_size", "exact_lr_scale", "adapter_lr"}
     trainer = Trainer(model, seed=tuned.hyperparameters["seed"])
     trainer.fit(X, Y, verbose=False, **chosen)
     assert trainer.progress.passes == tuned.passes <= 300
@@ -146,23 +146,23 @@ def finished_folds(study: Path) -> set[str]:
 # -- what is searched --------------------------------------------------------------------------------------
 
 PATCHES: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
-    "head": ({"trainable": "head"}, {}, {"head_lr"}),
-    "sums": ({"trainable": "exact", "accumulate": True}, {}, {"batch_size", "head_lr"}),
-    "adapter": ({"trainable": "exact", "adapter": True}, {}, {"batch_size", "head_lr", "adapter_lr"}),
+    "head": ({"trainable": "head"}, {}, {"exact_lr_scale"}),
+    "sums": ({"trainable": "exact", "accumulate": True}, {}, {"batch_size", "exact_lr_scale"}),
+    "adapter": ({"trainable": "exact", "adapter": True}, {}, {"batch_size", "exact_lr_scale", "adapter_lr"}),
     "nodes": (
         {"trainable": "all"},
         {},
-        {"batch_size", "head_lr", "queries", "antithetic", "node_lr", "node_sigma", "node_block"},
+        {"batch_size", "exact_lr_scale", "queries", "antithetic", "lr_scale", "node_sigma", "node_block"},
     ),
     "weights": (
         {"trainable": "all"},
         {"method": "weights"},
-        {"batch_size", "head_lr", "queries", "antithetic", "layerwise", "lr", "sigma", "bias_sigma"},
+        {"batch_size", "exact_lr_scale", "queries", "antithetic", "layerwise", "lr_scale", "sigma", "bias_sigma"},
     ),
     "bias": (
         {"trainable": "bias"},
         {},
-        {"batch_size", "head_lr", "queries", "antithetic", "lr", "bias_sigma"},
+        {"batch_size", "exact_lr_scale", "queries", "antithetic", "lr_scale", "bias_sigma"},
     ),
 }
 
@@ -171,13 +171,13 @@ PATCHES: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
 def test_what_matters_is_searched_from_the_defaults_on(small: bytes, kind: str) -> None:
     patching, fixed, names = PATCHES[kind]
     traits = traits_of(read_patched(patch(small, **patching)), Hyperparameters(**fixed))
-    space = SearchSpace(traits, fixed, head_rate=0.1)
+    space = SearchSpace(traits, fixed)
     assert set(space.names) == names
     for name, distribution in space.distributions().items():
         assert distribution._contains(distribution.to_internal_repr(space.defaults()[name])), name
     assert space.hyperparameters(space.defaults(), fixed) == {}
-    left = SearchSpace(traits, {"batch_size", "head_lr"}, head_rate=0.1)
-    assert set(left.names) == names - {"batch_size", "head_lr"}
+    left = SearchSpace(traits, {"batch_size", "head_lr"})
+    assert set(left.names) == names - {"batch_size", "exact_lr_scale"}, "a given rate leaves nothing to scale"
 
 
 @given(data=st.data(), kind=st.sampled_from(list(PATCHES)))
@@ -185,7 +185,7 @@ def test_every_point_can_be_trained(small: bytes, data: st.DataObject, kind: str
     """Hyperparameters, groups and directions within the ops' limits."""
     patching, fixed, _ = PATCHES[kind]
     model = read_patched(patch(small, **patching))
-    space = SearchSpace(traits_of(model, Hyperparameters(**fixed)), fixed, head_rate=0.1)
+    space = SearchSpace(traits_of(model, Hyperparameters(**fixed)), fixed)
     point = {}
     for dimension in DIMENSIONS:
         values = dimension.values
@@ -265,7 +265,7 @@ def test_tune_then_train_with_its_file(folder: Path) -> None:
     assert best == result["hyperparameters"]
     assert (best["seed"], best["passes"], best["queries"]) == (7, 600, 2)
     assert best["method"] == {"stem": "weights", "*": "exact"}
-    assert "queries" not in result["searched"] and "lr" in result["searched"]
+    assert "queries" not in result["searched"] and "lr_scale" in result["searched"]
 
     train = ["train", "zo.tflite", "--data", "data.npz", "--config", "best.json", "--quiet", "--json"]
     done = run(folder, *train, "-o", "state")

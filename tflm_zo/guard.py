@@ -7,8 +7,7 @@ tried on either half of them and judged by the other half, and only then made wi
 A sample's error is the mean of 1 - p, the probability that the model gave to other classes than its label's, and of
 whether it was wrong. Cross-entropy would not do: it grows with every sample that a training gets wrong with more
 confidence, also while accuracy still rises. A set in which a class is rare must not teach the model to forget it, so
-the mean over classes, each counting alike, must not get worse either. For a squared error the error is the loss, and
-without labels it is the loss too.
+the mean over classes, each counting alike, must not get worse either. For a squared error the error is the loss.
 """
 
 from __future__ import annotations

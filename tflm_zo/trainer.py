@@ -131,14 +131,14 @@ class Trainer:
             sample_codes(*validation_data, self.model)  # bad ones are better refused now than after an epoch
         recipe = make_recipe(self.model, hyper)
         executed, saved = self._executions()
-        watch = self._make_watch(codes, targets, hyper)
+        watch = self._make_watch(codes, targets, hyper, recipe)
         probes = passes_to_measure(recipe, hyper, len(watch.trains))
         if resume:
             self._restore_watch(watch)
         plan = self._plan(recipe, hyper, watch, watch.spent or probes + watch.start_passes)
         self._schedule(recipe, hyper, plan)  # refuses what cannot be run before anything is changed
         if resume:
-            self._take_up_fit(plan)
+            self._take_up_fit(plan, watch)
         else:
             self.progress = Progress(step=self.progress.step)
             self._reset_fit()
@@ -151,17 +151,16 @@ class Trainer:
         self._configure_fit(recipe, hyper, plan)
         with _interruptible() as interrupt, ProgressBar(plan.total_passes, verbose) as bar:
             try:
-                if watch.guard is None:
-                    watch.begin(self)
                 another = not watch.finished
                 while another:
                     schedule = self._configure_fit(recipe, hyper, plan)
                     work = Work(codes[watch.trains], targets[watch.trains], schedule, bar, watch)
                     another = self._phase(work, plan, interrupt, history, validation_data, callbacks)
                     if another:
-                        watch.spent = self.progress.passes
-                        plan = self._plan(recipe, hyper, watch, watch.spent)
-                        self.progress.epoch = self.progress.batch = 0
+                        try:
+                            plan = self._plan(recipe, hyper, watch, watch.spent)
+                        except ZoError:  # too few passes are left for another trial
+                            watch.finished, another = True, False
             finally:
                 # Also when an exception breaks off in the middle of a query.
                 self._state.restore_clean()
@@ -180,21 +179,31 @@ class Trainer:
         callbacks: Sequence[Callback],
     ) -> bool:
         """Train through the epochs of a phase; returns whether another one follows."""
-        progress, watch = self.progress, work.watch
+        watch = work.watch
+        if watch.guard is None:
+            watch.begin(self)
+            self._come_to(watch, history)
         another = False
-        while progress.epoch < plan.epochs and not (another or history.interrupted or watch.finished):
-            logs = self._epoch(work, plan, interrupt)
-            history.interrupted = interrupt.is_set()
-            if not history.interrupted:
-                another = watch.after_epoch(self, progress.epoch, plan.epochs, plan.total_passes)
-                if validation_data is not None:
-                    scores = self.evaluate(*validation_data)
-                    logs |= {f"val_{k}": v for k, v in scores.items()}
+        while self.progress.epoch < plan.epochs and not (another or history.interrupted or watch.finished):
+            logs, whole = self._epoch(work, plan, interrupt)
             history.epochs.append(logs)
+            history.interrupted = interrupt.is_set()
+            if whole:  # also if Ctrl-C came in its last batch: a resumed fit begins with the next epoch
+                another = watch.after_epoch(self, self.progress.epoch, plan.epochs, plan.total_passes)
+                if another:
+                    watch.spent = self.progress.passes
+                    self.progress.epoch = self.progress.batch = 0
+                self._come_to(watch, history)
+            if validation_data is not None and not history.interrupted:
+                scores = self.evaluate(*validation_data)
+                logs |= {f"val_{k}": v for k, v in scores.items()}
             work.bar.show(logs)
             for callback in callbacks:
                 history.interrupted |= bool(callback(self, logs))
         return another and not history.interrupted
+
+    def _come_to(self, watch: Watch, history: History) -> None:
+        """The fit has begun, or has come to the end of an epoch: for trainers whose engine may start anew."""
 
     def _configure_fit(self, recipe: Recipe, hyper: Hyperparameters, plan: FitPlan) -> plugin.Schedule:
         schedule = self._schedule(recipe, hyper, plan)
@@ -203,9 +212,23 @@ class Trainer:
 
     # -- the guard -----------------------------------------------------------------------------------------
 
-    def _make_watch(self, codes: np.ndarray, targets: np.ndarray, hyper: Hyperparameters) -> Watch:
-        labels = targets[:, 0] if self.model.loss.needs_labels and self._classes else None
-        return Watch(divide(labels, len(codes), hyper.holdout, hyper.passes, self.seed), codes, targets, labels)
+    def _make_watch(self, codes: np.ndarray, targets: np.ndarray, hyper: Hyperparameters, recipe: Recipe) -> Watch:
+        """Without labels nothing tells whether training helps: the entropy, and the mean prediction that it is relative
+        to, change while the model learns. Passes that do not suffice for a guard and a batch go to the training."""
+        labelled = self.model.loss.needs_labels
+        labels = targets[:, 0] if labelled and self._classes else None
+
+        def divided(share: float | None) -> Watch:
+            return Watch(divide(labels, len(codes), share, hyper.passes, self.seed), codes, targets, labels)
+
+        watch = divided(hyper.holdout if labelled else 0.0)
+        if watch.guards:
+            try:
+                probes = passes_to_measure(recipe, hyper, len(watch.trains))
+                self._plan(recipe, hyper, watch, probes + watch.start_passes)
+            except ZoError:
+                watch = divided(0.0)
+        return watch
 
     def _plan(self, recipe: Recipe, hyper: Hyperparameters, watch: Watch, spent: int) -> FitPlan:
         """The plan of the present phase of a fit that has spent so many passes, and leaves the guard what it needs."""
@@ -214,9 +237,9 @@ class Trainer:
         a_sample = recipe.passes_a_sample(hyper.antithetic)
         total = hyper.epochs * samples * a_sample
         if hyper.passes is not None:
-            mine = spent + int(max(hyper.passes - spent, 0) * watch.part_of_passes())
-            hyper = replace(hyper, passes=max(mine, 1))
-            total = min(total, mine - spent)
+            mine = min(spent, hyper.passes) + int(max(hyper.passes - spent, 0) * watch.part_of_passes())
+            hyper = replace(hyper, passes=mine)
+            total = min(total, max(mine - spent, 0))
         return FitPlan(samples, hyper, a_sample, spent + watch.passes(total))
 
     def _end(self, watch: Watch, history: History) -> None:
@@ -225,6 +248,9 @@ class Trainer:
         if not history.interrupted:
             watch.end(self)
             self._reset_fit()
+            if watch.guards:  # a finished fit that is resumed has nothing left, whenever the guard ended it
+                watch.finished = True
+                self._watch_state = state_of(watch)
         elif watch.unjudged:
             self._set_aside()
             self.return_to_kept()
@@ -242,7 +268,7 @@ class Trainer:
         if state is not None:
             restore(watch, state)
 
-    def _take_up_fit(self, plan: FitPlan) -> None:
+    def _take_up_fit(self, plan: FitPlan, watch: Watch) -> None:
         """Go on with an unfinished fit, from the weights that it was at."""
         if self._suspended is not None:
             self._write(self._suspended)
@@ -261,9 +287,7 @@ class Trainer:
         """Score the present weights on samples (input codes, targets) for the guard; a pass for each."""
         losses, right = self._losses(codes, targets)
         self.progress.passes += len(codes)
-        labelled = self.model.loss.needs_labels
-        known = right if labelled else None
-        return Scores(errors_of(losses, known), known, losses.astype(np.float64))
+        return Scores(errors_of(losses, right), right, losses.astype(np.float64))
 
     def _set_aside(self) -> None:
         """Remember the present weights of a fit that is interrupted."""
@@ -312,8 +336,8 @@ class Trainer:
         for number, node in recipe.nodes.items():
             self._state.configure_node(number, node.sigma, node.block, node.rate or 0.0, node.mask)
 
-    def _epoch(self, work: Work, plan: FitPlan, interrupt: threading.Event) -> dict[str, float]:
-        """Train on the batches that are left of the present epoch."""
+    def _epoch(self, work: Work, plan: FitPlan, interrupt: threading.Event) -> tuple[dict[str, float], bool]:
+        """Train on the batches that are left of the present epoch; returns its logs and whether it came to its end."""
         progress = self.progress
         order = permutation(self.seed, progress.epoch, len(work.codes))
         loss, right, count = 0.0, 0, 0
@@ -329,12 +353,13 @@ class Trainer:
             work.bar.show({"loss": loss / count} | ({"accuracy": right / count} if scored else {}))
         self._finish(work)
         # More than that: the fit is resumed with larger batches or fewer passes.
-        if progress.batch >= plan.batches_in(progress.epoch):
+        whole = progress.batch >= plan.batches_in(progress.epoch)
+        if whole:
             progress.epoch, progress.batch = progress.epoch + 1, 0
         logs = {"loss": loss / count if count else float("nan"), "passes": progress.passes}
         if scored:
             logs["accuracy"] = right / max(count, 1)
-        return logs
+        return logs, whole
 
     def _step(self, work: Work, batch: np.ndarray, rate_scale: float) -> StepTotals:
         """Train on the samples of which ``batch`` holds the indices."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tflm_zo.errors import ZoError
 from tflm_zo.guard import (
     CUT,
     MOST_CUTS,
@@ -199,8 +200,8 @@ class Watch:
             self.outcome.kept = "best"
             fit.keep()
         elif verdict is Verdict.WORSE:
-            fit.return_to_kept()
             self._cut()
+            fit.return_to_kept()
         if done < epochs or self.guard.best_is_start or self.finished or self.guard.fading:
             return False
         # Training helps, and still does at its end: what was held out may be learned, too.
@@ -269,7 +270,13 @@ def state_of(watch: Watch) -> WatchState:
 
 
 def restore(watch: Watch, state: WatchState) -> None:
-    """Bring ``watch``, new and of the same samples, to where another was."""
+    """Bring ``watch``, new and of the same samples, to where another was; raises :class:`ZoError` for other samples."""
+    judges = len(state.arrays["best/errors"]) if "best_is_start" in state.values else 0
+    if judges not in (0, len(watch._judges)):
+        raise ZoError(
+            "the fit to go on with was guarded by other samples: give the same samples and hyperparameters, or start "
+            "without resuming"
+        )
     for name, kind in _COUNTERS.items():
         setattr(watch, name, kind(state.values[name]))
     watch.finished = bool(state.values["finished"])

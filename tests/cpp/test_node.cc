@@ -66,7 +66,7 @@ class ConvNode {
     Set(5, b, abi::kInt32, 3);
     Set(6, initial_bias_, abi::kInt32, 3);
     Set(8, accumulator_, abi::kFloat32, bias_only ? 3 : 57);
-    const int inputs[9] = {0, 1, 2, 3, 4, 5, 6, -1, accumulate ? 8 : -1};
+    const int inputs[10] = {0, 1, 2, 3, 4, 5, 6, -1, accumulate ? 8 : -1, -1};
     std::memcpy(inputs_.data, inputs, sizeof(inputs));
     if (bias_only) inputs_.data[1] = inputs_.data[3] = -1;  // neither x nor trained weights
     node_.inputs = reinterpret_cast<abi::IntArray*>(&inputs_);
@@ -109,8 +109,8 @@ class ConvNode {
     float factors[2];
   } options_{};
   struct {
-    int size = 9;
-    int data[9];
+    int size = 10;
+    int data[10];
   } inputs_;
   struct {
     int size = 0;

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from tflm_zo.split import layer_count, split
 from tflm_zo.totals import StepTotals
 from tflm_zo.trainer import Callback, History, Trainer, Work
 from tflm_zo.training_state import Progress, Snapshot
+from tflm_zo.watch import Watch, WatchState, restore, state_of
 
 
 class RemoteTrainer(Trainer):
@@ -49,6 +51,10 @@ class RemoteTrainer(Trainer):
         self._first_step = 0
         self._checkpoints = True
         self._resumed = False
+        # The run that this object has begun or taken up, and where its newest checkpoint stands.
+        self._known_run = 0
+        self._checkpoint_step = -1
+        self._mark: _Mark | None = None
         self._recipe = Recipe(plugin.Exact.NOTHING)
         self._settings: dict[str, Any] = {}
         if model_hash(model) != device.hello.model_hash:
@@ -80,6 +86,7 @@ class RemoteTrainer(Trainer):
         self._resumed = False
         if not resume:
             self._first_step = self.progress.step
+            self._mark = None
         hyper = Hyperparameters(**hyperparameters)
         hyper.check()
         self._run = self._name_of_run(x, y, hyper)
@@ -122,7 +129,11 @@ class RemoteTrainer(Trainer):
                 f"the board holds nothing of this run ({hello.message}): start without resuming, or with the samples, "
                 "seed and options that it was started with"
             )
-        epoch, batch = divmod(found.steps - self._first_step, batches)
+        done = found.steps - self._first_step
+        if self._mark is not None:
+            marked = self._mark.progress
+            done = marked.epoch * batches + marked.batch + found.steps - marked.step
+        epoch, batch = divmod(done, batches)
         self.progress = Progress(epoch, batch, found.steps, self.progress.passes, self.progress.rates)
         self.progress.passes += self._device.finish()
 
@@ -142,7 +153,7 @@ class RemoteTrainer(Trainer):
         return schedule
 
     def _configure(self, recipe: Recipe) -> None:
-        self._recipe = recipe
+        self._recipe, self._known_run = recipe, self._run
         device, rate = self._device, self.progress.head_lr or 0.0
         device.set_schedule(run=self._run, step=self.progress.step, head_rate=rate, **self._settings)
         for index, setting in recipe.parameters.items():
@@ -150,17 +161,37 @@ class RemoteTrainer(Trainer):
         for number, node in recipe.nodes.items():
             device.set_node(number, node.sigma, node.block, node.rate or 0.0, node.mask)
         if self._checkpoints and self.progress.step == self._first_step:
-            device.checkpoint()  # a board that starts anew, or a run that is taken up, finds its beginning
+            self._checkpoint()  # a board that starts anew, or a run that is taken up, finds its beginning
 
-    def _epoch(self, work: Work, plan: FitPlan, interrupt: threading.Event) -> dict[str, float]:
-        try:
-            return super()._epoch(work, plan, interrupt)
-        except BoardRestarted as restarted:
-            if not self._checkpoints:
-                raise
-            self._take_up(restarted.hello, plan.batches)
-            self._configure(self._recipe)
-        return self._epoch(work, plan, interrupt)
+    def _checkpoint(self) -> None:
+        self._device.checkpoint()
+        self._checkpoint_step = self.progress.step
+
+    def _phase(
+        self,
+        work: Work,
+        plan: FitPlan,
+        interrupt: threading.Event,
+        history: History,
+        validation_data: tuple[np.ndarray, np.ndarray | None] | None,
+        callbacks: Sequence[Callback],
+    ) -> bool:
+        """A board that starts anew goes on from its newest checkpoint, and so does what belongs to it here."""
+        while True:
+            try:
+                return super()._phase(work, plan, interrupt, history, validation_data, callbacks)
+            except BoardRestarted as restarted:
+                if not self._checkpoints:
+                    raise
+                self._take_up(restarted.hello, plan.batches)
+                if self._mark is not None:
+                    restore(work.watch, self._mark.guard)
+                    del history.epochs[self._mark.epochs :]
+                self._configure(self._recipe)
+
+    def _come_to(self, watch: Watch, history: History) -> None:
+        if self._checkpoint_step == self.progress.step:
+            self._mark = _Mark(replace(self.progress), state_of(watch), len(history.epochs))
 
     def _step(self, work: Work, batch: np.ndarray, rate_scale: float) -> StepTotals:
         """The board goes through the passes of a batch by itself."""
@@ -176,13 +207,26 @@ class RemoteTrainer(Trainer):
     def _finish(self, work: Work) -> None:
         self.progress.passes += self._device.finish()
         if self._checkpoints and not work.watch.unjudged:
-            self._device.checkpoint()
+            self._checkpoint()
 
     # -- what the host's trainer keeps in memory, a board keeps in its flash ----------------------------------------
 
-    def _take_up_fit(self, plan: FitPlan) -> None:
+    def _take_up_fit(self, plan: FitPlan, watch: Watch) -> None:
         self._resumed = True
-        self._take_up(self._device.hello, plan.batches)
+        if self._known_run == self._run:
+            super()._take_up_fit(plan, watch)
+            return
+        hello = self._device.hello
+        if watch.guards and hello.progress.run == self._run and hello.progress.steps != self._first_step:
+            # The present weights are not judged yet, and how those of the checkpoint were only their host knows.
+            if self._device.restore().steps != self._first_step:
+                raise ZoError(
+                    "the board has the best weights of this run so far, but only the host that began it can go on: "
+                    "start without resuming, from these weights, or train with holdout 0"
+                )
+            self.progress = Progress(step=self._first_step)
+            return
+        self._take_up(hello, plan.batches)
 
     def _measure(
         self, recipe: Recipe, hyper: Hyperparameters, codes: np.ndarray, targets: np.ndarray, epochs: int
@@ -200,23 +244,41 @@ class RemoteTrainer(Trainer):
 
     def keep(self) -> None:
         """Remember the present weights as the best of the fit in work: in the board's flash, or else here."""
-        if self._checkpoints:
-            self._device.checkpoint()
-        else:
-            self._kept = self._snapshot()
+        if not self._checkpoints:
+            super().keep()
+            return
+        try:
+            self._checkpoint()
+        except BoardRestarted as restarted:
+            found = restarted.hello.progress
+            if (found.run, found.steps) != (self._run, self.progress.step):
+                raise  # before it was complete: these weights are lost
+            self._checkpoint_step = self.progress.step
+            self._configure(self._recipe)
 
     def return_to_kept(self) -> None:
         """Bring back the weights that :meth:`keep` remembered."""
         if not self._checkpoints:
             super().return_to_kept()
             return
-        self._device.restore()
-        # The checkpoint then says how far the training has come, not only how far it had come.
-        self._configure(self._recipe)
-        self._device.checkpoint()
+        while True:
+            try:
+                self._device.restore()
+                # The checkpoint then says how far the training has come, not only how far it had come.
+                self._configure(self._recipe)
+                self._checkpoint()
+                return
+            except BoardRestarted:
+                pass  # with the checkpoint
 
     def _set_aside(self) -> None:
-        pass  # a run that is taken up goes on from the checkpoint, and comes to the same weights
+        """With checkpoints the run goes on from the newest one, and comes to the same weights."""
+        if not self._checkpoints or self._mark is None:
+            super()._set_aside()
+            return
+        marked = self._mark.progress
+        self.progress = replace(self.progress, epoch=marked.epoch, batch=marked.batch, step=marked.step)
+        self._watch, self._watch_state = None, self._mark.guard
 
     def _snapshot(self) -> Snapshot:
         return Snapshot([self._tensor(p).reshape(-1) for p in self.model.parameters], {})
@@ -263,6 +325,8 @@ class RemoteTrainer(Trainer):
         """Bring back the exported weights, and remove the board's checkpoints."""
         self._device.factory_reset()
         self.progress = Progress()
+        self._reset_fit()
+        self._known_run = 0
 
     def save(self, path: Any) -> None:
         """Not for boards, which keep checkpoints of their own: raises :class:`ZoError`."""
@@ -274,6 +338,15 @@ class RemoteTrainer(Trainer):
     def arena_bytes(self) -> int:
         """Not for boards: raises :class:`ZoError`."""
         raise ZoError("the arena of a board is what its sketch gives it: see `tflm-zo plan`")
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What belongs to the board's newest checkpoint: progress, guard, the number of epochs in the history."""
+
+    progress: Progress
+    guard: WatchState
+    epochs: int
 
 
 class _BoardState:
