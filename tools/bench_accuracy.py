@@ -17,7 +17,6 @@ after an interruption. What the tool needs beside the package: pip install tflm-
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -25,15 +24,11 @@ from pathlib import Path
 
 from suites import jobs
 from suites.jobs import SUITES, Place
+from suites.processes import one_thread
 from suites.report import Results, markdown, picture
 from suites.suite import AS_IT_IS
 
 from tflm_zo.files import write_atomic
-
-
-def _one_thread() -> None:
-    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        os.environ[name] = "1"
 
 
 def measure(place: Place, options: argparse.Namespace) -> Results:
@@ -41,7 +36,7 @@ def measure(place: Place, options: argparse.Namespace) -> Results:
     suite = place.load()
     budgets = tuple(sorted(options.passes))
     methods, cases, seeds = range(len(suite.methods)), range(len(suite.cases)), range(options.seeds)
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), initializer=one_thread) as pool:
         trainings = {
             (m, c, s, b): pool.submit(jobs.train, place, m, c, s, b)
             for b in budgets
@@ -109,7 +104,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="Markdown file (default: standard output)")
     parser.add_argument("--picture", type=Path, help="PNG file")
     options = parser.parse_args()
-    _one_thread()
+    one_thread()
     results = measure(Place(options.suite, options.data, options.results), options)
     text = markdown(results, " ".join(["python", "tools/bench_accuracy.py", *sys.argv[1:]]))
     if options.picture is not None:

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-import tflm_zo
-from suites.cache import Cache, digest
+from suites.cache import Cache, digest, package_digest
 from suites.suite import Case, Method, Suite
 from suites.yardsticks import Outcome, back_propagate
 from tflm_zo import Trainer, patch
@@ -61,7 +60,7 @@ def train(place: Place, method: int, case: int, seed: int, passes: int, tflm: bo
     """Train with a method of the suite on the samples of a case and test, in the simulator or in TFLite Micro."""
     suite = place.load()
     how, what = suite.methods[method], suite.cases[case]
-    key = digest(_package(), *_samples(what), _setting(how), seed, passes, tflm)
+    key = digest(package_digest(), *_samples(what), _setting(how), seed, passes, tflm)
     about = {"method": how.name, "case": what.name, "seed": seed, "passes": passes, "in TFLite Micro": tflm}
     return Run(**place.cache.get(key, about, lambda: asdict(_train(how, what, seed, passes, tflm))))
 
@@ -106,11 +105,3 @@ def _samples(case: Case) -> tuple[Any, ...]:
 
 def _setting(method: Method) -> tuple[Any, ...]:
     return sorted(method.patching.items()), sorted(method.fitting.items()), method.start
-
-
-@functools.lru_cache(maxsize=1)
-def _package() -> str:
-    """Digest of what trains: the installed package's modules and libraries."""
-    folder = Path(tflm_zo.__file__).parent
-    files = [*folder.glob("*.py"), *folder.glob("simulator/*.py"), *folder.glob("*.so")]
-    return digest(*[part for path in sorted(files) for part in (path.name, path.read_bytes())])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ class Case:
     """An int8 model, and samples after a drift: codes int8 (n, ...) with class indices or, for "mse", real vectors.
 
     ``x_before`` and ``y_before`` are the test samples as they were before the drift, ``reference`` unlabelled others.
+    ``group``: what cases are averaged over, beside all of them; ``about``: the drift's parameters; ``folder``: where
+    models that take long to prepare are kept.
     """
 
     name: str
@@ -48,6 +51,9 @@ class Case:
     y_before: np.ndarray
     reference: np.ndarray
     loss: str = "cross-entropy"
+    group: str = ""
+    about: str = ""
+    folder: Path | None = None
 
     @classmethod
     def cut(
