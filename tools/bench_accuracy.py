@@ -4,10 +4,11 @@
 
     python tools/bench_accuracy.py kws --data ../shared/data -o kws.md
 
-Suites: kws (keyword spotting), cifar (images), digits (the demo's), ad01 (an autoencoder); see tools/suites/. Each
-method trains from the int8 model, for each number of passes anew (learning rates decay over the whole training), with
-each seed. Training runs in the simulator; --confirm repeats one training for each case, of the method with the best
-mean, in TFLite Micro itself, where it must give the same weights.
+Suites: kws (keyword spotting), cifar (images), digits (the demo's), ad01 (an autoencoder), and fresh-..., drifts of
+families drawn at random, of several models (tools/suites/fresh.py); see tools/suites/. Each method trains from the
+int8 model, for each number of passes anew (learning rates decay over the whole training), with each seed. Training
+runs in the simulator; --confirm repeats one training for each case, of the method with the best mean, in TFLite Micro
+itself, where it must give the same weights.
 
 Back-propagation goes through all layers of the same network (tools/suites/float_network.py), its settings chosen on
 held-out parts of the adaptation samples. Results are kept in a folder job by job: run the same command again to go on
@@ -50,27 +51,32 @@ def measure(place: Place, options: argparse.Namespace) -> Results:
             for c in cases
             if not options.no_backprop
         }
+        starts = {
+            (start, c): pool.submit(jobs.prepared, place, c, start)
+            for start in dict.fromkeys(m.start for m in suite.methods)
+            if start != AS_IT_IS
+            for c in cases
+        }
         results = Results(
             suite=suite,
             budgets=budgets,
             seeds=options.seeds,
             plain={case.name: jobs.untrained(case) for case in suite.cases},
-            prepared={
-                start: {case.name: jobs.prepared(case, start) for case in suite.cases}
-                for start in dict.fromkeys(m.start for m in suite.methods)
-                if start != AS_IT_IS
-            },
+            prepared={start: {} for start, _ in starts},
             runs={},
             outcomes={},
             confirmed={},
         )
+        for (start, c), starting in starts.items():
+            results.prepared[start][suite.cases[c].name] = starting.result()
         for (m, c, s, b), training in trainings.items():
             name, case, run = suite.methods[m].name, suite.cases[c].name, training.result()
             results.runs[name, case, s, b] = run
             _say(f"{name}, {case}, seed {s}, {run.passes} passes: {run.score:.3f}")
         confirmations = {}
         if options.confirm:
-            best = next(m for m in methods if suite.methods[m].name == results.best()[0])
+            # Of the whole chain there is one form only.
+            best = next(m for m in methods if suite.methods[m].name == results.best(chains=False)[0])
             confirmations = {c: pool.submit(jobs.train, place, best, c, 0, budgets[0], True) for c in cases}
         for (y, c), backprop in backprops.items():
             name, case, outcome = suite.yardsticks[y].name, suite.cases[c].name, backprop.result()
@@ -78,7 +84,10 @@ def measure(place: Place, options: argparse.Namespace) -> Results:
             _say(f"{name}, {case}: {outcome}")
         for c, confirmation in confirmations.items():
             case = suite.cases[c].name
-            results.confirmed[case] = (results.runs[results.best()[0], case, 0, budgets[0]], confirmation.result())
+            results.confirmed[case] = (
+                results.runs[suite.methods[best].name, case, 0, budgets[0]],
+                confirmation.result(),
+            )
     return results
 
 

@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import io
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 import tflm_zo
+from suites.cache import digest, package_digest
+from tflm_zo.files import write_atomic
+
+if TYPE_CHECKING:
+    from suites.suite import Case
 
 
 class Adapted(NamedTuple):
@@ -32,3 +38,19 @@ def adapt(
     budget = {} if passes is None else {"passes": passes}
     result = tflm_zo.adapt(model, x, y, reference, seed=seed, **budget)
     return Adapted(result.model, result.prepared)
+
+
+def adapted(case: Case, passes: int, seed: int) -> Adapted:
+    """Adapt to the samples of a case; the models are kept in its folder, if it has one."""
+    if case.folder is None:
+        return adapt(case.model, case.x, case.y, case.reference, passes, seed)
+    key = digest(package_digest(), case.model, case.x, case.y, case.reference, passes, seed)
+    path = case.folder / f"adapted-{key}.npz"
+    if not path.exists():
+        result = adapt(case.model, case.x, case.y, case.reference, passes, seed)
+        stream = io.BytesIO()
+        np.savez_compressed(stream, *[np.frombuffer(part, dtype=np.uint8) for part in result])
+        case.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, stream.getvalue())
+    kept = np.load(path)
+    return Adapted(*[kept[name].tobytes() for name in kept.files])
