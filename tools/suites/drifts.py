@@ -180,8 +180,8 @@ def _smear(rng: np.random.Generator, kind: str, sensor: Sensor, strength: float)
 
         def blur(x: np.ndarray, _: np.random.Generator) -> np.ndarray:
             for axis in (1, 2):
-                # A blur is relative to the image, of which rows and columns may differ.
-                x = _blurred(x, axis, part * x.shape[axis])
+                # Relative to the image, but a blur far below a pixel is none.
+                x = _blurred(x, axis, max(part * x.shape[axis], _LEAST_BLUR))
             return x
 
         return f"blur {part:.3f} of the side", blur
@@ -327,3 +327,4 @@ _LIMITS = {"spectrogram": (0.2, 0.8), "image": (0.1, 0.6), "inertial": (0.1, 0.6
 _CONTRAST = {"spectrogram": (0.4, 0.9), "image": (0.6, 1.4), "inertial": (0.5, 1.1), "vector": (0.5, 1.2)}
 _TILT = {"spectrogram": (0.4, 1.0), "image": (0.6, 1.4), "inertial": (0.2, 0.6), "vector": (0.6, 1.4)}
 _DEGREES = (15.0, 60.0)
+_LEAST_BLUR = 0.5  # pixels

@@ -22,6 +22,13 @@ from tflm_zo.simulator import Geometry, SimLayer, SimModel
 BATCH = 32
 # Outputs of a regression are compared in one call of this many samples.
 _EVALUATE = 100
+# Between what real values fused activation functions keep a layer's output.
+_ACTIVATIONS = {
+    "NONE": (-np.inf, np.inf),
+    "RELU": (0.0, np.inf),
+    "RELU6": (0.0, 6.0),
+    "RELU_N1_TO_1": (-1.0, 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -274,24 +281,20 @@ class Network:
         return self._activate(layer, y if bias is None else y + self.variables[bias])
 
     def _activate(self, layer: SimLayer, y: Any) -> Any:
-        name = layer.options.get("fusedActivationFunction", "NONE")
-        if name == "RELU":
-            y = self.tf.nn.relu(y)
-        elif name == "RELU6":
-            y = self.tf.nn.relu6(y)
-        elif name != "NONE":
-            raise ZoError(f"operator {layer.index} ({layer.op}) has activation {name}, which has no float form here")
-        # The loss sees the last layer's accumulators, as in zeroth-order training.
-        return y if layer is self._layers[-1] else self._held(layer.output, y)
+        """What the layer's activation function and its int8 tensor let through; of all else the gradient is 0.
 
-    def _held(self, output: int, y: Any) -> Any:
-        """What the int8 tensor can hold of values; the gradient passes where nothing is clipped.
-
-        The float form saturates too: conversion may leave an activation function (ReLU6, say) to the tensor's range.
+        The tensor's range saturates in the float form too: conversion may leave an activation function to it (ReLU6,
+        say). The loss sees the last layer's accumulators, as in zeroth-order training.
         """
-        tf, tensor = self.tf, self._model.tensors[output]
+        tf, name = self.tf, str(layer.options.get("fusedActivationFunction", "NONE"))
+        if name not in _ACTIVATIONS:
+            raise ZoError(f"operator {layer.index} ({layer.op}) has activation {name}, which has no float form here")
+        low, high = _ACTIVATIONS[name]
+        if layer is self._layers[-1]:
+            return tf.clip_by_value(y, low, high)
+        tensor = self._model.tensors[layer.output]
         scale, zero = float(tensor.scale), int(tensor.zero_point)
-        y = tf.clip_by_value(y, (-128 - zero) * scale, (127 - zero) * scale)
+        y = tf.clip_by_value(y, max(low, (-128 - zero) * scale), min(high, (127 - zero) * scale))
         return y + tf.stop_gradient(tf.round(y / scale) * scale - y) if self._int8 else y
 
 
