@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "loss_op.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "head.h"
@@ -149,6 +150,12 @@ void LossGradient(const LossOptions& options, const Target& target, float* outpu
   }
 }
 
+float SquaredLength(const float* values, int32_t count) {
+  float sum = 0.0f;
+  for (int32_t j = 0; j < count; ++j) sum += values[j] * values[j];
+  return sum;
+}
+
 Status Invoke(Context* context, Node* node) {
   const auto& state = *static_cast<const LossState*>(node->user_data);
   const LossOptions& options = *state.options;
@@ -160,7 +167,7 @@ Status Invoke(Context* context, Node* node) {
   report.prediction = Prediction(codes, options);
   std::memcpy(report.state_address, session->state_address, sizeof(report.state_address));
 
-  if (session->actions & (kLoss | kHeadUpdate)) {
+  if (session->actions & (kLoss | kHeadUpdate | kMeasure)) {
     const void* target_data = TensorData(InputTensor(context, node, kTarget));
     Target target{0, static_cast<const int8_t*>(target_data), nullptr};
     if (options.kind == kCrossEntropy) {
@@ -197,8 +204,21 @@ Status Invoke(Context* context, Node* node) {
     if (target.mean != nullptr && trains && session->sign <= 0) {
       UpdateMeanPrediction(logits, options.outputs, target.mean);
     }
+    const EvalTensor* feature_gradient = OutputTensor(context, node, kFeatureGradientOutput);
+    if (session->actions & kMeasure) {
+      LossGradient(options, target, logits);
+      report.gradient_energy = SquaredLength(logits, options.outputs);
+      report.layer_energy = session->layer_energy;
+      if (feature_gradient != nullptr) {
+        const float length = std::sqrt(report.gradient_energy);
+        for (int32_t j = 0; j < options.outputs; ++j) {
+          logits[j] = length > 0.0f ? logits[j] / length : 0.0f;
+        }
+        FeatureGradient(MakeHead(context, node, options), logits, options.feature_scale,
+                        static_cast<float*>(TensorData(feature_gradient)));
+      }
+    }
     if (session->actions & kHeadUpdate) {
-      const EvalTensor* feature_gradient = OutputTensor(context, node, kFeatureGradientOutput);
       const bool trains_head =
           options.trains_bias != 0 || InputTensor(context, node, kHeadResidual) != nullptr;
       if (options.features == 0 || (!trains_head && feature_gradient == nullptr)) {

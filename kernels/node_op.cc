@@ -22,6 +22,7 @@ enum Input {
   kInitialBias,
   kFeatureGradient,
   kAccumulator,
+  kReportInput,
   kInputCount
 };
 
@@ -71,6 +72,9 @@ bool TensorsMatch(Context* context, const Node* node, const NodeOptions& options
   } else if (InputTensor(context, node, kBiasInput) == nullptr) {
     return false;
   }
+  const EvalTensor* report = InputTensor(context, node, kReportInput);
+  const bool closed_form = InputTensor(context, node, kFeatureGradient) != nullptr;
+  if (closed_form && (report == nullptr || ElementCount(report) != kReportWords)) return false;
   const EvalTensor* accumulator = InputTensor(context, node, kAccumulator);
   return accumulator == nullptr || ElementCount(accumulator) == trained;
 }
@@ -175,6 +179,22 @@ class PooledGradient {
   bool one_window_;
 };
 
+// dL/dy of 1 wherever an output is not saturated.
+class UnitGradient {
+ public:
+  UnitGradient(const int8_t* y, const NodeOptions& options) : y_(y), options_(options) {}
+
+  float At(int32_t row, int32_t column, int32_t channel) const {
+    const LayerShape& shape = options_.shape;
+    const int8_t code = y_[(row * shape.output_width + column) * shape.output_channels + channel];
+    return code <= options_.activation_min || code >= options_.activation_max ? 0.0f : 1.0f;
+  }
+
+ private:
+  const int8_t* y_;
+  const NodeOptions& options_;
+};
+
 class NodePass {
  public:
   NodePass(Context* context, const Node* node, const NodeState& state)
@@ -184,6 +204,7 @@ class NodePass {
         x_(Data<const int8_t>(context, node, kLayerInput)),
         y_(Data<int8_t>(context, node, kLayerOutput)),
         feature_gradient_(Data<const float>(context, node, kFeatureGradient)),
+        report_(Data<Report>(context, node, kReportInput)),
         gradient_size_(GradientSize(node, options_.shape)),
         dw_(static_cast<float*>(ScratchBuffer(context, state.scratch))),
         kept_(reinterpret_cast<uint32_t*>(dw_ + gradient_size_)),
@@ -216,6 +237,20 @@ class NodePass {
     // Losses are measured per sigma codes of y, the layer's gradient per real unit.
     const float unit = options_.inverse_output_scale / static_cast<float>(setting_.sigma);
     Step(gradient, rate * unit, session_->update_seed);
+  }
+
+  void Measure() const {
+    if (feature_gradient_ != nullptr) {
+      report_->layer_energy += GradientEnergy(PooledGradient(y_, options_, feature_gradient_));
+      return;
+    }
+    session_->layer_energy += GradientEnergy(UnitGradient(y_, options_)) /
+                              static_cast<float>(options_.shape.output_channels);
+  }
+
+  bool Measured() const {
+    return (session_->actions & kMeasure) != 0 && options_.node >= session_->node_first &&
+           options_.node < session_->node_last;
   }
 
   bool Perturbed() const {
@@ -290,6 +325,29 @@ class NodePass {
     }
   }
 
+  // Squared length of the gradient of the trained tensors, real units.
+  template <typename Gradient>
+  float GradientEnergy(const Gradient& gradient) const {
+    float energy = 0.0f;
+    for (int32_t c = 0; c < options_.shape.output_channels; ++c) {
+      const auto slope_at = [&gradient, c](int32_t row, int32_t column) {
+        return gradient.At(row, column, c);
+      };
+      const float db =
+          trained_.weights == nullptr
+              ? BiasGradient(options_.shape, slope_at)
+              : FilterGradient(options_.shape, x_, options_.input_zero_point, c, slope_at, dw_);
+      float sum = 0.0f;
+      for (int32_t k = 0; k < gradient_size_; ++k) sum += dw_[k] * dw_[k];
+      const int32_t factor = options_.channels == 1 ? 0 : c;
+      // s_x^2, of the input's codes.
+      const float unit = WeightFactors(&options_)[factor] / BiasFactors(&options_)[factor];
+      energy += sum * unit;
+      if (trained_.bias != nullptr) energy += db * db;
+    }
+    return energy;
+  }
+
   void Clear(float* sums, float* bias_sum) const {
     for (int32_t k = 0; k < gradient_size_; ++k) sums[k] = 0.0f;
     *bias_sum = 0.0f;
@@ -301,6 +359,7 @@ class NodePass {
   const int8_t* x_;
   int8_t* y_;
   const float* feature_gradient_;
+  Report* report_;
   int32_t gradient_size_;
   float* dw_;
   uint32_t* kept_;
@@ -309,6 +368,7 @@ class NodePass {
 
 Status Invoke(Context* context, Node* node) {
   const NodePass pass(context, node, *static_cast<const NodeState*>(node->user_data));
+  if (pass.Measured()) pass.Measure();
   if (pass.Perturbed()) pass.Perturb();
   if (pass.Updated()) pass.Update();
   return kOk;

@@ -8,11 +8,14 @@
 // clean input, into the update of weights and bias, so no activation is stored. Layers downstream
 // still see the output of the old weights. After the loss op it stands for the last layer before
 // the head, whose dL/dy is known in closed form (pooling and head are linear), and updates it
-// together with the head.
+// together with the head. In a pass that measures it reports how large its gradient is (Report in
+// session.h).
 //
 // Inputs: session, x, y, weights, initial weights, bias, initial bias, feature gradient,
-// accumulator; the last four may be absent (-1). A layer of which only the bias is trained has
-// neither x nor weights, and its constant weights for the initial ones. Outputs: none.
+// accumulator, report; the last five may be absent (-1). A closed form has the report, which lies
+// behind the loss op, to add what it measures; other nodes leave it to the loss op. A layer of
+// which only the bias is trained has neither x nor weights, and its constant weights for the
+// initial ones. Outputs: none.
 #ifndef TFLM_ZO_KERNELS_NODE_OP_H_
 #define TFLM_ZO_KERNELS_NODE_OP_H_
 

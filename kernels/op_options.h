@@ -13,7 +13,7 @@
 
 namespace tflm_zo {
 
-constexpr uint32_t kOptionsVersion = 3;
+constexpr uint32_t kOptionsVersion = 4;
 constexpr uint32_t kParameterOptionsMagic = 0x5A4F5031u;
 constexpr uint32_t kLossOptionsMagic = 0x5A4F4C31u;
 constexpr uint32_t kNodeOptionsMagic = 0x5A4F4E31u;

@@ -236,6 +236,10 @@ const char* FaultOf(const Command& command, const ParameterOptions& options,
     return "a pass updates either parameters or nodes";
   }
   if (update_nodes && command.sign != 0) return "nodes are updated on clean passes only";
+  if ((command.actions & kMeasure) != 0 &&
+      (command.sign != 0 || (command.actions & (kNodeUpdate | kHeadUpdate)) != 0)) {
+    return "a pass measures gradients with clean weights only, and updates nothing";
+  }
   if ((command.actions & kHeadUpdate) != 0 && command.sign != 0 &&
       (command.node_first < command.node_last || PerturbsExactLayer(command, options, settings))) {
     return "a pass cannot perturb what it updates in closed form";
@@ -291,6 +295,7 @@ Status Invoke(Context* context, Node* node) {
   }
   BringToState(state, command);
   session->actions = command.actions;
+  session->layer_energy = 0.0f;
   session->node_first = command.node_first;
   session->node_last = command.node_last;
   session->update_first = command.update_first;

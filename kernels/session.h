@@ -36,6 +36,7 @@ enum Action : uint32_t {
                           // activations of this (clean) pass
   kNodeApply = 1u << 8,   // ... and apply what nodes with an accumulator have collected
   kNodeBegin = 1u << 9,   // ... and collect anew: a step that broke off may have left something
+  kMeasure = 1u << 10,    // report how large gradients are, see Report; changes no weight
 };
 
 // Content of the input tensor "zo/command" (int32[20]). The parameter op clears `magic` once it has
@@ -108,12 +109,13 @@ struct Session {
   float node_rate;
   float head_rate;
   uint32_t head_seed;
+  float layer_energy;         // of the nodes that this pass measures, see Report
   float base_loss;            // sum of losses at the clean weights
   uint32_t state_address[2];  // of the parameter op's state, low word first
   float losses[kMaxQueries];  // per query: sum of sign * loss; slopes during an update
 };
 constexpr int kSessionWords = sizeof(Session) / sizeof(int32_t);
-static_assert(kSessionWords == 84, "the patcher declares this many words");
+static_assert(kSessionWords == 85, "the patcher declares this many words");
 
 inline Setting* Settings(Session* session) { return reinterpret_cast<Setting*>(session + 1); }
 
@@ -130,7 +132,13 @@ struct Report {
   // half of it, which tells what learning rate the head bears.
   float feature_energy;
   uint32_t state_address[2];
-  uint32_t reserved2[2];
+  // If kMeasure was asked for. The first is the squared length of dL/dlogits. The second belongs to
+  // the nodes of the command's range: closed forms first get a dL/dlogits of length 1, and report
+  // the squared length of the gradient of their weights and biases that follows from it; layers
+  // trained by node perturbation report that of an output channel, on average, whose dL/dy is 1
+  // wherever it is not saturated. Real units, summed over the nodes.
+  float gradient_energy;
+  float layer_energy;
 };
 constexpr int kReportWords = sizeof(Report) / sizeof(int32_t);
 static_assert(kReportWords == 8, "the patcher declares int32[8]");

@@ -39,7 +39,7 @@ def small_model(
 ) -> bytes:
     """A convolutional model of 8x8x1 samples: conv, depthwise conv, pooling, fully connected.
 
-    end: what follows the fully connected layer: softmax, logistic, relu (fused) or nothing. shared: two more
+    end: what follows the fully connected layer: softmax, logistic, tanh, relu (fused) or nothing. shared: two more
     convolutions that share their weights: one "tensor", or two tensors with one "buffer". extreme: many codes
     of weights at and near the ends of the int8 range. float_ends: float input and output, int8 within.
     """
@@ -142,6 +142,51 @@ def closed_sum_model(*, seed: int = 0) -> bytes:
     b.add("sum", before)
     b.average_pool()
     b.reshape()
+    b.finish(3, "softmax")
+    return b.bytes()
+
+
+def mean_model(*, keep_dims: bool = False, finer: float = 1.0, seed: int = 0) -> bytes:
+    """Two convolutions, "stem" and "probe", the mean over the image (Keras' GlobalAveragePooling2D), and a
+    head. ``finer``: how many steps of the mean's output make one of its input."""
+    b = _Builder(INPUT_SHAPE, seed, bias=True, per_channel=True, extreme=False)
+    b.conv("stem", 6, _square(3, 2))
+    b.conv("probe", 5, _square(3))
+    b.mean(keep_dims, finer)
+    if keep_dims:
+        b.reshape()
+    b.finish(3, "softmax")
+    return b.bytes()
+
+
+def sequence_model(end: str = "softmax", *, seed: int = 0) -> bytes:
+    """Sequences of 12 x 4, as Keras' Normalization, ZeroPadding1D, Conv1D ("first", "second") and Flatten of an open
+    batch size convert: MUL and SUB of constants, EXPAND_DIMS, PAD, SQUEEZE, SHAPE, STRIDED_SLICE, PACK."""
+    b = _Builder((12, 4), seed, bias=True, per_channel=True, extreme=False)
+    b.scale_channels("gain")
+    b.shift_channels("mean")
+    for name, window in (("first", _Window((1, 3), padding="VALID")), ("second", _Window((1, 3), (1, 2), (1, 2)))):
+        b.pad([(0, 0), (1, 1), (0, 0)])
+        b.expand_dims(1)
+        b.conv(name, 6, window)
+        b.squeeze(1)
+    b.flatten()
+    b.finish(1 if end == "logistic" else 3, end)
+    return b.bytes()
+
+
+def gated_model(*, seed: int = 0) -> bytes:
+    """Squeeze and excitation: the output of "stem" times a gate for each channel, from its own mean ("gate")."""
+    b = _Builder(INPUT_SHAPE, seed, bias=True, per_channel=True, extreme=False)
+    b.conv("stem", 6, _square(3, 2))
+    open_gate = b.mark()
+    grid = (b.scale, b.zero_point)
+    b.mean(True, 2.0)
+    b.conv("gate", 6, _square(1), activation="NONE")
+    b.logistic()
+    b.multiply("gated", open_gate)
+    b.requantize(*grid)
+    b.mean(False, 2.0)
     b.finish(3, "softmax")
     return b.bytes()
 
@@ -320,6 +365,79 @@ class _Builder:
         output = self._tensor("pooled", TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
         self._operator(OPERATOR.AVERAGE_POOL_2D, OPTIONS.Pool2DOptions, options, [self.last], output)
 
+    def mean(self, keep_dims: bool, finer: float) -> None:
+        self.values = self.values.mean(axis=(1, 2), keepdims=keep_dims)
+        axes = self._tensor("axes", TYPE.INT32, (2,), data=np.array([1, 2], dtype=np.int32))
+        options = schema.ReducerOptionsT()
+        options.keepDims = keep_dims
+        self.scale /= finer
+        output = self._tensor("mean", TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
+        self._operator(OPERATOR.MEAN, OPTIONS.ReducerOptions, options, [self.last, axes], output)
+
+    def scale_channels(self, name: str) -> None:
+        """Multiply by one constant for each channel."""
+        codes = self.rng.integers(60, 128, self.values.shape[-1]).astype(np.int8)
+        constant = self._tensor(name, TYPE.INT8, codes.shape, 0.01, 0, data=codes)
+        self.values = self.values * (codes * 0.01)
+        self._elementwise(f"{name}/output", OPERATOR.MUL, OPTIONS.MulOptions, schema.MulOptionsT(), constant)
+
+    def shift_channels(self, name: str) -> None:
+        """Subtract one constant for each channel."""
+        codes = self.rng.integers(-90, 90, self.values.shape[-1]).astype(np.int8)
+        constant = self._tensor(name, TYPE.INT8, codes.shape, 0.002, 0, data=codes)
+        self.values = self.values - codes * 0.002
+        self._elementwise(f"{name}/output", OPERATOR.SUB, OPTIONS.SubOptions, schema.SubOptionsT(), constant)
+
+    def multiply(self, name: str, other: tuple[int, np.ndarray]) -> None:
+        tensor, values = other
+        self.values = self.values * values
+        self._elementwise(name, OPERATOR.MUL, OPTIONS.MulOptions, schema.MulOptionsT(), tensor)
+
+    def requantize(self, scale: float, zero_point: int) -> None:
+        self.scale, self.zero_point = scale, zero_point
+        output = self._tensor("requantized", TYPE.INT8, (1, *self.values.shape[1:]), scale, zero_point)
+        self._operator(OPERATOR.QUANTIZE, OPTIONS.QuantizeOptions, schema.QuantizeOptionsT(), [self.last], output)
+
+    def pad(self, border: list[tuple[int, int]]) -> None:
+        self.values = np.pad(self.values, border)
+        paddings = self._whole("paddings", border)
+        output = self._tensor("padded", TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
+        self._operator(OPERATOR.PAD, OPTIONS.PadOptions, schema.PadOptionsT(), [self.last, paddings], output)
+
+    def expand_dims(self, axis: int) -> None:
+        self.values = np.expand_dims(self.values, axis)
+        where = self._whole("axis", axis)
+        output = self._tensor("expanded", TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
+        options = schema.ExpandDimsOptionsT()
+        self._operator(OPERATOR.EXPAND_DIMS, OPTIONS.ExpandDimsOptions, options, [self.last, where], output)
+
+    def squeeze(self, axis: int) -> None:
+        self.values = np.squeeze(self.values, axis)
+        options = schema.SqueezeOptionsT()
+        options.squeezeDims = [axis]
+        output = self._tensor("squeezed", TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
+        self._operator(OPERATOR.SQUEEZE, OPTIONS.SqueezeOptions, options, [self.last], output)
+
+    def flatten(self) -> None:
+        """A reshape whose shape the model computes itself, as the batch size is open."""
+        source, sizes = self.last, self.values.shape
+        self.values = self.values.reshape(len(self.values), -1)
+        count = self.values.shape[1]
+        shape = self._tensor("shape", TYPE.INT32, (len(sizes),))
+        self._operator(OPERATOR.SHAPE, OPTIONS.ShapeOptions, schema.ShapeOptionsT(), [source], shape)
+        slicing = schema.StridedSliceOptionsT()
+        slicing.shrinkAxisMask = 1
+        ends = [self._whole(name, [value]) for name, value in (("begin", 0), ("end", 1), ("step", 1))]
+        batch = self._tensor("batch", TYPE.INT32, ())
+        self._operator(OPERATOR.STRIDED_SLICE, OPTIONS.StridedSliceOptions, slicing, [shape, *ends], batch)
+        packing = schema.PackOptionsT()
+        packing.valuesCount = 2
+        packed = self._tensor("packed", TYPE.INT32, (2,))
+        self._operator(OPERATOR.PACK, OPTIONS.PackOptions, packing, [batch, self._whole("count", count)], packed)
+        output = self._tensor("flat", TYPE.INT8, (1, count), self.scale, self.zero_point)
+        options = schema.ReshapeOptionsT()
+        self._operator(OPERATOR.RESHAPE, OPTIONS.ReshapeOptions, options, [source, packed], output)
+
     def reshape(self) -> None:
         self.values = self.values.reshape(len(self.values), -1)
         wanted = np.array([1, self.values.shape[1]], dtype=np.int32)
@@ -336,18 +454,38 @@ class _Builder:
         self._operator(OPERATOR.SOFTMAX, OPTIONS.SoftmaxOptions, options, [self.last], output)
 
     def logistic(self) -> None:
-        output = self._tensor("probability", TYPE.INT8, (1, self.values.shape[1]), 1 / 256, -128)
+        self.values = 1 / (1 + np.exp(-self.values))
+        self.scale, self.zero_point = 1 / 256, -128
+        output = self._tensor("probability", TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
         self._operator(OPERATOR.LOGISTIC, OPTIONS.NONE, None, [self.last], output)
+
+    def tanh(self) -> None:
+        output = self._tensor("squashed", TYPE.INT8, (1, self.values.shape[1]), 1 / 128, 0)
+        self._operator(OPERATOR.TANH, OPTIONS.NONE, None, [self.last], output)
 
     def finish(self, outputs: int, end: str) -> None:
         self.dense("dense", outputs, activation="RELU" if end == "relu" else "NONE")
-        {"softmax": self.softmax, "logistic": self.logistic}.get(end, lambda: None)()
+        {"softmax": self.softmax, "logistic": self.logistic, "tanh": self.tanh}.get(end, lambda: None)()
 
     def bytes(self) -> bytes:
         self.graph.outputs = np.array([self.last], dtype=np.int32)
         builder = flatbuffers.Builder(1024)
         builder.Finish(self.model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
+
+    def _whole(self, name: str, values: Any) -> int:
+        """A constant of int32."""
+        array = np.array(values, dtype=np.int32)
+        return self._tensor(name, TYPE.INT32, array.shape, data=array)
+
+    def _elementwise(self, name: str, code: int, kind: int, options: Any, other: int) -> None:
+        """Appends an operator of the present output and ``other``; the values are those of its output already."""
+        inputs = [self.last, other]
+        low, high = min(self.values.min(), 0.0), max(self.values.max(), 1e-3)
+        self.scale = float((high - low) / 255)
+        self.zero_point = int(np.rint(-128 - low / self.scale))
+        output = self._tensor(name, TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
+        self._operator(code, kind, options, inputs, output)
 
     def _weights(
         self,

@@ -64,6 +64,24 @@ def test_the_int8_weights_stay_and_tflm_agrees(variant: str) -> None:
     np.testing.assert_array_equal(predict_plain(trainer.bake(), DRIFTED), trainer.predict_codes(DRIFTED))
 
 
+@pytest.mark.parametrize("kind", ["gated", "mean", "sequence"])
+def test_models_of_other_operators(kind: str) -> None:
+    """Means, gates, paddings, and shapes that the model computes, which are no layers of the simulator."""
+    model = getattr(small_models, f"{kind}_model")()
+    rng = np.random.default_rng(6)
+    shape = tuple(load_model(model).subgraphs[0].tensors[0].shape[1:])
+    before = rng.integers(-128, 128, (60, *shape)).astype(np.int8)
+    after = np.clip(np.rint(before * 0.5 + 30), -128, 127).astype(np.int8)
+    aligned = realign(model, before, after)
+    for (mean, spread), (new_mean, new_spread) in zip(
+        statistics(model, before), statistics(aligned, after), strict=True
+    ):
+        np.testing.assert_allclose(new_spread, spread, rtol=0.02)
+        np.testing.assert_allclose(new_mean, mean, atol=0.02 * spread.max())
+    outputs = predict_plain(aligned, after).reshape(len(after), -1)
+    np.testing.assert_array_equal(outputs, SimModel(aligned).run(after).reshape(len(after), -1))
+
+
 def test_nothing_changes_without_a_drift(small: bytes) -> None:
     np.testing.assert_array_equal(predict_plain(realign(small, CODES, CODES), CODES), predict_plain(small, CODES))
 

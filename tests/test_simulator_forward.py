@@ -347,6 +347,111 @@ def test_pooling(name: str, seed: int, instruction_set: str) -> None:
     assert_same(b.build([x], [y]), instruction_set, int8(rng, 5, height, width, channels))
 
 
+@dataclass
+class MeanCase:
+    model: bytes
+    description: str
+    input_shape: tuple[int, ...]
+
+
+def mean_model(
+    shape: tuple[int, ...], axes: list[int], keep: bool, scales: tuple[float, float], points: tuple[int, int]
+) -> bytes:
+    """MEAN of int8 (1, *shape) over ``axes``, batch dimension counted; ``scales``, ``points``: input, output."""
+    whole = (1, *shape)
+    reduced = {axis % len(whole) for axis in axes}
+    kept = tuple(1 if i in reduced else size for i, size in enumerate(whole) if keep or i not in reduced)
+    b = Builder()
+    x = b.tensor(whole, scales[0], points[0])
+    axis = b.tensor((len(axes),), 1.0, data=np.array(axes, np.int32), kind=schema.TensorType.INT32)
+    y = b.tensor(kept, scales[1], points[1])
+    options = schema.ReducerOptionsT()
+    options.keepDims = keep
+    b.operator("MEAN", [x, axis], y, options, "ReducerOptions")
+    return b.build([x], [y])
+
+
+def random_mean(seed: int) -> MeanCase:
+    rng = np.random.default_rng(seed)
+    axes = [[1, 2], [2, 1], [-3, -2], [1, 2], [1], [2], [1, 2, 3], [3], [2, 3]][seed % 9]
+    shape = tuple(int(size) for size in rng.integers(1, [20, 20, 50]))
+    # Means are close together, so that the output's scale has to be finer than the input's to tell them apart.
+    ratio = float(np.exp2(rng.uniform(-1, 5))) if seed % 5 else 1.0
+    scale = float(random_scales(rng, 1)[0])
+    keep = bool(rng.integers(2))
+    points = tuple(int(p) for p in rng.integers(-128, 128, 2)) if seed % 5 else (-128, -128)
+    model = mean_model(shape, axes, keep, (scale, scale / ratio), points)
+    return MeanCase(model, f"{shape} over {axes}, keep {keep}, scales {scale} and {scale / ratio}, {points}", shape)
+
+
+def around_zero_point(case: MeanCase, seed: int, count: int) -> np.ndarray:
+    """Samples whose means are spread about the zero point, so that few outputs saturate."""
+    rng = np.random.default_rng(seed)
+    model = SimModel(case.model)
+    point = model.tensors[model.inputs[0]].zero_point
+    level = rng.normal(0, 20, (count, 1, 1, case.input_shape[-1]))
+    return np.clip(np.rint(point + level + rng.normal(0, 40, (count, *case.input_shape))), -128, 127).astype(np.int8)
+
+
+@pytest.mark.parametrize("seed", range(36))
+def test_random_means(seed: int, instruction_set: str) -> None:
+    case = random_mean(seed)
+    print(case.description)
+    assert_same(case.model, instruction_set, int8(np.random.default_rng(seed), 5, *case.input_shape))
+    assert_same(case.model, instruction_set, around_zero_point(case, seed, 5))
+
+
+def test_the_random_means_cover_what_they_should() -> None:
+    cases = [random_mean(seed) for seed in range(36)]
+    values = [np.unique(SimModel(case.model).run(around_zero_point(case, 1, 20))).size for case in cases]
+    assert np.median(values) > 50
+    for part in ("keep True", "keep False"):
+        assert sum("[1, 2]," in case.description and part in case.description for case in cases) > 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 9, 16, 25, 49, 64, 144, 2304])
+def test_means_of_every_sum(count: int, instruction_set: str) -> None:
+    """Every sum there is, by ``count`` codes and one scale: on ties, one rounding and two differ."""
+    sums = np.linspace(-128 * count, 127 * count, min(255 * count + 1, 1600)).astype(int)
+    codes = sums // count + (np.arange(count)[:, None] < sums % count)
+    model = mean_model((count, 1, len(sums)), [1, 2], True, (0.1, 0.1), (3, -4))
+    y = assert_same(model, instruction_set, codes.astype(np.int8)[None, :, None, :])
+    assert np.unique(y).size > 240
+
+
+@pytest.mark.parametrize("axes", [[0, 1], [1, 3], [0], [0, 1, 2, 3]], ids=str)
+def test_means_over_other_axes_are_refused(axes: list[int]) -> None:
+    with pytest.raises(ZoError, match=r"operator 0 \(MEAN\): .*axes"):
+        SimModel(mean_model((2, 3, 4), axes, True, (0.1, 0.1), (0, 0)))
+
+
+def elementwise_options(name: str, activation: str) -> tuple[Any, str]:
+    kind = {"ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions"}[name]
+    options = getattr(schema, f"{kind}T")()
+    options.fusedActivationFunction = activation_code(activation)
+    return options, kind
+
+
+def elementwise_model(
+    name: str,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    scales: tuple[float, float, float],
+    points: tuple[int, ...],
+    activation: str,
+    constant: int | None = None,
+    rng: np.random.Generator | None = None,
+) -> bytes:
+    """An elementwise operator; ``shapes``: of a sample of each input; ``constant``: the input that is one, if any."""
+    output = np.broadcast_shapes(*shapes)
+    b = Builder()
+    ends = []
+    for i, shape in enumerate((*shapes, output)):
+        data = int8(rng, 1, *shape) if i == constant and rng is not None else None
+        ends.append(b.tensor((1, *shape), scales[i], points[i], data=data))
+    b.operator(name, ends[:2], ends[2], *elementwise_options(name, activation))
+    return b.build([end for i, end in enumerate(ends[:2]) if i != constant], ends[2:])
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_add(seed: int, instruction_set: str) -> None:
     rng = np.random.default_rng(seed)
@@ -372,6 +477,175 @@ def test_add_of_odd_sizes(size: int, instruction_set: str) -> None:
     ends = [b.tensor((1, size), scale, point) for scale, point in ((0.1, 3), (0.07, -128), (0.15, 20))]
     b.operator("ADD", ends[:2], ends[2], schema.AddOptionsT(), "AddOptions")
     assert_same(b.build(ends[:2], ends[2:]), instruction_set, int8(rng, 9, size), int8(rng, 9, size))
+
+
+@pytest.mark.parametrize("name", ["ADD", "SUB", "MUL"])
+@pytest.mark.parametrize("seed", range(6))
+def test_elementwise_of_every_pair_of_codes(seed: int, name: str) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = (float(s) for s in random_scales(rng, 2))
+    largest = first * second * 255 * 255 if name == "MUL" else (first + second) * 255
+    output = largest / 255 * float(np.exp2(rng.uniform(-3, 1)))
+    model = elementwise_model(
+        name,
+        ((256, 1, 1), (1, 256, 1)),
+        (first, second, output),
+        tuple(int(p) for p in rng.integers(-128, 128, 3)),
+        ACTIVATIONS[seed % 4],
+    )
+    values = np.arange(-128, 128, dtype=np.int8)
+    y = assert_same(model, "auto", values[None, :, None, None], values[None, None, :, None])
+    assert np.unique(y).size > 5
+
+
+SHAPES = [
+    ((5, 3, 7), (5, 3, 7)),
+    ((5, 3, 7), (1, 1, 7)),
+    ((1, 1, 7), (5, 3, 7)),
+    ((5, 1, 7), (1, 3, 7)),
+    ((5, 3, 7), (1, 1, 1)),
+    ((5, 3, 7), (5, 3, 1)),
+    ((6,), (6,)),
+]
+
+
+@pytest.mark.parametrize("name", ["ADD", "SUB", "MUL"])
+@pytest.mark.parametrize("constant", [None, 0, 1])
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_elementwise_of_other_shapes(shapes: Any, constant: int | None, name: str) -> None:
+    rng = np.random.default_rng(len(SHAPES))
+    output = 0.05 * 0.07 * 120 if name == "MUL" else 0.11
+    model = elementwise_model(name, shapes, (0.05, 0.07, output), (4, -9, 13), "NONE", constant, rng)
+    samples = [int8(rng, 9, *shape) for i, shape in enumerate(shapes) if i != constant]
+    assert np.unique(assert_same(model, "auto", *samples)).size > 20
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 7)])
+@pytest.mark.parametrize("name", ["ADD", "SUB", "MUL"])
+def test_elementwise_with_a_constant_of_less_dimensions(shape: tuple[int, ...], name: str) -> None:
+    rng = np.random.default_rng(1)
+    b = Builder()
+    x, y = b.tensor((1, 5, 3, 7), 0.05, 3), b.tensor((1, 5, 3, 7), 0.2, -5)
+    c = b.tensor(shape, 0.07, 1, data=int8(rng, *shape))
+    b.operator(name, [x, c], y, *elementwise_options(name, "NONE"))
+    assert np.unique(assert_same(b.build([x], [y]), "auto", int8(rng, 9, 5, 3, 7))).size > 10
+
+
+def test_a_square() -> None:
+    b = Builder()
+    x, y = b.tensor((1, 256), 0.05, 3), b.tensor((1, 256), 0.2, -128)
+    b.operator("MUL", [x, x], y, *elementwise_options("MUL", "NONE"))
+    assert_same(b.build([x], [y]), "auto", np.arange(-128, 128, dtype=np.int8)[None])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_quantize(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ratio = 1.0 if seed < 3 else float(np.exp2(rng.uniform(-6, 6)))
+    points = [int(p) for p in rng.integers(-128, 128, 2)]
+    b = Builder()
+    x, y = b.tensor((1, 256), 0.05, points[0]), b.tensor((1, 256), 0.05 / ratio, points[1])
+    b.operator("QUANTIZE", [x], y, schema.QuantizeOptionsT(), "QuantizeOptions")
+    samples = np.arange(-128, 128, dtype=np.int8)[None]
+    assert np.unique(assert_same(b.build([x], [y]), "auto", samples)).size > 2
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 0.0071, 0.0231, 0.05, 0.0957, 0.25, 1.0, 3.0, 12.0])
+@pytest.mark.parametrize("point", [-128, -7, 0, 127])
+def test_logistic(point: int, scale: float) -> None:
+    b = Builder()
+    x, y = b.tensor((1, 256), scale, point), b.tensor((1, 256), 1 / 256, -128)
+    b.operator("LOGISTIC", [x], y)
+    y = assert_same(b.build([x], [y]), "auto", np.arange(-128, 128, dtype=np.int8)[None])
+    assert np.all(np.diff(y[0].astype(int)) >= 0)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_pad(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    dimensions = 1 + seed % 3
+    shape = tuple(int(size) for size in rng.integers(1, 7, dimensions))
+    border = np.vstack([[[0, 0]], rng.integers(0, 4, (dimensions, 2))]).astype(np.int32)
+    if seed % 4 == 0:
+        border[-1] = 0
+    b = Builder()
+    x = b.tensor((1, *shape), 0.05, 7)
+    paddings = b.tensor(border.shape, 1.0, data=border, kind=schema.TensorType.INT32)
+    inputs = [x, paddings]
+    if seed % 2:
+        inputs.append(b.tensor((), 0.05, 7, data=int8(rng, 1)))
+    y = b.tensor((1, *(np.array(shape) + border[1:].sum(axis=1)).tolist()), 0.05, 7)
+    name, kind = ("PADV2", "PadV2Options") if seed % 2 else ("PAD", "PadOptions")
+    b.operator(name, inputs, y, getattr(schema, f"{kind}T")(), kind)
+    assert_same(b.build([x], [y]), "auto", int8(rng, 6, *shape))
+
+
+def test_new_and_dropped_axes() -> None:
+    """Conv1D: a row of an image, which is a sequence again behind the convolution."""
+    rng = np.random.default_rng(0)
+    b = Builder()
+    x, row = b.tensor((1, 20, 3), 0.02, -5), b.tensor((1, 1, 20, 3), 0.02, -5)
+    axis = b.tensor((), 1.0, data=np.array(1, np.int32), kind=schema.TensorType.INT32)
+    b.operator("EXPAND_DIMS", [x, axis], row, schema.ExpandDimsOptionsT(), "ExpandDimsOptions")
+    w = b.tensor((4, 1, 5, 3), 0.01, data=int8(rng, 4, 1, 5, 3))
+    convolved, y = b.tensor((1, 1, 16, 4), 0.1, 4), b.tensor((1, 16, 4), 0.1, 4)
+    b.operator("CONV_2D", [row, w], convolved, conv_options(False, "VALID", (1, 1), (1, 1), "NONE"), "Conv2DOptions")
+    squeeze = schema.SqueezeOptionsT()
+    squeeze.squeezeDims = [1]
+    b.operator("SQUEEZE", [convolved], y, squeeze, "SqueezeOptions")
+    assert np.unique(assert_same(b.build([x], [y]), "auto", int8(rng, 6, 20, 3))).size > 50
+
+
+def flatten_model(output: str = "") -> bytes:
+    """Two poolings, then Keras' Flatten of an open batch size: SHAPE, STRIDED_SLICE, PACK, RESHAPE; then a dense layer.
+
+    output: of an operator, "SHAPE" or "PACK", that is an output of the model too.
+    """
+    rng = np.random.default_rng(0)
+    b = Builder()
+
+    def whole(*values: int, shape: tuple[int, ...] | None = None) -> int:
+        shape = (len(values),) if shape is None else shape
+        return b.tensor(shape, 1.0, data=np.array(values, np.int32), kind=schema.TensorType.INT32)
+
+    def open_shape(size: tuple[int, ...]) -> int:
+        return b.tensor(size, 1.0, kind=schema.TensorType.INT32)
+
+    x, pooled = b.tensor((1, 6, 4, 3), 0.05, 7), b.tensor((1, 3, 2, 3), 0.05, 7)
+    pool = schema.Pool2DOptionsT()
+    pool.padding = schema.Padding.VALID
+    pool.strideH = pool.strideW = pool.filterHeight = pool.filterWidth = 2
+    b.operator("MAX_POOL_2D", [x], pooled, pool, "Pool2DOptions")
+    found, batch, packed = open_shape((4,)), open_shape(()), open_shape((2,))
+    b.operator("SHAPE", [pooled], found, schema.ShapeOptionsT(), "ShapeOptions")
+    slice_options = schema.StridedSliceOptionsT()
+    slice_options.shrinkAxisMask = 1
+    b.operator("STRIDED_SLICE", [found, whole(0), whole(1), whole(1)], batch, slice_options, "StridedSliceOptions")
+    pack = schema.PackOptionsT()
+    pack.valuesCount = 2
+    b.operator("PACK", [batch, whole(18, shape=())], packed, pack, "PackOptions")
+    flat, y = b.tensor((1, 18), 0.05, 7), b.tensor((1, 5), 0.8, 2)
+    b.operator("RESHAPE", [pooled, packed], flat, schema.ReshapeOptionsT(), "ReshapeOptions")
+    w = b.tensor((5, 18), 0.01, data=int8(rng, 5, 18))
+    b.operator("FULLY_CONNECTED", [flat, w], y, schema.FullyConnectedOptionsT(), "FullyConnectedOptions")
+    return b.build([x], [y, *{"": [], "SHAPE": [found], "PACK": [packed]}[output]])
+
+
+def test_a_shape_computed_for_a_reshape_is_left_out() -> None:
+    model = flatten_model()
+    assert np.unique(assert_same(model, "auto", int8(np.random.default_rng(1), 9, 6, 4, 3))).size > 20
+    simulated = SimModel(model)
+    assert [layer.op for layer in simulated.layers] == ["MAX_POOL_2D", "RESHAPE", "FULLY_CONNECTED"]
+    assert [simulated.layer_of(layer.output) for layer in simulated.layers] == [0, 1, 2]
+    with pytest.raises(ZoError, match="no layer computes tensor"):
+        simulated.layer_of(simulated.inputs[0])
+
+
+@pytest.mark.parametrize("output", ["SHAPE", "PACK"])
+def test_a_shape_that_somebody_reads_is_refused(output: str) -> None:
+    """The first operator in its way that the simulator does not know is named, with its place in the model."""
+    with pytest.raises(ZoError, match=r"does not run SHAPE \(operator 1\)"):
+        SimModel(flatten_model(output))
 
 
 @pytest.mark.parametrize("scale", [1e-4, 0.004, 0.0371, 0.1447, 0.9, 7.0, 300.0])
@@ -588,9 +862,35 @@ def test_errors_name_the_cause(residual: bytes) -> None:
 def test_an_operator_outside_the_set_is_refused() -> None:
     b = Builder()
     ends = [b.tensor((1, 4), 0.1), b.tensor((1, 4), 0.1)]
-    b.operator("TANH", ends[:1], ends[1])
-    with pytest.raises(ZoError, match="TANH"):
+    between = [b.tensor((1, 4), 0.1) for _ in range(2)]
+    b.operator("LOGISTIC", ends[:1], between[0])
+    b.operator("TANH", between[:1], between[1])
+    b.operator("ELU", between[1:], ends[1])
+    # Before the LOGISTIC, whose output has a wrong zero point.
+    with pytest.raises(ZoError, match=r"does not run TANH \(operator 1\), ELU \(operator 2\);"):
         SimModel(b.build(ends[:1], ends[1:]))
+
+
+@pytest.mark.parametrize("problem", ["point", "value", "border", "shapes", "constants"])
+def test_what_an_operator_cannot_be_is_refused(problem: str) -> None:
+    b = Builder()
+    x, y, z = b.tensor((1, 4), 0.1), b.tensor((1, 4), 0.1), b.tensor((1, 5), 0.1)
+    border = b.tensor((2, 2), 1.0, data=np.array([[0, 0], [1, 0]], np.int32), kind=schema.TensorType.INT32)
+    constants = [b.tensor((1, 4), 0.1, data=int8(np.random.default_rng(i), 4)) for i in range(2)]
+    if problem == "point":
+        b.operator("LOGISTIC", [x], y)
+    elif problem == "value":
+        other = b.tensor((), 0.2, data=np.int8(3))
+        b.operator("PADV2", [x, border, other], z, schema.PadV2OptionsT(), "PadV2Options")
+    elif problem == "border":
+        b.operator("PAD", [x, border], y, schema.PadOptionsT(), "PadOptions")
+    elif problem == "shapes":
+        b.operator("MUL", [x, z], y, *elementwise_options("MUL", "NONE"))
+    else:
+        b.operator("SUB", constants, y, *elementwise_options("SUB", "NONE"))
+    words = {"point": "zero point", "value": "same scale", "border": "padded", "shapes": "does not fit"}
+    with pytest.raises(ZoError, match=f"operator 0 .*{words.get(problem, 'both inputs are constants')}"):
+        SimModel(b.build([x], [z if problem == "value" else y]))
 
 
 @pytest.mark.parametrize("real", [-1.0, float("nan"), float("inf"), 2.0**31])

@@ -171,6 +171,49 @@ def test_other_models(changes: dict[str, bool]) -> None:
         train_both(model, X, y, layerwise=False)
 
 
+@pytest.mark.parametrize("finer", [1.0, 1.7])
+@pytest.mark.parametrize("keep_dims", [False, True])
+@pytest.mark.parametrize(
+    ("trainable", "adapter"), [("exact", False), ("exact", True), ("all", False), ("all", True)], ids=str
+)
+def test_mean_before_the_head(trainable: str, adapter: bool, keep_dims: bool, finer: float) -> None:
+    """Keras' GlobalAveragePooling2D: the layer before it has a closed form."""
+    model = patch(small_models.mean_model(keep_dims=keep_dims, finer=finer), trainable, adapter=adapter)
+    _, sim = train_both(model)
+    assert_changed(sim, "probe", "dense")
+    if trainable == "all":
+        assert_changed(train_both(model, method={"stem": "nodes", "probe": "weights"})[1])
+
+
+SEQUENCES = np.random.default_rng(5).uniform(-1, 1, (44, 12, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", ["nodes", "weights"])
+@pytest.mark.parametrize("adapter", [False, True])
+def test_sequences(adapter: bool, method: str) -> None:
+    """Layers are counted without operators that compute shapes."""
+    _, sim = train_both(patch(small_models.sequence_model(), "all", adapter=adapter), SEQUENCES, method=method)
+    assert_changed(sim, "first", "second", "dense")
+
+
+@pytest.mark.parametrize("trainable", ["exact", "last:2"])
+def test_frozen_operators_before_trained_ones(trainable: str) -> None:
+    train_both(patch(small_models.sequence_model(), trainable), SEQUENCES)
+
+
+def test_two_classes_behind_a_logistic_function() -> None:
+    model = patch(small_models.sequence_model("logistic"), "all", adapter=True)
+    assert_changed(train_both(model, SEQUENCES, Y % 2)[1])
+
+
+@pytest.mark.parametrize("trainable", ["exact", "all"])
+@pytest.mark.parametrize("method", ["auto", "weights"])
+def test_a_gate_of_its_own_input(trainable: str, method: str) -> None:
+    """A tensor that two operators read, one of them broadcast; the stem is needed behind the gate that is perturbed."""
+    model = patch(small_models.gated_model(), trainable, adapter=True)
+    assert_changed(train_both(model, method=method)[1])
+
+
 def test_head_on_the_input_itself() -> None:
     x = np.random.default_rng(2).uniform(-1, 1, (40, 20)).astype(np.float32)
     y = np.arange(40) % 5
@@ -225,8 +268,8 @@ def test_errors_and_accounting(small: bytes) -> None:
         SimTrainer(model, arena_size=2000)
     with pytest.raises(ZoError, match="no training ops"):
         SimTrainer(small)
-    with pytest.raises(ZoError, match="LOGISTIC"):
-        SimTrainer(patch(small_models.small_model("logistic", outputs=1)))
+    with pytest.raises(ZoError, match="TANH"):
+        SimTrainer(patch(small_models.small_model("tanh"), "all", "mse"))
     with pytest.raises(ZoError, match="class"):
         SimTrainer(model).fit(X, Y + 7, verbose=False)
 

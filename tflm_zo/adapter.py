@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from tflm_zo.channel_statistics import channel_axis
 from tflm_zo.front_layer import input_tensor, insert_front_layer
 from tflm_zo.layers import quantization_of
-from tflm_zo.model_file import shape_of
+from tflm_zo.model_file import shape_of, tensor_name
 
 NAME = "adapter"
 
@@ -22,8 +23,11 @@ NAME = "adapter"
 UNIT = 32
 
 
-def add_adapter(tree: Any) -> None:
+def add_adapter(tree: Any, gains: np.ndarray | None = None, offsets: np.ndarray | None = None) -> None:
     """Insert the adapter behind the model's only input, in place; outputs stay the same to the bit.
+
+    ``gains`` (positive, (channels,)) and ``offsets`` (input codes, (channels,)): what it does to a channel from the
+    beginning, about the input's zero point; in the weights' scales and in the bias, so trainable from there.
 
     Raises :class:`ZoError` if the model has several inputs, or its input is not int8 with a batch of one.
     """
@@ -31,10 +35,19 @@ def add_adapter(tree: Any) -> None:
     shape = shape_of(tensor)
     quantization = quantization_of(tensor)
     assert quantization is not None
-    axis = max((i for i, n in enumerate(shape) if n > 1), default=len(shape) - 1)
-    channels = shape[axis]
+    channels = shape[channel_axis(shape)]
+    if gains is None or offsets is None:
+        gains, offsets = np.ones(channels), np.zeros(channels)
     # Trailing axes of length one follow the adapted axis; both orders are the same memory.
     spread = (1, int(np.prod(shape)) // channels, 1, channels)
     weights = np.full((1, 1, 1, channels), UNIT, dtype=np.int8)
-    bias = (np.zeros(channels, dtype=np.int32), np.full(channels, quantization.scale / UNIT))
-    insert_front_layer(tree, NAME, spread, weights, np.full(channels, 1.0 / UNIT), bias)
+    # What is not 1 is in the scales, so no gain is rounded.
+    scales = (gains / UNIT).astype(np.float32)
+    units = quantization.scale * scales.astype(np.float64)
+    codes = np.rint(offsets * quantization.scale / units).astype(np.int32)
+    insert_front_layer(tree, NAME, spread, weights, scales, (codes, units))
+
+
+def has_adapter(tree: Any) -> bool:
+    """Whether a model has an adapter in front."""
+    return any(tensor_name(tensor) == f"{NAME}/depthwise" for tensor in tree.subgraphs[0].tensors)

@@ -18,8 +18,14 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, write_atomic
 from tflm_zo.patched import PatchedModel
+from tflm_zo.rates import Rates
+from tflm_zo.training_state import Progress, Snapshot
+from tflm_zo.watch import WatchState, check_state
 
-_FORMAT = 2
+_FORMAT = 3
+_COUNTERS = ("epoch", "batch", "step", "passes")
+# Prefixes of array names.
+_UNFINISHED, _GUARD = "unfinished/", "guard/"
 # What NumPy and zipfile raise on files that are damaged or something else.
 _DAMAGE = (
     ValueError,
@@ -37,33 +43,33 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Seed, progress counters, trained tensors by name (shaped), momentum states by name (float32, flat)."""
+    """Seed, progress, the best weights; of a fit that was not finished also the last ones and its guard."""
 
     seed: int
-    progress: dict[str, Any]
-    tensors: dict[str, np.ndarray]
-    moments: dict[str, np.ndarray]
+    progress: Progress
+    best: Snapshot
+    unfinished: Snapshot | None
+    guard: WatchState | None
 
 
-def save(
-    path: str | os.PathLike[str],
-    model: bytes,
-    seed: int,
-    progress: Mapping[str, int | float | None],
-    tensors: Mapping[str, np.ndarray],
-    moments: Mapping[str, np.ndarray],
-) -> None:
+def save(path: str | os.PathLike[str], model: PatchedModel, state: Checkpoint) -> None:
     """Write a checkpoint (an ``.npz`` archive, whatever the name), atomically."""
+    rates = state.progress.rates
     head = {
         "format": _FORMAT,
-        "model": hashlib.sha256(model).hexdigest(),
-        "seed": seed,
-        "progress": dict(progress),
+        "model": hashlib.sha256(model.data).hexdigest(),
+        "seed": state.seed,
+        "progress": {name: getattr(state.progress, name) for name in _COUNTERS},
+        "rates": None if rates is None else vars(rates),
+        "guard": None if state.guard is None else state.guard.values,
     }
-    stream = io.BytesIO()
-    arrays = {f"tensors/{name}": value for name, value in tensors.items()}
-    arrays |= {f"moments/{name}": value for name, value in moments.items()}
+    arrays = _arrays(model, "", state.best)
+    if state.unfinished is not None:
+        arrays |= _arrays(model, _UNFINISHED, state.unfinished)
+    if state.guard is not None:
+        arrays |= {_GUARD + name: value for name, value in state.guard.arrays.items()}
     arrays["head"] = np.array(json.dumps(head))
+    stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     write_atomic(path, stream.getvalue())
 
@@ -79,26 +85,63 @@ def load(path: str | os.PathLike[str], model: PatchedModel) -> Checkpoint:
             head = json.loads(str(archive["head"]))
             arrays = {name: archive[name] for name in archive.files if name != "head"}
         known = head["format"] == _FORMAT
-        digest, seed, progress = head["model"], int(head["seed"]), dict(head["progress"])
-        rate = progress.pop("head_lr")
-        if set(progress) != {"epoch", "batch", "step", "passes"} or not all(
-            isinstance(count, int) and count >= 0 for count in progress.values()
-        ):
-            raise ValueError("progress")
-        progress["head_lr"] = None if rate is None else float(rate)
+        digest, seed = head["model"], int(head["seed"])
+        progress = _progress(head["progress"], head["rates"]) if known else Progress()
+        guard = _guard(head["guard"], arrays) if known else None
     except _DAMAGE as error:
         raise ZoError(f"{path} is not a checkpoint, or is damaged") from error
     if not known:
         raise ZoError(f"{path} is a checkpoint of another version of tflm-zo")
     if digest != hashlib.sha256(model.data).hexdigest():
         raise ZoError(f"{path} is a checkpoint of another model: give the patched model it was made with")
-    tensors, moments = {}, {}
-    for parameter in model.parameters:
-        name = parameter.name
-        tensors[name] = _take(path, arrays, f"tensors/{name}", parameter.dtype, parameter.shape)
-        if parameter.moments:
-            moments[name] = _take(path, arrays, f"moments/{name}", np.dtype(np.float32), (parameter.moments,))
-    return Checkpoint(seed, progress, tensors, moments)
+    unfinished = None
+    if any(name.startswith(_UNFINISHED) for name in arrays):
+        unfinished = _snapshot(path, arrays, _UNFINISHED, model)
+    return Checkpoint(seed, progress, _snapshot(path, arrays, "", model), unfinished, guard)
+
+
+def _arrays(model: PatchedModel, prefix: str, snapshot: Snapshot) -> dict[str, np.ndarray]:
+    arrays = {f"{prefix}tensors/{p.name}": snapshot.values[p.index].reshape(p.shape) for p in model.parameters}
+    return arrays | {f"{prefix}moments/{model.parameters[i].name}": m for i, m in snapshot.moments.items()}
+
+
+def _snapshot(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], prefix: str, model: PatchedModel
+) -> Snapshot:
+    values, moments = [], {}
+    for p in model.parameters:
+        values.append(_take(path, arrays, f"{prefix}tensors/{p.name}", p.dtype, p.shape).reshape(-1))
+        if p.moments:
+            moments[p.index] = _take(path, arrays, f"{prefix}moments/{p.name}", np.dtype(np.float32), (p.moments,))
+    return Snapshot(values, moments)
+
+
+def _progress(counters: Mapping[str, Any], rates: Mapping[str, Any] | None) -> Progress:
+    if set(counters) != set(_COUNTERS) or not all(isinstance(n, int) and n >= 0 for n in counters.values()):
+        raise ValueError("progress")
+    if rates is None:
+        return Progress(**counters)
+
+    def number(value: Any) -> float | None:
+        return None if value is None else float(value)
+
+    def by_index(values: Mapping[str, Any]) -> dict[int, float]:
+        return {int(index): float(value) for index, value in values.items()}
+
+    found = Rates(
+        number(rates["head"]), number(rates["closed"]), by_index(rates["parameters"]), by_index(rates["nodes"])
+    )
+    return Progress(**counters, rates=found)
+
+
+def _guard(values: Any, arrays: Mapping[str, np.ndarray]) -> WatchState | None:
+    if values is None:
+        return None
+    if not isinstance(values, dict):
+        raise ValueError("guard")
+    state = WatchState(values, {n.removeprefix(_GUARD): v for n, v in arrays.items() if n.startswith(_GUARD)})
+    check_state(state)
+    return state
 
 
 def _take(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inserting a depthwise convolution between a model's input and its first layer."""
+"""Inserting operators between a model's input and its first layer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ from tflm_zo.model_file import schema, shape_of, tensor_name
 
 # What a layer in front consists of: the convolution, and a reshape on either side.
 FRONT_OPERATORS = 3
+
+# The tensor that the normalization of samples ends with; every other layer in front comes behind it.
+NORMALIZE = "normalize"
+NORMALIZED = f"{NORMALIZE}/result"
+
+_TYPES = {
+    np.dtype(np.int8): schema.TensorType.INT8,
+    np.dtype(np.int16): schema.TensorType.INT16,
+    np.dtype(np.int32): schema.TensorType.INT32,
+    np.dtype(np.float32): schema.TensorType.FLOAT32,
+}
 
 
 def input_tensor(tree: Any, what: str) -> Any:
@@ -42,14 +53,13 @@ def insert_front_layer(
 ) -> None:
     """Insert a depthwise convolution of stride 1, whose output is like its input, behind the model's input, in place.
 
-    ``name`` is the layer's, ``spread`` the shape (1, rows, columns, channels) in which it sees the input. ``weights``
-    int8 (1, rows, columns, channels) with one of ``scales`` a channel; ``bias``: codes int32 (channels,) and scales.
-    ``zero_point``: the code that stands for what is beyond the border, and for 0 (None: the input's own).
+    If samples are normalized in front, then behind that. ``name`` is the layer's, ``spread`` the shape (1, rows,
+    columns, channels) in which it sees the input. ``weights`` int8 (1, rows, columns, channels) with one of ``scales``
+    a channel; ``bias``: codes int32 (channels,) and scales. ``zero_point``: the code that
+    stands for what is beyond the border, and for 0 (None: the input's own).
     """
-    graph = tree.subgraphs[0]
-    source = int(graph.inputs[0])
-    tensor = graph.tensors[source]
-    builder = _Inserter(tree, name)
+    builder = FrontBuilder(tree, name)
+    tensor = tree.subgraphs[0].tensors[builder.source]
     quantization = copy.deepcopy(tensor.quantization)
     if zero_point is not None:
         quantization.zeroPoint = np.array([zero_point], dtype=np.int64)
@@ -59,24 +69,35 @@ def insert_front_layer(
     constants = [builder.constant("depthwise", weights, scales, 3)]
     if bias is not None:
         constants.append(builder.constant("bias", *bias, 0))
-    for operator in graph.operators:
-        operator.inputs = np.array([result if i == source else i for i in operator.inputs], dtype=np.int32)
-    graph.operators = [
-        builder.reshape(source, entry, spread),
-        builder.depthwise([entry, *constants], changed),
-        builder.reshape(changed, result, shape_of(tensor)),
-        *graph.operators,
-    ]
+    builder.reshape(builder.source, entry)
+    builder.depthwise([entry, *constants], changed)
+    builder.reshape(changed, result)
+    builder.insert(result)
 
 
-class _Inserter:
-    """Adds tensors and operators of a layer to a model tree."""
+class FrontBuilder:
+    """Adds tensors and operators of a layer in front to a model tree.
+
+    ``source`` is the tensor that the layer reads: the model's input, or what :mod:`tflm_zo.sample_normalization` makes
+    of it. Operators are called in the order of execution, :meth:`insert` last.
+    """
 
     def __init__(self, tree: Any, name: str) -> None:
         self._tree = tree
         self._graph = tree.subgraphs[0]
         self._name = name
-        self._reshape_code: int | None = None
+        self._codes: dict[int, int] = {}
+        self._operators: list[Any] = []
+        normalized = (i for i, t in enumerate(self._graph.tensors) if tensor_name(t) == NORMALIZED)
+        self.source = next(normalized, int(self._graph.inputs[0]))
+
+    def insert(self, result: int) -> None:
+        """Put the operators behind what makes the source, and ``result`` in place of the source for all others."""
+        graph = self._graph
+        ahead = next((i + 1 for i, op in enumerate(graph.operators) if self.source in op.outputs), 0)
+        for operator in graph.operators[ahead:]:
+            operator.inputs = np.array([result if i == self.source else i for i in operator.inputs], dtype=np.int32)
+        graph.operators = [*graph.operators[:ahead], *self._operators, *graph.operators[ahead:]]
 
     def _tensor(self, name: str, shape: tuple[int, ...], kind: int, buffer: int) -> Any:
         tensor = schema.TensorT()
@@ -95,54 +116,59 @@ class _Inserter:
         self._tree.buffers.append(buffer)
         return len(self._tree.buffers) - 1
 
-    def activation(self, name: str, shape: tuple[int, ...], quantization: Any) -> int:
-        tensor = self._tensor(name, shape, schema.TensorType.INT8, 0)
+    def activation(self, name: str, shape: tuple[int, ...], quantization: Any, dtype: Any = np.int8) -> int:
+        """Add a tensor that is computed; ``quantization``: of the schema, None for float. Returns its index."""
+        tensor = self._tensor(name, shape, _TYPES[np.dtype(dtype)], 0)
         tensor.quantization = quantization
         return len(self._graph.tensors) - 1
 
-    def constant(self, name: str, values: np.ndarray, scales: np.ndarray, axis: int) -> int:
-        kind = schema.TensorType.INT8 if values.dtype == np.int8 else schema.TensorType.INT32
-        tensor = self._tensor(name, values.shape, kind, self._buffer(values))
-        tensor.quantization = schema.QuantizationParametersT()
-        tensor.quantization.scale = scales.astype(np.float32)
-        tensor.quantization.zeroPoint = np.zeros(len(scales), dtype=np.int64)
-        tensor.quantization.quantizedDimension = axis
+    def constant(self, name: str, values: np.ndarray, scales: np.ndarray | None, axis: int = 0) -> int:
+        """Add a constant of the dtype and shape of ``values``; ``scales`` along ``axis``, None for float."""
+        tensor = self._tensor(name, values.shape, _TYPES[values.dtype], self._buffer(values))
+        if scales is not None:
+            tensor.quantization = quantized(scales, np.zeros(len(scales)), axis)
         return len(self._graph.tensors) - 1
 
-    def _code(self, builtin: int, version: int) -> int:
-        code = schema.OperatorCodeT()
-        code.deprecatedBuiltinCode = code.builtinCode = builtin
-        code.version = version
-        self._tree.operatorCodes.append(code)
-        return len(self._tree.operatorCodes) - 1
-
-    def _operator(self, code: int, inputs: list[int], output: int) -> Any:
+    def operator(self, name: str, version: int, inputs: list[int], output: int, options: Any = None) -> None:
+        """Add an operator of the schema's ``name``; ``options``: an object of its options, None for the default."""
+        builtin = getattr(schema.BuiltinOperator, name)
+        if builtin not in self._codes:
+            code = schema.OperatorCodeT()
+            code.deprecatedBuiltinCode = code.builtinCode = builtin
+            code.version = version
+            self._tree.operatorCodes.append(code)
+            self._codes[builtin] = len(self._tree.operatorCodes) - 1
         operator = schema.OperatorT()
-        operator.opcodeIndex = code
+        operator.opcodeIndex = self._codes[builtin]
         operator.inputs = np.array(inputs, dtype=np.int32)
         operator.outputs = np.array([output], dtype=np.int32)
-        return operator
+        if options is not None:
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+            operator.builtinOptions = options
+        self._operators.append(operator)
 
-    def reshape(self, source: int, result: int, shape: tuple[int, ...]) -> Any:
-        if self._reshape_code is None:
-            self._reshape_code = self._code(schema.BuiltinOperator.RESHAPE, 1)
-        values = np.array(shape, dtype=np.int32)
-        self._tensor(f"shape{len(shape)}", values.shape, schema.TensorType.INT32, self._buffer(values))
-        target = len(self._graph.tensors) - 1
-        operator = self._operator(self._reshape_code, [source, target], result)
-        operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
-        operator.builtinOptions = schema.ReshapeOptionsT()
-        operator.builtinOptions.newShape = values
-        return operator
+    def reshape(self, source: int, result: int) -> None:
+        """Copy the codes of ``source`` to ``result``, whatever shape and quantization that has."""
+        values = np.array(shape_of(self._graph.tensors[result]), dtype=np.int32)
+        options = schema.ReshapeOptionsT()
+        options.newShape = values
+        target = self.constant(f"shape{len(values)}", values, None)
+        self.operator("RESHAPE", 1, [source, target], result, options)
 
-    def depthwise(self, inputs: list[int], result: int) -> Any:
-        code = self._code(schema.BuiltinOperator.DEPTHWISE_CONV_2D, 3)
-        operator = self._operator(code, inputs, result)
+    def depthwise(self, inputs: list[int], result: int) -> None:
+        """Convolve each channel by itself: stride 1, as many columns and rows as before."""
         options = schema.DepthwiseConv2DOptionsT()
         options.padding = schema.Padding.SAME
         options.strideH = options.strideW = options.depthMultiplier = 1
         options.dilationHFactor = options.dilationWFactor = 1
         options.fusedActivationFunction = schema.ActivationFunctionType.NONE
-        operator.builtinOptionsType = schema.BuiltinOptions.DepthwiseConv2DOptions
-        operator.builtinOptions = options
-        return operator
+        self.operator("DEPTHWISE_CONV_2D", 3, inputs, result, options)
+
+
+def quantized(scales: Any, zero_points: Any, axis: int = 0) -> Any:
+    """Return the schema's quantization of these scales and zero points, along ``axis`` if there are several."""
+    quantization = schema.QuantizationParametersT()
+    quantization.scale = np.asarray(scales, dtype=np.float32)
+    quantization.zeroPoint = np.asarray(zero_points, dtype=np.int64)
+    quantization.quantizedDimension = axis
+    return quantization

@@ -11,7 +11,7 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.geometry import LayerShape
 
-VERSION = 3
+VERSION = 4
 PARAMETER_MAGIC = 0x5A4F5031
 LOSS_MAGIC = 0x5A4F4C31
 NODE_MAGIC = 0x5A4F4E31

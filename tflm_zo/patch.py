@@ -77,7 +77,9 @@ def patch(
         raise ZoError("the model is patched already: patch the original model instead")
     with damage_reported():
         if adapter:
-            input_adapter.add_adapter(tree)
+            # A prepared model has one already, whose gains and offsets are the beginning.
+            if not input_adapter.has_adapter(tree):
+                input_adapter.add_adapter(tree)
             trainable = f"{trainable},{input_adapter.NAME}"
         layers = trainable_layers(tree)
         end = find_loss_end(tree, layers, loss)
@@ -152,7 +154,7 @@ class _Patcher:
         body, nodes = self._with_nodes(session)
         after_loss = []
         for form in self.closed:
-            after_loss.append(self._node(form.layer, nodes, session, form, feature_gradient[0]))
+            after_loss.append(self._node(form.layer, nodes, session, form, feature_gradient[0], report))
             nodes += 1
         words = SESSION_WORDS + SETTING_WORDS * len(self.entries) + NODE_SETTING_WORDS * nodes
         self.graph.tensors[session].shape = np.array([words], dtype=np.int32)
@@ -182,11 +184,19 @@ class _Patcher:
         for index, operator in enumerate(self.graph.operators):
             body.append(operator)
             if index in by_operator:
-                body.append(self._node(by_operator[index], nodes, session, None, -1))
+                body.append(self._node(by_operator[index], nodes, session, None, -1, -1))
                 nodes += 1
         return body, nodes
 
-    def _node(self, layer: Layer, number: int, session: int, form: ClosedForm | None, feature_gradient: int) -> Any:
+    def _node(
+        self,
+        layer: Layer,
+        number: int,
+        session: int,
+        form: ClosedForm | None,
+        feature_gradient: int,
+        report: int,
+    ) -> Any:
         shape = layer_shape(self.tree, layer)
         mask = layer.output if form is None else form.mask
         producer = next(op for op in self.graph.operators if mask in op.outputs)
@@ -220,7 +230,7 @@ class _Patcher:
         bias = [layer.bias, self.initial.get(layer.bias, -1)]
         return self._operator(
             NODE_OP,
-            [session, x, mask, *weights, *bias, feature_gradient, accumulator],
+            [session, x, mask, *weights, *bias, feature_gradient, accumulator, report],
             [],
             pack_node(options),
         )

@@ -26,6 +26,7 @@ MAX_GROUPS = 63
 # Bits of a command's actions, as in kernels/session.h.
 INITIALISE = 1 << 0
 LOSS = 1 << 4
+MEASURE = 1 << 10
 
 COMMAND_DTYPE = np.dtype(
     [
@@ -48,6 +49,18 @@ COMMAND_DTYPE = np.dtype(
         ("head_seed", "<u4"),
         ("node_rate", "<f4"),
         ("reserved", "<u4", (2,)),
+    ]
+)
+
+REPORT_DTYPE = np.dtype(
+    [
+        ("magic", "<u4"),
+        ("loss", "<f4"),
+        ("prediction", "<i4"),
+        ("feature_energy", "<f4"),
+        ("state_address", "<u4", (2,)),
+        ("gradient_energy", "<f4"),
+        ("layer_energy", "<f4"),
     ]
 )
 
@@ -237,8 +250,10 @@ class Schedule:
         return bool(library().tflm_zo_schedule_flush(self._handle, self.command.ctypes.data))
 
 
-def make_command(actions: int = 0) -> np.ndarray:
-    """Return a command (int32[16]) for a pass on clean weights."""
+def make_command(actions: int = 0, **fields: int) -> np.ndarray:
+    """Return a command (int32[20]) for one pass; ``fields``: those of the command that are not 0."""
     command = np.zeros((), dtype=COMMAND_DTYPE)
     command["magic"], command["actions"] = COMMAND_MAGIC, actions
+    for name, value in fields.items():
+        command[name] = value
     return np.frombuffer(command.tobytes(), dtype=np.int32).copy()

@@ -11,16 +11,18 @@ scale and another bias the same int8 weights give any mean and spread, and no pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from tflm_zo.adapter import NAME as ADAPTER
 from tflm_zo.errors import ZoError
 from tflm_zo.input_filter import NAME as FILTER
 from tflm_zo.input_filter import NO_FILTER, add_filter
 from tflm_zo.layers import Layer, quantization_of, trainable_layers
 from tflm_zo.model_file import constant, load_model, save_model, schema, shape_of
+from tflm_zo.sample_normalization import add_sample_normalization, normalize_codes, take_sample_normalization
 from tflm_zo.samples import input_codes
 from tflm_zo.simulator.model import SimModel
 from tflm_zo.training_ops import is_patched
@@ -58,10 +60,12 @@ class Realigner:
     """
 
     def __init__(self, model: bytes, reference: np.ndarray, x: np.ndarray) -> None:
-        self._model = model
         tree = load_model(model)
         if is_patched(tree):
             raise ZoError("the model is patched already: realign the original model, then patch it")
+        # What normalizes samples is fixed, and the simulator has no such operators: it stays out until the end.
+        self._normalization = take_sample_normalization(tree)
+        self._model = model if self._normalization is None else save_model(tree)
         layers = _convolutions(tree)
         if not layers:
             raise ZoError("the model has no convolution to realign; train it with `tflm-zo patch` and `train` alone")
@@ -73,23 +77,31 @@ class Realigner:
 
         def codes(samples: np.ndarray) -> np.ndarray:
             taken = input_codes(samples, self.input_shape, quantization_of(source))
-            return np.ascontiguousarray(taken[:_MOST_SAMPLES, 0])
+            taken = np.ascontiguousarray(taken[:_MOST_SAMPLES, 0])
+            return taken if self._normalization is None else normalize_codes(taken, self._normalization)
 
-        self._after = codes(x)
-        original = SimModel(model)
+        self.after = codes(x)
+        original = SimModel(self._model)
         walk = _Walk({self._input: codes(reference)})
         self._wanted = [walk.statistics(original, layer) for layer in layers]
 
-    def run(self, filter_name: str) -> bytes:
-        """Return the realigned model, with the filter in front, if any."""
+    def run(self, filter_name: str = NO_FILTER, change: Callable[[Any], None] | None = None) -> bytes:
+        """Return the realigned model, with the filter in front, if any.
+
+        ``change``: edits the model's tree before that, such as by an adapter in front.
+        """
         tree = load_model(self._model)
+        if change is not None:
+            change(tree)
         if filter_name != NO_FILTER:
-            add_filter(tree, filter_name, int(np.rint(self._after.mean())))
-        walk = _Walk({self._input: self._after})
+            add_filter(tree, filter_name, int(np.rint(self.after.mean())))
+        walk = _Walk({self._input: self.after})
         current = SimModel(save_model(tree))
         for layer, wanted in zip(_convolutions(tree), self._wanted, strict=True):
             _set_statistics(tree, layer, wanted, walk.statistics(current, layer))
             current = SimModel(save_model(tree))
+        if self._normalization is not None:
+            add_sample_normalization(tree, self._normalization)
         return save_model(tree)
 
 
@@ -103,7 +115,7 @@ class _Walk:
 
     def statistics(self, model: SimModel, layer: Layer) -> Statistics:
         """Go to before ``layer``, and return its statistics."""
-        index = next(sim.index for sim in model.layers if sim.output == layer.output)
+        index = model.layer_of(layer.output)
         if index > self._next:
             ahead = set(model.needed(index))
             made = [sim.output for sim in model.layers[self._next : index] if sim.output in ahead]
@@ -114,11 +126,11 @@ class _Walk:
 
 
 def _convolutions(tree: Any) -> list[Layer]:
-    """The layers that are realigned: convolutions that share neither weights nor bias; not a filter."""
+    """The layers that are realigned: convolutions that share neither weights nor bias; not a layer in front."""
     layers = trainable_layers(tree)
     uses = [index for layer in layers for index in {layer.weights, layer.bias} - {-1}]
     alone = [layer for layer in layers if uses.count(layer.weights) == 1 and uses.count(layer.bias) <= 1]
-    return [layer for layer in alone if layer.kind in CONVOLUTIONS and layer.name != FILTER]
+    return [layer for layer in alone if layer.kind in CONVOLUTIONS and layer.name not in (FILTER, ADAPTER)]
 
 
 def _statistics(model: SimModel, index: int, tensors: Mapping[int, np.ndarray]) -> Statistics:

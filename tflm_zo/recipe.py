@@ -6,16 +6,17 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 from tflm_zo.adapter import NAME as ADAPTER
 from tflm_zo.adapter import UNIT as ADAPTER_UNIT
 from tflm_zo.errors import ZoError
 from tflm_zo.masks import MASKS, Mask, node_mask, parameter_mask
-from tflm_zo.op_options import KIND_BIAS, KIND_WEIGHTS, LOSS_CROSS_ENTROPY, LOSS_ENTROPY
+from tflm_zo.op_options import KIND_BIAS, KIND_WEIGHTS
 from tflm_zo.patched import Parameter, PatchedModel
 from tflm_zo.plugin import MAX_QUERIES, Exact, Group, GroupMode
+from tflm_zo.rates import Rates
 
 _Value = TypeVar("_Value", int, float)
 
@@ -25,16 +26,6 @@ LARGEST_RATE = 1e30
 METHODS = ("auto", "exact", "weights", "nodes", "frozen")
 SCALINGS = ("none", "dim", "sqrt-dim")
 LR_SCHEDULES = ("constant", "linear", "cosine", "step")
-
-# Learning rate of the exact layers times mean squared length of the head's input. Entropy follows its mean prediction,
-# which must not be left behind.
-_EXACT_FACTORS = {LOSS_CROSS_ENTROPY: 3.0, LOSS_ENTROPY: 0.2}
-
-# Fits of more epochs than this get lower exact rates.
-_FEW_EPOCHS = 12
-
-# Of weight perturbation, of layers with and without their weights.
-WEIGHT_LR, BIAS_LR = 3e-6, 3e-3
 
 _LEAST_KEEP = 1e-6
 
@@ -56,12 +47,13 @@ class Hyperparameters:
     ``weights``: weight perturbation; ``nodes``: node perturbation; ``frozen``; ``auto``: exact where there is a
     closed form, weights for the input adapter and where only the bias is trained, nodes elsewhere.
 
-    head_lr: learning rate of the exact layers; None: about 3 / mean squared length of the head's input, taken from
-    the first samples (which costs a pass for each of them), and less for fits of more than ten epochs.
+    head_lr: learning rate of the exact layers; None: what the network bears (:mod:`tflm_zo.rates`), measured on the
+    first samples, which costs a pass for each of them; less for fits of more than twelve epochs.
     adapter_lr: step of the input adapter's gains, of one size whatever the gradient (signed momentum).
-    lr, sigma, bias_sigma: learning rate (None: 3e-6; 3e-3 for layers of which only the bias is trained) and
+    lr, sigma, bias_sigma: learning rate (None: measured as well, with a few passes for each layer) and
     perturbation (codes) of weight perturbation. node_lr, node_sigma:
     likewise of node perturbation; node_block: positions of a block of this side share a sign (0: the whole map).
+    exact_lr_scale, lr_scale: multiply the measured rates of the exact layers, and of weight and node perturbation.
     adapter_sigma, adapter_bias_sigma: perturbation of the adapter's gains (codes of 1/32) and offsets (codes of 1/32
     input code).
     sigma, bias_sigma and the rates may be dicts by layer name; layers that a dict does not name are not trained.
@@ -74,6 +66,9 @@ class Hyperparameters:
     gradient_scaling: ``dim`` multiplies the rates of a group by n / (n + d - 1), where n directions estimate the
     gradient of d numbers, ``sqrt-dim`` by the square root of that (same paper); not the adapter's, whose steps have
     one size.
+
+    holdout: the part of the labelled samples that is not trained on, but tells whether training helps (None: by their
+    number, see :mod:`tflm_zo.guard`; 0: none, and whatever the training ends with is kept).
 
     queries: directions per group, of each step (weights) or each sample (nodes, adapter: 1). antithetic: losses at
     +sigma and -sigma rather than at +sigma and the clean model. layerwise: perturb one layer at a time.
@@ -95,9 +90,12 @@ class Hyperparameters:
     lr: float | Mapping[str, float] | None = None
     sigma: int | Mapping[str, int] = 1
     bias_sigma: int | Mapping[str, int] = 100
-    node_lr: float | Mapping[str, float] = 1e-5
+    node_lr: float | Mapping[str, float] | None = None
     node_sigma: int | Mapping[str, int] = 5
     node_block: int = 0
+    exact_lr_scale: float = 1.0
+    lr_scale: float = 1.0
+    holdout: float | None = None
     mask: str = "random"
     keep: float | Mapping[str, float] = 1.0
     gradient_scaling: str = "none"
@@ -113,9 +111,16 @@ class Hyperparameters:
         ):
             if not (low <= value <= high and int(value) == value):
                 raise ZoError(f"{name} is {value}: it must be a whole number from {low} to {high}")
-        for name, rate in (("head_lr", self.head_lr or 0.0), ("adapter_lr", self.adapter_lr)):
+        for name, rate in (
+            ("head_lr", self.head_lr or 0.0),
+            ("adapter_lr", self.adapter_lr),
+            ("exact_lr_scale", self.exact_lr_scale),
+            ("lr_scale", self.lr_scale),
+        ):
             if not 0 <= rate < LARGEST_RATE:
                 raise ZoError(f"{name} is {rate}: it must be 0 or more, and below {LARGEST_RATE:g}")
+        if not 0 <= (self.holdout or 0.0) <= 0.5:
+            raise ZoError(f"holdout is {self.holdout}: it must be from 0 to 0.5")
         if not 0 <= self.lr_end <= 1:
             raise ZoError(f"lr_end is {self.lr_end}: it must be from 0 to 1")
         names = [self.method] if isinstance(self.method, str) else list(self.method.values())
@@ -134,24 +139,20 @@ class Hyperparameters:
 
 
 class ParameterSetting(NamedTuple):
-    """Perturbation in codes, learning rate and mask of a parameter."""
+    """Perturbation in codes, learning rate (None: to be measured) and mask of a parameter."""
 
     sigma: int
-    rate: float
+    rate: float | None
     mask: Mask = Mask()
 
 
 class NodeSetting(NamedTuple):
-    """Perturbation in output codes, block, learning rate (None: the head's) and mask of a node."""
+    """Perturbation in output codes, block, learning rate (None: to be measured) and mask of a node."""
 
     sigma: int
     block: int
     rate: float | None
     mask: Mask = Mask()
-
-    def with_rate(self, head_rate: float) -> tuple[int, int, float, Mask]:
-        """Return the setting as the ops take it."""
-        return self.sigma, self.block, head_rate if self.rate is None else self.rate, self.mask
 
 
 @dataclass
@@ -174,6 +175,33 @@ class Recipe:
     parameters: dict[int, ParameterSetting] = field(default_factory=dict)
     nodes: dict[int, NodeSetting] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
+    sizes: _Sizes = field(default_factory=_Sizes)
+
+    def with_rates(self, rates: Rates) -> Recipe:
+        """Return the recipe with the rates that were to be measured; what has none is not trained."""
+        parameters = {
+            i: s._replace(rate=rates.parameters.get(i, 0.0)) if s.rate is None else s
+            for i, s in self.parameters.items()
+        }
+        nodes = {}
+        for number, node in self.nodes.items():
+            measured = (rates.closed or 0.0) if node.sigma == 0 else rates.nodes.get(number, 0.0)
+            nodes[number] = node._replace(rate=measured) if node.rate is None else node
+        return replace(self, parameters=parameters, nodes=nodes)
+
+    def to_measure(self) -> list[Group]:
+        """The groups with rates that are to be measured."""
+        return [g for g in self.groups if any(s.rate is None and s.sigma for s in self._settings(g))]
+
+    def dimension(self, group: Group) -> float:
+        """How many numbers a direction of the group has."""
+        of = self.sizes.nodes if group.mode is GroupMode.NODES else self.sizes.parameters
+        settings = self.nodes if group.mode is GroupMode.NODES else self.parameters
+        return sum(of[i] for i in range(group.first, group.last) if i in settings and settings[i].sigma)
+
+    def _settings(self, group: Group) -> list[Any]:
+        settings: dict[int, Any] = self.nodes if group.mode is GroupMode.NODES else self.parameters
+        return [settings[i] for i in range(group.first, group.last) if i in settings]
 
     def passes_a_sample(self, antithetic: bool) -> int:
         """Forward passes a step takes for each of its samples."""
@@ -193,32 +221,16 @@ def make_recipe(model: PatchedModel, hyper: Hyperparameters) -> Recipe:
     _check_names(model, hyper)
     layers = _by_layer(model)
     methods = layer_methods(model, hyper)
-    recipe, sizes = Recipe(_exact(model, layers, methods)), _Sizes()
+    recipe = Recipe(_exact(model, layers, methods))
+    sizes = recipe.sizes
     for name, parameters in layers.items():
         _set_parameters(recipe, sizes, name, parameters, methods[name], hyper)
     _set_nodes(recipe, sizes, model, methods, hyper)
     _set_groups(recipe, model, layers, methods, hyper)
-    _scale_rates(recipe, sizes, any(n.accumulates for n in model.nodes), hyper)
+    _scale_rates(recipe, any(n.accumulates for n in model.nodes), hyper)
     if not recipe.groups and not recipe.exact:
         raise ZoError("nothing would be trained: all layers are frozen")
     return recipe
-
-
-def exact_rate(model: PatchedModel, energies: Sequence[float], epochs: int) -> float:
-    """Return the learning rate of the exact layers for a fit of ``epochs``.
-
-    It is measured in what the head's loss bears without oscillating: the curvature of softmax cross-entropy along a
-    weight row is at most |x|^2 / 2, that of a squared error 2 |x|^2 / outputs. ``energies`` are |x|^2 of some
-    samples' head inputs, to which the bias adds an input of 1. The factors are flat within a factor of three
-    around their best on keyword spotting and digits. Longer fits get lower rates: less noise, less overfitting;
-    all the more with an input adapter, which leaves the exact layers less to do.
-    """
-    outputs = model.loss.outputs
-    factor = _EXACT_FACTORS.get(model.loss.kind, 0.5 * outputs)
-    longer = min(1.0, _FEW_EPOCHS / epochs)
-    if not any(p.layer == ADAPTER for p in model.parameters):
-        longer = math.sqrt(longer)
-    return factor * longer / (1.0 + sum(energies) / len(energies))
 
 
 def layer_methods(model: PatchedModel, hyper: Hyperparameters) -> dict[str, str]:
@@ -291,7 +303,8 @@ def _set_parameters(
     recipe: Recipe, sizes: _Sizes, layer: str, parameters: list[Parameter], method: str, hyper: Hyperparameters
 ) -> None:
     for parameter in parameters:
-        sigma, rate = 0, 0.0
+        sigma: int = 0
+        rate: float | None = 0.0
         bias = parameter.kind == KIND_BIAS
         if method == "weights" and layer == ADAPTER:
             sigma = hyper.adapter_bias_sigma if bias else hyper.adapter_sigma
@@ -300,18 +313,17 @@ def _set_parameters(
             rate = hyper.adapter_lr * (offset if bias else 1.0)
         elif method == "weights":
             sigma = _of_layer(hyper.bias_sigma if bias else hyper.sigma, layer)
-            lr = hyper.lr if hyper.lr is not None else WEIGHT_LR if _trains_weights(parameters) else BIAS_LR
-            rate = _of_layer(lr, layer)
+            rate = None if hyper.lr is None else _of_layer(hyper.lr, layer)
         if not (0 <= sigma <= parameter.entry.headroom and int(sigma) == sigma):
             raise ZoError(
                 f"{parameter.name}: sigma is {sigma}; it must be whole codes from 0 to {parameter.entry.headroom}"
             )
-        if not 0 <= rate < LARGEST_RATE:
+        if rate is not None and not 0 <= rate < LARGEST_RATE:
             raise ZoError(f"{parameter.name}: lr is {rate}; it must be 0 or more")
         mask = Mask()
         if method == "weights" and layer != ADAPTER:
             mask, sizes.parameters[parameter.index] = parameter_mask(parameter, hyper.mask, _keep(hyper, layer))
-        recipe.parameters[parameter.index] = ParameterSetting(int(sigma), float(rate), mask)
+        recipe.parameters[parameter.index] = ParameterSetting(int(sigma), None if rate is None else float(rate), mask)
 
 
 def _set_nodes(
@@ -321,9 +333,11 @@ def _set_nodes(
         sigma: int = 0
         rate: float | None = 0.0
         if node.closed_form:
-            rate = None if methods[node.layer] == "exact" else 0.0
+            # A given rate of the head is that of all exact layers.
+            rate = hyper.head_lr if methods[node.layer] == "exact" else 0.0
         elif methods[node.layer] == "nodes":
-            sigma, rate = _of_layer(hyper.node_sigma, node.layer), _of_layer(hyper.node_lr, node.layer)
+            sigma = _of_layer(hyper.node_sigma, node.layer)
+            rate = None if hyper.node_lr is None else _of_layer(hyper.node_lr, node.layer)
         if not (0 <= sigma <= 127 and int(sigma) == sigma):
             raise ZoError(f"{node.layer}: node_sigma is {sigma}; it must be whole codes from 0 to 127")
         if rate is not None and not 0 <= rate < LARGEST_RATE:
@@ -368,22 +382,22 @@ def _keep(hyper: Hyperparameters, layer: str) -> float:
     return hyper.keep.get(layer, 1.0) if isinstance(hyper.keep, Mapping) else hyper.keep
 
 
-def _scale_rates(recipe: Recipe, sizes: _Sizes, accumulates: bool, hyper: Hyperparameters) -> None:
-    """Multiply the rates of each group by what ``gradient_scaling`` says."""
+def _scale_rates(recipe: Recipe, accumulates: bool, hyper: Hyperparameters) -> None:
+    """Multiply the given rates of each group by what ``gradient_scaling`` says."""
     power = {"none": 0.0, "dim": 1.0, "sqrt-dim": 0.5}[hyper.gradient_scaling]
     for group in recipe.groups:
         if power == 0.0 or group.mode is GroupMode.SAMPLE_DIRECTIONS:
             continue
         nodes = group.mode is GroupMode.NODES
         settings: dict[int, Any] = recipe.nodes if nodes else recipe.parameters
-        size = sizes.nodes if nodes else sizes.parameters
         members = [i for i in range(group.first, group.last) if i in settings and settings[i].sigma]
-        dimension = sum(size[i] for i in members)
+        dimension = recipe.dimension(group)
         # Every sample has directions of its own, but only an accumulator averages over them.
         directions = group.queries * (hyper.batch_size if nodes and accumulates else 1)
         factor = (directions / (directions + max(dimension - 1, 0))) ** power
         for i in members:
-            settings[i] = settings[i]._replace(rate=settings[i].rate * factor)
+            if settings[i].rate is not None:
+                settings[i] = settings[i]._replace(rate=settings[i].rate * factor)
 
 
 def _of_layer(value: _Value | Mapping[str, _Value], layer: str) -> _Value | int:

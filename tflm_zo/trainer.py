@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,17 @@ from tflm_zo.counter_random import permutation
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
 from tflm_zo.fit_plan import FitPlan
+from tflm_zo.guard import Scores, errors_of
 from tflm_zo.interpreter import TrainingInterpreter
 from tflm_zo.patched import Parameter, read_patched
+from tflm_zo.probing import measure_rates, passes_to_measure
 from tflm_zo.progress import ProgressBar
-from tflm_zo.recipe import Hyperparameters, Recipe, exact_rate, make_recipe
+from tflm_zo.rates import Rates
+from tflm_zo.recipe import Hyperparameters, Recipe, make_recipe
 from tflm_zo.samples import dequantize, input_codes, sample_codes
 from tflm_zo.totals import StepTotals, sum_in_order
-
-# Samples that the exact layers' learning rate is taken from.
-_PROBES = 32
+from tflm_zo.training_state import Progress, Snapshot
+from tflm_zo.watch import Outcome, Watch, WatchState, divide, restore, state_of
 
 Callback = Callable[["Trainer", dict[str, float]], Any]
 
@@ -41,24 +43,17 @@ class History:
     ``layer_executions`` counts how often TFLM executed a layer during the fit, validation included;
     ``saved_executions`` how many more it would have been without remembering what the frozen layers in front make of
     a sample. Both are 0 in the simulator, which does not count them, and for a
-    board, which is asked otherwise."""
+    board, which is asked otherwise.
+
+    ``rates`` are the learning rates that the fit measured or was given, ``guard`` says what kept the model from getting
+    worse (:class:`~tflm_zo.watch.Outcome`)."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     interrupted: bool = False
+    rates: Rates = field(default_factory=Rates)
+    guard: Outcome = field(default_factory=Outcome)
     layer_executions: int = field(default=0, compare=False)
     saved_executions: int = field(default=0, compare=False)
-
-
-@dataclass
-class Progress:
-    """Where a fit stands: epochs finished, batches finished in the present one, steps of all fits, passes, and the
-    head's learning rate (fixed at the start of the fit)."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    passes: int = 0
-    head_lr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +64,7 @@ class Work:
     targets: np.ndarray
     schedule: plugin.Schedule
     bar: ProgressBar
+    watch: Watch
 
 
 class Trainer:
@@ -80,11 +76,18 @@ class Trainer:
     Same model, samples, seed and hyperparameters give the same weights, to the bit.
     """
 
+    # Of a fit in work, or interrupted; or what a checkpoint has of it.
+    _watch: Watch | None
+    _watch_state: WatchState | None
+    _kept: Snapshot | None
+    _suspended: Snapshot | None
+
     def __init__(self, model: bytes | str | os.PathLike[str], seed: int = 0, arena_size: int | None = None) -> None:
         data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_bytes(model)
         self.model = read_patched(data)
         self.seed = seed
         self.progress = Progress()
+        self._reset_fit()
         self._interpreter = TrainingInterpreter(data, arena_size)
         self._classes = self.model.loss.classes > 0
         self._idle = plugin.make_command()
@@ -128,40 +131,162 @@ class Trainer:
             sample_codes(*validation_data, self.model)  # bad ones are better refused now than after an epoch
         recipe = make_recipe(self.model, hyper)
         executed, saved = self._executions()
-        wants_rate = hyper.head_lr is None and recipe.exact
-        probes = min(_PROBES, len(codes)) if wants_rate else 0
-        plan = FitPlan(len(codes), hyper, recipe.passes_a_sample(hyper.antithetic), probes)
-        schedule = self._schedule(recipe, hyper, plan)
-        if not resume:
+        watch = self._make_watch(codes, targets, hyper)
+        probes = passes_to_measure(recipe, hyper, len(watch.trains))
+        if resume:
+            self._restore_watch(watch)
+        plan = self._plan(recipe, hyper, watch, watch.spent or probes + watch.start_passes)
+        self._schedule(recipe, hyper, plan)  # refuses what cannot be run before anything is changed
+        if resume:
+            self._take_up_fit(plan)
+        else:
             self.progress = Progress(step=self.progress.step)
-        rate = hyper.head_lr if hyper.head_lr is not None else self.progress.head_lr
-        if rate is None and wants_rate:
-            rate = exact_rate(self.model, self._feature_energies(codes[:probes], targets[:probes]), plan.epochs)
-        if rate != self.progress.head_lr:
-            # The first one was to refuse what cannot be scheduled before anything is changed.
-            self.progress.head_lr = rate
-            schedule = self._schedule(recipe, hyper, plan)
-        self._configure(recipe)
-        history = History()
+            self._reset_fit()
+        if self.progress.rates is None:
+            x_trained, y_trained = codes[watch.trains], targets[watch.trains]
+            self.progress.rates = self._measure(recipe, hyper, x_trained, y_trained, plan.epochs)
+        recipe = recipe.with_rates(self.progress.rates)
+        history = History(rates=self.progress.rates)
+        self._watch = watch
+        self._configure_fit(recipe, hyper, plan)
         with _interruptible() as interrupt, ProgressBar(plan.total_passes, verbose) as bar:
-            work = Work(codes, targets, schedule, bar)
             try:
-                while self.progress.epoch < plan.epochs and not history.interrupted:
-                    logs = self._epoch(work, plan, interrupt)
-                    history.interrupted = interrupt.is_set()
-                    if validation_data is not None and not history.interrupted:
-                        scores = self.evaluate(*validation_data)
-                        logs |= {f"val_{k}": v for k, v in scores.items()}
-                    history.epochs.append(logs)
-                    bar.show(logs)
-                    for callback in callbacks:
-                        history.interrupted |= bool(callback(self, logs))
+                if watch.guard is None:
+                    watch.begin(self)
+                another = not watch.finished
+                while another:
+                    schedule = self._configure_fit(recipe, hyper, plan)
+                    work = Work(codes[watch.trains], targets[watch.trains], schedule, bar, watch)
+                    another = self._phase(work, plan, interrupt, history, validation_data, callbacks)
+                    if another:
+                        watch.spent = self.progress.passes
+                        plan = self._plan(recipe, hyper, watch, watch.spent)
+                        self.progress.epoch = self.progress.batch = 0
             finally:
                 # Also when an exception breaks off in the middle of a query.
                 self._state.restore_clean()
+        self._end(watch, history)
         executed_now, saved_now = self._executions()
         history.layer_executions, history.saved_executions = executed_now - executed, saved_now - saved
         return history
+
+    def _phase(
+        self,
+        work: Work,
+        plan: FitPlan,
+        interrupt: threading.Event,
+        history: History,
+        validation_data: tuple[np.ndarray, np.ndarray | None] | None,
+        callbacks: Sequence[Callback],
+    ) -> bool:
+        """Train through the epochs of a phase; returns whether another one follows."""
+        progress, watch = self.progress, work.watch
+        another = False
+        while progress.epoch < plan.epochs and not (another or history.interrupted or watch.finished):
+            logs = self._epoch(work, plan, interrupt)
+            history.interrupted = interrupt.is_set()
+            if not history.interrupted:
+                another = watch.after_epoch(self, progress.epoch, plan.epochs, plan.total_passes)
+                if validation_data is not None:
+                    scores = self.evaluate(*validation_data)
+                    logs |= {f"val_{k}": v for k, v in scores.items()}
+            history.epochs.append(logs)
+            work.bar.show(logs)
+            for callback in callbacks:
+                history.interrupted |= bool(callback(self, logs))
+        return another and not history.interrupted
+
+    def _configure_fit(self, recipe: Recipe, hyper: Hyperparameters, plan: FitPlan) -> plugin.Schedule:
+        schedule = self._schedule(recipe, hyper, plan)
+        self._configure(recipe)
+        return schedule
+
+    # -- the guard -----------------------------------------------------------------------------------------
+
+    def _make_watch(self, codes: np.ndarray, targets: np.ndarray, hyper: Hyperparameters) -> Watch:
+        labels = targets[:, 0] if self.model.loss.needs_labels and self._classes else None
+        return Watch(divide(labels, len(codes), hyper.holdout, hyper.passes, self.seed), codes, targets, labels)
+
+    def _plan(self, recipe: Recipe, hyper: Hyperparameters, watch: Watch, spent: int) -> FitPlan:
+        """The plan of the present phase of a fit that has spent so many passes, and leaves the guard what it needs."""
+        samples = len(watch.trains)
+        a_sample = recipe.passes_a_sample(hyper.antithetic)
+        total = hyper.epochs * samples * a_sample
+        if hyper.passes is not None:
+            mine = spent + int(max(hyper.passes - spent, 0) * watch.part_of_passes())
+            hyper = replace(hyper, passes=max(mine, 1))
+            total = min(total, mine - spent)
+        return FitPlan(samples, hyper, a_sample, spent + watch.passes(total))
+
+    def _end(self, watch: Watch, history: History) -> None:
+        """Leave the best weights in the model; those of an interrupted fit are set aside, to go on from."""
+        history.guard = watch.outcome
+        if not history.interrupted:
+            watch.end(self)
+            self._reset_fit()
+        elif watch.unjudged:
+            self._set_aside()
+            self.return_to_kept()
+
+    def _reset_fit(self) -> None:
+        """Forget what only an unfinished fit needs."""
+        self._watch = None
+        self._watch_state = None
+        self._kept = None
+        self._suspended = None
+
+    def _restore_watch(self, watch: Watch) -> None:
+        """Bring the guard to where that of the unfinished fit was."""
+        state = self._watch_state if self._watch is None else state_of(self._watch)
+        if state is not None:
+            restore(watch, state)
+
+    def _take_up_fit(self, plan: FitPlan) -> None:
+        """Go on with an unfinished fit, from the weights that it was at."""
+        if self._suspended is not None:
+            self._write(self._suspended)
+            self._suspended = None
+
+    def keep(self) -> None:
+        """Remember the present weights as the best of the fit in work."""
+        self._kept = self._snapshot()
+
+    def return_to_kept(self) -> None:
+        """Bring back the weights that :meth:`keep` remembered."""
+        if self._kept is not None:
+            self._write(self._kept)
+
+    def scores(self, codes: np.ndarray, targets: np.ndarray) -> Scores:
+        """Score the present weights on samples (input codes, targets) for the guard; a pass for each."""
+        losses, right = self._losses(codes, targets)
+        self.progress.passes += len(codes)
+        labelled = self.model.loss.needs_labels
+        return Scores(errors_of(losses, right if labelled else None), right if labelled else None)
+
+    def _set_aside(self) -> None:
+        """Remember the present weights of a fit that is interrupted."""
+        self._suspended = self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
+        values = [self._tensor(p).reshape(-1) for p in self.model.parameters]
+        moments = {p.index: self._state.moments(p.index).copy() for p in self.model.parameters if p.moments}
+        return Snapshot(values, moments)
+
+    def _write(self, snapshot: Snapshot) -> None:
+        for index, values in enumerate(snapshot.values):
+            self._state.write(index, values)
+        for index, moments in snapshot.moments.items():
+            self._state.moments(index)[:] = moments
+
+    def _measure(
+        self, recipe: Recipe, hyper: Hyperparameters, codes: np.ndarray, targets: np.ndarray, epochs: int
+    ) -> Rates:
+        """Measure the rates that the recipe leaves open."""
+        self._configure(recipe.with_rates(Rates()))
+        found = measure_rates(self.model, recipe, hyper, self._pass, codes, targets, epochs, self.seed)
+        self._state.restore_clean()
+        self.progress.passes += passes_to_measure(recipe, hyper, len(codes))
+        return found
 
     def _executions(self) -> tuple[int, int]:
         """Executions of layers so far, and how many were saved."""
@@ -181,18 +306,9 @@ class Trainer:
     def _configure(self, recipe: Recipe) -> None:
         """Set sigma and learning rate of every parameter and node, as the recipe has checked them."""
         for index, setting in recipe.parameters.items():
-            self._state.configure(index, *setting)
+            self._state.configure(index, setting.sigma, setting.rate or 0.0, setting.mask)
         for number, node in recipe.nodes.items():
-            self._state.configure_node(number, *node.with_rate(self.progress.head_lr or 0.0))
-
-    def _feature_energies(self, codes: np.ndarray, targets: np.ndarray) -> list[float]:
-        """Squared length of the head's input for each sample; costs a pass for each."""
-        energies = []
-        for code, target in zip(codes, targets, strict=True):
-            report = self._pass(code, target, self._evaluate)
-            energies.append(float(report[3:4].view(np.float32)[0]))
-            self.progress.passes += 1
-        return energies
+            self._state.configure_node(number, node.sigma, node.block, node.rate or 0.0, node.mask)
 
     def _epoch(self, work: Work, plan: FitPlan, interrupt: threading.Event) -> dict[str, float]:
         """Train on the batches that are left of the present epoch."""
@@ -203,7 +319,7 @@ class Trainer:
         while progress.batch < plan.batches_in(progress.epoch) and not interrupt.is_set():
             batch = order[progress.batch * plan.batch_size :][: plan.batch_size]
             done = progress.epoch * plan.batches + progress.batch
-            totals = self._step(work, batch, plan.rate_scale(done))
+            totals = self._step(work, batch, plan.rate_scale(done) * work.watch.factor)
             loss, right, count = loss + totals.loss, right + totals.right, count + totals.passes
             progress.passes += totals.passes
             progress.batch += 1
@@ -258,16 +374,22 @@ class Trainer:
         ``y`` may be left out for a model patched with loss entropy; there is no accuracy then.
         """
         codes, targets = sample_codes(x, y, self.model)
-        loss, hits = 0.0, 0
+        losses, right = self._losses(codes, targets)
+        scores = {"loss": sum_in_order(losses) / len(losses)}
+        if right is not None:
+            scores["accuracy"] = int(np.sum(right)) / len(right)
+        return scores
+
+    def _losses(self, codes: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Loss of each sample (float32, n) and, for classes that are known, whether the model's int8 output is right
+        (bool, n); a pass for each."""
+        losses, right = [], []
         for sample, target in zip(codes, targets, strict=True):
             report = self._pass(sample, target, self._evaluate)
-            loss += float(report[1:2].view(np.float32)[0])
+            losses.append(report[1:2].view(np.float32)[0])
             if self._classes:
-                hits += self._predicted_class(int(report[2])) == int(target[0])
-        scores = {"loss": loss / len(codes)}
-        if self._scored(targets):
-            scores["accuracy"] = hits / len(codes)
-        return scores
+                right.append(self._predicted_class(int(report[2])) == int(target[0]))
+        return np.array(losses, dtype=np.float32), np.array(right) if self._scored(targets) else None
 
     def _scored(self, targets: np.ndarray) -> bool:
         """Whether targets are classes, and known, so that right answers can be counted."""
@@ -295,32 +417,39 @@ class Trainer:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint to ``path``, atomically; training can go on from it to the same bits."""
-        tensors = {p.name: self._tensor(p) for p in self.model.parameters}
-        moments = {p.name: self._state.moments(p.index) for p in self.model.parameters if p.moments}
-        checkpoint.save(path, self.model.data, self.seed, vars(self.progress), tensors, moments)
+        current = self._snapshot()
+        best, unfinished = current, None
+        if self._kept is not None:
+            best, unfinished = self._kept, self._suspended or current
+        guard = self._watch_state if self._watch is None else state_of(self._watch)
+        checkpoint.save(path, self.model, checkpoint.Checkpoint(self.seed, self.progress, best, unfinished, guard))
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Continue from the checkpoint ``path``: its weights, seed and progress.
 
-        Raises :class:`ZoError`, with nothing changed, if it is damaged or of another model.
+        Of a fit that was not finished these are the best weights so far; ``fit(..., resume=True)`` goes on from the
+        last ones. Raises :class:`ZoError`, with nothing changed, if it is damaged or of another model.
         """
         saved = checkpoint.load(path, self.model)
-        before = [self._tensor(p) for p in self.model.parameters]
-        for parameter in self.model.parameters:
-            if not self._state.write(parameter.index, saved.tensors[parameter.name]):
-                for index, values in enumerate(before):
-                    self._state.write(index, values)
-                raise ZoError(f"{path}: values of {parameter.name} are out of range: the file is damaged")
-        for parameter in self.model.parameters:
-            if parameter.moments:
-                self._state.moments(parameter.index)[:] = saved.moments[parameter.name]
-        self.seed = saved.seed
-        self.progress = Progress(**saved.progress)
+        before = self._snapshot()
+        for snapshot in (saved.unfinished, saved.best):
+            for parameter in self.model.parameters if snapshot is not None else ():
+                assert snapshot is not None
+                if not self._state.write(parameter.index, snapshot.values[parameter.index]):
+                    self._write(before)
+                    raise ZoError(f"{path}: values of {parameter.name} are out of range: the file is damaged")
+        self._write(saved.best)
+        self._reset_fit()
+        self.seed, self.progress = saved.seed, saved.progress
+        if saved.unfinished is not None:
+            self._kept, self._suspended = saved.best, saved.unfinished
+        self._watch_state = saved.guard
 
     def reset(self) -> None:
         """Bring back the weights that the model was patched with, and start the steps anew."""
         self._pass(self._no_input(), self._no_target, plugin.make_command(plugin.INITIALISE))
         self.progress = Progress()
+        self._reset_fit()
 
     @property
     def arena_bytes(self) -> int:

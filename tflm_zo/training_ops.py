@@ -17,7 +17,7 @@ INITIAL = PREFIX + "initial/"
 # Sizes in 32-bit words, as in kernels/session.h.
 COMMAND_WORDS = 20
 REPORT_WORDS = 8
-SESSION_WORDS = 84  # without the settings
+SESSION_WORDS = 85  # without the settings
 SETTING_WORDS = 3
 NODE_SETTING_WORDS = 4
 

@@ -180,7 +180,7 @@ std::vector<int32_t> BatchTrainer::ForOps(const PassPlan& plan, int32_t begin, i
   if (ends_.features >= 0) tensors.push_back(ends_.features);
   for (const NodePlace& node : training_.nodes) {
     for (int32_t i = begin; i < end; ++i) {
-      if (!plan.UpdatesNode(i, node)) continue;
+      if (!plan.VisitsNode(i, node)) continue;
       tensors.push_back(node.input);
       tensors.push_back(node.output);
       break;
@@ -399,7 +399,7 @@ bool BatchTrainer::CommitPass(const Job& job, int32_t pass, const State& state) 
   if (!ApplyPending(job.plan, pass) || !Give(WithoutStart(command))) return false;
   const auto update = [&](bool closed_form) {
     for (const NodePlace& node : training_.nodes) {
-      if (node.closed_form != closed_form || !job.plan.UpdatesNode(pass, node)) continue;
+      if (node.closed_form != closed_form || !job.plan.VisitsNode(pass, node)) continue;
       PointAt(state, node.input, pass);
       PointAt(state, node.output, pass);
       if (!Invoke(node.op)) return false;

@@ -94,8 +94,11 @@ bool PassPlan::PerturbsNode(int32_t pass, const NodePlace& node) const {
          node.number >= command.node_first && node.number < command.node_last;
 }
 
-bool PassPlan::UpdatesNode(int32_t pass, const NodePlace& node) const {
+bool PassPlan::VisitsNode(int32_t pass, const NodePlace& node) const {
   const Command& command = passes_[pass].command;
+  if ((command.actions & kMeasure) != 0) {
+    return node.number >= command.node_first && node.number < command.node_last;
+  }
   if (node_settings_[node.number].rate == 0.0f) return false;
   if (node.closed_form) return (command.actions & kHeadUpdate) != 0;
   return (command.actions & kNodeUpdate) != 0 && node_settings_[node.number].sigma != 0 &&

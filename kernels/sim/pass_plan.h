@@ -72,7 +72,8 @@ class PassPlan {
   void PerturbedLayers(int32_t begin, int32_t end, int32_t* first, int32_t* last) const;
 
   bool PerturbsNode(int32_t pass, const NodePlace& node) const;
-  bool UpdatesNode(int32_t pass, const NodePlace& node) const;
+  // Whether the node's op is to see its layer's clean input and output: it updates or measures.
+  bool VisitsNode(int32_t pass, const NodePlace& node) const;
 
   // The first layer with weights or outputs that these settings perturb or update, at most the head
   // itself: what comes before it is the same in every pass of every step.

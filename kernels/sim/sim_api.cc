@@ -3,13 +3,19 @@
 
 #include <exception>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "add.h"
 #include "conv.h"
 #include "depthwise.h"
+#include "elementwise.h"
 #include "graph.h"
+#include "lookup.h"
+#include "mean.h"
+#include "pad.h"
 #include "pool.h"
 #include "reshape.h"
 #include "sim_handle.h"
@@ -64,6 +70,67 @@ std::string CheckWindow(const TflmZoSim* sim, const Window& window, int32_t inpu
     return "the window does not fit its output tensor";
   }
   return "";
+}
+
+// Element numbers of `places`, checked against the `bytes` of the tensor that they are in; `least`
+// is the smallest number allowed.
+std::vector<int32_t> Places(const int32_t* places, int64_t count, int32_t least, int64_t bytes) {
+  std::vector<int32_t> result(places, places + count);
+  for (int32_t place : result) {
+    if (place < least || place >= bytes)
+      throw std::out_of_range("an element number is out of range");
+  }
+  return result;
+}
+
+tflm_zo::sim::Operand MakeOperand(const Graph& graph, const TflmZoSimOperand& operand,
+                                  int32_t input, int64_t elements) {
+  tflm_zo::sim::Operand made{operand.tensor < 0 ? -1 : input, 0, {}, {}};
+  if (operand.tensor >= 0) {
+    made.bytes = graph.TensorBytes(operand.tensor);
+    if (operand.places != nullptr) made.places = Places(operand.places, elements, 0, made.bytes);
+    return made;
+  }
+  for (int64_t i = 0; i < elements; ++i) {
+    made.constant.push_back(operand.constant[operand.places == nullptr ? i : operand.places[i]]);
+  }
+  return made;
+}
+
+int32_t AddElementwise(TflmZoSim* sim, const TflmZoSimOperand& first,
+                       const TflmZoSimOperand& second, int32_t output,
+                       tflm_zo::sim::PairTable table) {
+  const Graph& graph = sim->graph;
+  if (!graph.IsTensor(output)) return Fail(sim, "an elementwise operator has no output");
+  for (const TflmZoSimOperand* operand : {&first, &second}) {
+    if (operand->tensor < 0 && operand->constant != nullptr) continue;
+    if (!graph.IsTensor(operand->tensor)) return Fail(sim, "an operand has no data");
+    if (operand->places == nullptr &&
+        graph.TensorBytes(operand->tensor) != graph.TensorBytes(output)) {
+      return Fail(sim, "an operand has not the size of the output");
+    }
+  }
+  const bool constant_first = first.tensor < 0;
+  const int32_t inputs[2] = {constant_first ? second.tensor : first.tensor,
+                             constant_first ? -1 : second.tensor};
+  return Append(sim, inputs[0], inputs[1], output, [&]() -> std::unique_ptr<Layer> {
+    const int64_t elements = graph.TensorBytes(output);
+    return std::make_unique<tflm_zo::sim::ElementwiseLayer>(
+        elements, std::move(table), MakeOperand(graph, first, 0, elements),
+        MakeOperand(graph, second, constant_first ? 0 : 1, elements));
+  });
+}
+
+int32_t AddLookup(TflmZoSim* sim, int32_t input, int32_t output,
+                  const tflm_zo::sim::CodeTable& table) {
+  const Graph& graph = sim->graph;
+  if (!graph.IsTensor(input) || !graph.IsTensor(output) ||
+      graph.TensorBytes(input) != graph.TensorBytes(output)) {
+    return Fail(sim, "the tensors of an elementwise operator differ in size");
+  }
+  return Append(sim, input, -1, output, [&]() -> std::unique_ptr<Layer> {
+    return std::make_unique<tflm_zo::sim::LookupLayer>(graph.TensorBytes(input), table);
+  });
 }
 
 int32_t AddPool(TflmZoSim* sim, tflm_zo::sim::Pooling pooling, int32_t input, int32_t output,
@@ -152,6 +219,23 @@ int32_t tflm_zo_sim_add_max_pool(TflmZoSim* sim, int32_t input, int32_t output,
                  activation_max);
 }
 
+int32_t tflm_zo_sim_add_mean(TflmZoSim* sim, int32_t input, int32_t output,
+                             const TflmZoSimMeanParams* params) {
+  const Graph& graph = sim->graph;
+  if (params->outer < 1 || params->count < 1 || params->inner < 1) {
+    return Fail(sim, "a mean has a size out of range");
+  }
+  const int64_t output_bytes = static_cast<int64_t>(params->outer) * params->inner;
+  if (!graph.IsTensor(input) || !graph.IsTensor(output) ||
+      graph.TensorBytes(input) != output_bytes * params->count ||
+      graph.TensorBytes(output) != output_bytes) {
+    return Fail(sim, "the tensors of a mean do not fit its sizes");
+  }
+  return Append(sim, input, -1, output, [&]() -> std::unique_ptr<Layer> {
+    return std::make_unique<tflm_zo::sim::MeanLayer>(graph.kernels(), *params);
+  });
+}
+
 int32_t tflm_zo_sim_add_add(TflmZoSim* sim, int32_t first, int32_t second, int32_t output,
                             const TflmZoSimAddParams* params) {
   const Graph& graph = sim->graph;
@@ -167,6 +251,40 @@ int32_t tflm_zo_sim_add_add(TflmZoSim* sim, int32_t first, int32_t second, int32
   return Append(sim, first, second, output, [&]() -> std::unique_ptr<Layer> {
     return std::make_unique<tflm_zo::sim::AddLayer>(graph.kernels(), graph.TensorBytes(output),
                                                     *params);
+  });
+}
+
+int32_t tflm_zo_sim_add_sum(TflmZoSim* sim, const TflmZoSimOperand* first,
+                            const TflmZoSimOperand* second, int32_t output,
+                            const TflmZoSimAddParams* params, int32_t subtract) {
+  return AddElementwise(sim, *first, *second, output,
+                        tflm_zo::sim::SumTable(*params, subtract != 0));
+}
+
+int32_t tflm_zo_sim_add_product(TflmZoSim* sim, const TflmZoSimOperand* first,
+                                const TflmZoSimOperand* second, int32_t output,
+                                const TflmZoSimProductParams* params) {
+  return AddElementwise(sim, *first, *second, output, tflm_zo::sim::ProductTable(*params));
+}
+
+int32_t tflm_zo_sim_add_requantize(TflmZoSim* sim, int32_t input, int32_t output,
+                                   const TflmZoSimRequantizeParams* params) {
+  return AddLookup(sim, input, output, tflm_zo::sim::RequantizeTable(*params));
+}
+
+int32_t tflm_zo_sim_add_logistic(TflmZoSim* sim, int32_t input, int32_t output,
+                                 const TflmZoSimLogisticParams* params) {
+  return AddLookup(sim, input, output, tflm_zo::sim::LogisticTable(*params));
+}
+
+int32_t tflm_zo_sim_add_pad(TflmZoSim* sim, int32_t input, int32_t output, const int32_t* places,
+                            int32_t value) {
+  return Append(sim, input, -1, output, [&]() -> std::unique_ptr<Layer> {
+    const Graph& graph = sim->graph;
+    return std::make_unique<tflm_zo::sim::PadLayer>(
+        graph.TensorBytes(input),
+        Places(places, graph.TensorBytes(output), -1, graph.TensorBytes(input)),
+        static_cast<int8_t>(value));
   });
 }
 

@@ -54,8 +54,8 @@ typedef struct TflmZoSimQuantization {
   int32_t activation_max;
 } TflmZoSimQuantization;
 
-// Rescaling of ADD: each input to twice the larger of their scales, the sum to the output's. So one
-// of the inputs has multiplier 2^30 and no shift.
+// Rescaling of ADD and SUB: each input to twice the larger of their scales, the sum to the
+// output's. So one of the inputs has multiplier 2^30 and no shift.
 typedef struct TflmZoSimAddParams {
   int32_t first_zero_point;
   int32_t first_multiplier;
@@ -69,6 +69,56 @@ typedef struct TflmZoSimAddParams {
   int32_t activation_min;
   int32_t activation_max;
 } TflmZoSimAddParams;
+
+// Geometry and rescaling of MEAN. The input is int8 [outer][count][inner]; means are taken over
+// `count`. The multiplier contains 1 / count.
+typedef struct TflmZoSimMeanParams {
+  int32_t outer;
+  int32_t count;
+  int32_t inner;
+  int32_t input_zero_point;
+  int32_t multiplier;
+  int32_t left_shift;
+  int32_t right_shift;
+  int32_t output_zero_point;
+} TflmZoSimMeanParams;
+
+// Rescaling of MUL.
+typedef struct TflmZoSimProductParams {
+  int32_t first_zero_point;
+  int32_t second_zero_point;
+  int32_t multiplier;
+  int32_t left_shift;
+  int32_t right_shift;
+  int32_t output_zero_point;
+  int32_t activation_min;
+  int32_t activation_max;
+} TflmZoSimProductParams;
+
+// An operand of an elementwise operator: a tensor, or -1 and a `constant`. Output element i of a
+// sample takes element places[i] of it, or element i if `places` is null. Arrays are copied.
+typedef struct TflmZoSimOperand {
+  int32_t tensor;
+  const int8_t* constant;
+  const int32_t* places;
+} TflmZoSimOperand;
+
+typedef struct TflmZoSimRequantizeParams {
+  int32_t input_zero_point;
+  int32_t multiplier;
+  int32_t left_shift;
+  int32_t right_shift;
+  int32_t output_zero_point;
+} TflmZoSimRequantizeParams;
+
+// `multiplier` and `left_shift` bring the input to Q4.27; codes that are `radius` or more from its
+// zero point give 0 or 1.
+typedef struct TflmZoSimLogisticParams {
+  int32_t input_zero_point;
+  int32_t radius;
+  int32_t multiplier;
+  int32_t left_shift;
+} TflmZoSimLogisticParams;
 
 // `tensor_bytes`: size of each tensor for one sample, 0 for those that no layer computes with.
 // `instruction_set`: 0 the fastest here, 1 portable, 2 AVX2, 3 AVX-512 VNNI. Null if this processor
@@ -111,9 +161,34 @@ TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_max_pool(TflmZoSim* sim, int32_t inpu
                                                     const TflmZoSimWindow* window,
                                                     int32_t activation_min, int32_t activation_max);
 
+// MEAN over axes that lie next to each other.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_mean(TflmZoSim* sim, int32_t input, int32_t output,
+                                                const TflmZoSimMeanParams* params);
+
 // ADD of two tensors of the same shape.
 TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_add(TflmZoSim* sim, int32_t first, int32_t second,
                                                int32_t output, const TflmZoSimAddParams* params);
+
+// ADD (`subtract` 0) or SUB of two operands, and MUL.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_sum(TflmZoSim* sim, const TflmZoSimOperand* first,
+                                               const TflmZoSimOperand* second, int32_t output,
+                                               const TflmZoSimAddParams* params, int32_t subtract);
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_product(TflmZoSim* sim, const TflmZoSimOperand* first,
+                                                   const TflmZoSimOperand* second, int32_t output,
+                                                   const TflmZoSimProductParams* params);
+
+// QUANTIZE of an int8 tensor.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_requantize(TflmZoSim* sim, int32_t input, int32_t output,
+                                                      const TflmZoSimRequantizeParams* params);
+
+// LOGISTIC, with output scale 1 / 256 and zero point -128.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_logistic(TflmZoSim* sim, int32_t input, int32_t output,
+                                                    const TflmZoSimLogisticParams* params);
+
+// PAD and PADV2. places[i] is the element of the input that output element i of a sample takes, or
+// -1 for `value`; it is copied.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_pad(TflmZoSim* sim, int32_t input, int32_t output,
+                                               const int32_t* places, int32_t value);
 
 // SOFTMAX over rows of `depth`. `multiplier` and `left_shift` bring input differences to Q5.26;
 // elements more than -diff_min below the maximum count as zero.
@@ -121,7 +196,7 @@ TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_softmax(TflmZoSim* sim, int32_t input
                                                    int32_t depth, int32_t multiplier,
                                                    int32_t left_shift, int32_t diff_min);
 
-// RESHAPE: the output has the bytes of the input.
+// RESHAPE, EXPAND_DIMS, SQUEEZE: the output has the bytes of the input.
 TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_reshape(TflmZoSim* sim, int32_t input, int32_t output);
 
 // Plans the memory for intermediate tensors; no layer can be added afterwards.

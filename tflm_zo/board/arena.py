@@ -57,14 +57,14 @@ class Layout:
 _BUILTIN_32 = {
     "CONV_2D": 28, "DEPTHWISE_CONV_2D": 28, "AVERAGE_POOL_2D": 40, "MAX_POOL_2D": 40, "L2_POOL_2D": 40,
     "FULLY_CONNECTED": 5, "SOFTMAX": 4, "ADD": 2, "SUB": 2, "MUL": 1, "MEAN": 1, "SUM": 1, "REDUCE_MAX": 1,
-    "RESHAPE": 36, "CONCATENATION": 8, "STRIDED_SLICE": 24, "SQUEEZE": 36, "LEAKY_RELU": 4,
+    "RESHAPE": 36, "CONCATENATION": 8, "STRIDED_SLICE": 24, "SQUEEZE": 36, "LEAKY_RELU": 4, "CAST": 2,
 }  # fmt: skip
 _KERNEL_32 = {
     "CONV_2D": 56, "DEPTHWISE_CONV_2D": 56, "AVERAGE_POOL_2D": 32, "MAX_POOL_2D": 32, "FULLY_CONNECTED": 48,
     "SOFTMAX": 56, "ADD": 60, "SUB": 52, "MUL": 36, "MEAN": 44, "SUM": 44, "REDUCE_MAX": 44, "RESHAPE": 0,
     "CONCATENATION": 24, "STRIDED_SLICE": 84, "SQUEEZE": 0, "LEAKY_RELU": 24, "LOGISTIC": 16, "TANH": 16,
     "RELU": 28, "RELU6": 8, "HARD_SWISH": 20, "QUANTIZE": 32, "DEQUANTIZE": 32, "PAD": 56, "PADV2": 56,
-    "MAXIMUM": 0, "MINIMUM": 0, "TRANSPOSE": 0, "EXPAND_DIMS": 0,
+    "MAXIMUM": 0, "MINIMUM": 0, "TRANSPOSE": 0, "EXPAND_DIMS": 0, "CAST": 0, "RSQRT": 20,
 }  # fmt: skip
 
 # A current TFLM (2026) on a 32-bit microcontroller, built as its makefile does.
@@ -79,8 +79,8 @@ ARDUINO_32 = Layout(
 WHEEL_64 = Layout(
     "Python wheel, 64-bit", 8, (104, 72, 272), 24, 24, 64, 64, 24, 32,
     _KERNEL_32
-    | {"CONV_2D": 72, "DEPTHWISE_CONV_2D": 72, "FULLY_CONNECTED": 72, "SOFTMAX": 80, "CONCATENATION": 40},
-    _BUILTIN_32 | {"FULLY_CONNECTED": 16, "ADD": 8, "SUB": 8, "MUL": 4},
+    | {"CONV_2D": 72, "DEPTHWISE_CONV_2D": 72, "FULLY_CONNECTED": 72, "SOFTMAX": 80, "CONCATENATION": 40, "RSQRT": 28},
+    _BUILTIN_32 | {"FULLY_CONNECTED": 16, "ADD": 8, "SUB": 8, "MUL": 4, "CAST": 8},
 )  # fmt: skip
 
 # Kernel data that CMSIS-NN's variants of the kernels add on 32-bit targets.

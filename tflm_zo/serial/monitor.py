@@ -15,6 +15,7 @@ from tflm_zo.errors import ZoError
 from tflm_zo.fit_plan import FitPlan
 from tflm_zo.patched import Parameter, read_patched
 from tflm_zo.progress import ProgressBar
+from tflm_zo.rates import Rates
 from tflm_zo.recipe import Hyperparameters, Recipe
 from tflm_zo.samples import input_codes, sample_codes
 from tflm_zo.serial.device import Device, model_hash
@@ -22,7 +23,8 @@ from tflm_zo.serial.link import BoardRestarted
 from tflm_zo.serial.messages import Hello
 from tflm_zo.split import layer_count, split
 from tflm_zo.totals import StepTotals
-from tflm_zo.trainer import Callback, History, Progress, Trainer, Work
+from tflm_zo.trainer import Callback, History, Trainer, Work
+from tflm_zo.training_state import Progress, Snapshot
 
 
 class RemoteTrainer(Trainer):
@@ -38,6 +40,7 @@ class RemoteTrainer(Trainer):
         self.model = read_patched(model)
         self.seed = seed
         self.progress = Progress()
+        self._reset_fit()
         self._device = device
         self._classes = self.model.loss.classes > 0
         self._evaluate = plugin.make_command(plugin.LOSS)
@@ -45,6 +48,7 @@ class RemoteTrainer(Trainer):
         self._run = 0
         self._first_step = 0
         self._checkpoints = True
+        self._resumed = False
         self._recipe = Recipe(plugin.Exact.NOTHING)
         self._settings: dict[str, Any] = {}
         if model_hash(model) != device.hello.model_hash:
@@ -66,25 +70,25 @@ class RemoteTrainer(Trainer):
         """Train the board; see :meth:`Trainer.fit`.
 
         resume: go on with a fit of the same samples, seed and hyperparameters that the board is in, or has in its
-        checkpoint. checkpoints: save the weights in the board's flash at the start and after each epoch; a board
-        that starts anew then goes on from there. patience: end after so many epochs without a lower training loss.
+        checkpoint. checkpoints: save the weights in the board's flash at the start and whenever the guard finds better
+        ones (without a guard: after each epoch); a board that starts anew then goes on from there. patience: end after
+        so many epochs without a lower training loss.
 
         Also raises :class:`ZoError` if the board refuses, is gone, or has no room for a batch.
         """
         self._checkpoints = checkpoints
+        self._resumed = False
         if not resume:
             self._first_step = self.progress.step
         hyper = Hyperparameters(**hyperparameters)
         hyper.check()
         self._run = self._name_of_run(x, y, hyper)
-        if resume:
-            self._take_up(self._device.hello, -(-len(x) // min(hyper.batch_size, len(x))))
-        watch = [] if patience is None else [_Patience(patience)]
+        patient = [] if patience is None else [_Patience(patience)]
         return super().fit(
             x,
             y,
             validation_data=validation_data,
-            callbacks=[*callbacks, *watch],
+            callbacks=[*callbacks, *patient],
             verbose=verbose,
             resume=resume,
             **hyperparameters,
@@ -105,7 +109,7 @@ class RemoteTrainer(Trainer):
                 "seed and options that it was started with"
             )
         epoch, batch = divmod(found.steps - self._first_step, batches)
-        self.progress = Progress(epoch, batch, found.steps, self.progress.passes, found.head_rate)
+        self.progress = Progress(epoch, batch, found.steps, self.progress.passes, self.progress.rates)
         self.progress.passes += self._device.finish()
 
     def _schedule(self, recipe: Recipe, hyper: Hyperparameters, plan: FitPlan) -> plugin.Schedule:
@@ -113,7 +117,6 @@ class RemoteTrainer(Trainer):
         capacity = self._device.hello.batch_capacity
         if plan.batch_size > capacity:
             raise ZoError(f"batch_size is {plan.batch_size}, but the board has memory for {capacity} samples")
-        self._recipe = recipe
         self._settings = {
             "seed": self.seed,
             "antithetic": hyper.antithetic,
@@ -125,14 +128,15 @@ class RemoteTrainer(Trainer):
         return schedule
 
     def _configure(self, recipe: Recipe) -> None:
+        self._recipe = recipe
         device, rate = self._device, self.progress.head_lr or 0.0
         device.set_schedule(run=self._run, step=self.progress.step, head_rate=rate, **self._settings)
         for index, setting in recipe.parameters.items():
-            device.set_parameter(index, *setting)
+            device.set_parameter(index, setting.sigma, setting.rate or 0.0, setting.mask)
         for number, node in recipe.nodes.items():
-            device.set_node(number, *node.with_rate(rate))
+            device.set_node(number, node.sigma, node.block, node.rate or 0.0, node.mask)
         if self._checkpoints and self.progress.step == self._first_step:
-            device.checkpoint()
+            device.checkpoint()  # a board that starts anew, or a run that is taken up, finds its beginning
 
     def _epoch(self, work: Work, plan: FitPlan, interrupt: threading.Event) -> dict[str, float]:
         try:
@@ -157,8 +161,55 @@ class RemoteTrainer(Trainer):
 
     def _finish(self, work: Work) -> None:
         self.progress.passes += self._device.finish()
+        if self._checkpoints and not work.watch.unjudged:
+            self._device.checkpoint()
+
+    # -- what the host's trainer keeps in memory, a board keeps in its flash ----------------------------------------
+
+    def _take_up_fit(self, plan: FitPlan) -> None:
+        self._resumed = True
+        self._take_up(self._device.hello, plan.batches)
+
+    def _measure(
+        self, recipe: Recipe, hyper: Hyperparameters, codes: np.ndarray, targets: np.ndarray, epochs: int
+    ) -> Rates:
+        """Rates are measured on this machine, with the weights that the board has: to the bit what it would measure.
+
+        A run that is taken up has begun with the factory weights.
+        """
+        here = Trainer(self.model.data, self.seed)
+        if not self._resumed:
+            here._write(self._snapshot())
+        rates = here._measure(recipe, hyper, codes, targets, epochs)
+        self.progress.passes += here.progress.passes
+        return rates
+
+    def keep(self) -> None:
+        """Remember the present weights as the best of the fit in work: in the board's flash, or else here."""
         if self._checkpoints:
             self._device.checkpoint()
+        else:
+            self._kept = self._snapshot()
+
+    def return_to_kept(self) -> None:
+        """Bring back the weights that :meth:`keep` remembered."""
+        if not self._checkpoints:
+            super().return_to_kept()
+            return
+        self._device.restore()
+        # The checkpoint then says how far the training has come, not only how far it had come.
+        self._configure(self._recipe)
+        self._device.checkpoint()
+
+    def _set_aside(self) -> None:
+        pass  # a run that is taken up goes on from the checkpoint, and comes to the same weights
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot([self._tensor(p).reshape(-1) for p in self.model.parameters], {})
+
+    def _write(self, snapshot: Snapshot) -> None:
+        for parameter in self.model.parameters:
+            self._device.write_weights(parameter, snapshot.values[parameter.index])
 
     def _pass(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.ndarray:
         """One pass that computes the loss, as evaluation needs it; all others the board does by itself."""

@@ -5,17 +5,33 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.simulator import library
 from tflm_zo.simulator.layer import Geometry
-from tflm_zo.simulator.quantization import AddMultipliers, Multiplier, SoftmaxParams
+from tflm_zo.simulator.quantization import AddMultipliers, LogisticParams, Multiplier, SoftmaxParams
 
 
 def _address(array: np.ndarray | None) -> int | None:
     return None if array is None else array.ctypes.data
+
+
+class Operand(NamedTuple):
+    """An operand of an elementwise operator: a tensor, or -1 and a ``constant`` (int8).
+
+    ``places`` (int32) has the element that each element of the output takes; None: they have the same shape.
+    """
+
+    tensor: int
+    constant: np.ndarray | None
+    places: np.ndarray | None
+
+    def native(self) -> library.Operand:
+        """The engine's form; valid as long as this operand."""
+        return library.Operand(self.tensor, _address(self.constant), _address(self.places))
 
 
 class Engine:
@@ -111,6 +127,20 @@ class Engine:
         add = self._library.tflm_zo_sim_add_average_pool if average else self._library.tflm_zo_sim_add_max_pool
         self._check(add(self._handle, *tensors, library.Window(*geometry), *activation))
 
+    def add_mean(
+        self,
+        tensors: tuple[int, int],
+        sizes: tuple[int, int, int],
+        zero_points: tuple[int, int],
+        multiplier: Multiplier,
+    ) -> None:
+        """Append a mean over the middle one of three ``sizes`` that the input consists of.
+
+        ``tensors`` and ``zero_points``: input and output.
+        """
+        params = library.MeanParams(*sizes, zero_points[0], *multiplier, zero_points[1])
+        self._check(self._library.tflm_zo_sim_add_mean(self._handle, *tensors, params))
+
     def add_add(
         self,
         tensors: tuple[int, int, int],
@@ -119,27 +149,56 @@ class Engine:
         activation: tuple[int, int],
     ) -> None:
         """Append an addition; ``tensors`` and ``zero_points``: both inputs, output."""
-        first, second, output = multipliers
-        params = library.AddParams(
-            zero_points[0],
-            first.significand,
-            first.right_shift,
-            zero_points[1],
-            second.significand,
-            second.right_shift,
-            output.significand,
-            output.right_shift,
-            zero_points[2],
-            *activation,
-        )
+        params = _add_params(zero_points, multipliers, activation)
         self._check(self._library.tflm_zo_sim_add_add(self._handle, *tensors, params))
+
+    def add_sum(
+        self,
+        operands: tuple[Operand, Operand],
+        output: int,
+        zero_points: tuple[int, int, int],
+        multipliers: AddMultipliers,
+        activation: tuple[int, int],
+        subtract: bool,
+    ) -> None:
+        """Append a sum or difference of operands of any shapes; ``zero_points``: both operands, output."""
+        params = _add_params(zero_points, multipliers, activation)
+        first, second = (operand.native() for operand in operands)
+        self._check(self._library.tflm_zo_sim_add_sum(self._handle, first, second, output, params, subtract))
+
+    def add_product(
+        self,
+        operands: tuple[Operand, Operand],
+        output: int,
+        zero_points: tuple[int, int, int],
+        multiplier: Multiplier,
+        activation: tuple[int, int],
+    ) -> None:
+        """Append a product of operands of any shapes; ``zero_points``: both operands, output."""
+        params = library.ProductParams(*zero_points[:2], *multiplier, zero_points[2], *activation)
+        first, second = (operand.native() for operand in operands)
+        self._check(self._library.tflm_zo_sim_add_product(self._handle, first, second, output, params))
+
+    def add_requantize(self, tensors: tuple[int, int], zero_points: tuple[int, int], multiplier: Multiplier) -> None:
+        """Append a change of scale; ``tensors`` and ``zero_points``: input and output."""
+        params = library.RequantizeParams(zero_points[0], *multiplier, zero_points[1])
+        self._check(self._library.tflm_zo_sim_add_requantize(self._handle, *tensors, params))
+
+    def add_logistic(self, tensors: tuple[int, int], input_zero_point: int, params: LogisticParams) -> None:
+        """Append a logistic function; ``tensors``: input and output."""
+        native = library.LogisticParams(input_zero_point, *params)
+        self._check(self._library.tflm_zo_sim_add_logistic(self._handle, *tensors, native))
+
+    def add_pad(self, tensors: tuple[int, int], places: np.ndarray, value: int) -> None:
+        """Append a padding. ``places``: int32, for each element of the output that of the input, -1 for ``value``."""
+        self._check(self._library.tflm_zo_sim_add_pad(self._handle, *tensors, _address(places), value))
 
     def add_softmax(self, tensors: tuple[int, int], depth: int, params: SoftmaxParams) -> None:
         """Append a softmax over rows of ``depth`` elements."""
         self._check(self._library.tflm_zo_sim_add_softmax(self._handle, *tensors, depth, *params))
 
     def add_reshape(self, tensors: tuple[int, int]) -> None:
-        """Append a reshape."""
+        """Append a change of shape that keeps the order of the elements."""
         self._check(self._library.tflm_zo_sim_add_reshape(self._handle, *tensors))
 
     def finish(self) -> None:
@@ -172,6 +231,24 @@ class Engine:
                 _address(accumulators),
             )
         )
+
+
+def _add_params(
+    zero_points: tuple[int, int, int], multipliers: AddMultipliers, activation: tuple[int, int]
+) -> library.AddParams:
+    first, second, output = multipliers
+    return library.AddParams(
+        zero_points[0],
+        first.significand,
+        first.right_shift,
+        zero_points[1],
+        second.significand,
+        second.right_shift,
+        output.significand,
+        output.right_shift,
+        zero_points[2],
+        *activation,
+    )
 
 
 def weight_quantization(

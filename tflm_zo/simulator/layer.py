@@ -33,7 +33,7 @@ class Geometry(NamedTuple):
 
 @dataclass(frozen=True)
 class SimLayer:
-    """One operator of the model.
+    """One operator of the model, ``index`` counted without those that only compute a shape.
 
     ``weights`` (int8, in the shape of the model's tensor) and ``bias`` (int32, one element per output
     channel) are the arrays that the engine computes with, or None. Write into them,

@@ -56,6 +56,24 @@ class Quantization(ctypes.Structure):
     ]
 
 
+class MeanParams(ctypes.Structure):
+    """``TflmZoSimMeanParams``."""
+
+    _fields_ = [
+        (name, c_int32)
+        for name in (
+            "outer",
+            "count",
+            "inner",
+            "input_zero_point",
+            "multiplier",
+            "left_shift",
+            "right_shift",
+            "output_zero_point",
+        )
+    ]
+
+
 class AddParams(ctypes.Structure):
     """``TflmZoSimAddParams``."""
 
@@ -75,6 +93,44 @@ class AddParams(ctypes.Structure):
             "activation_max",
         )
     ]
+
+
+class ProductParams(ctypes.Structure):
+    """``TflmZoSimProductParams``."""
+
+    _fields_ = [
+        (name, c_int32)
+        for name in (
+            "first_zero_point",
+            "second_zero_point",
+            "multiplier",
+            "left_shift",
+            "right_shift",
+            "output_zero_point",
+            "activation_min",
+            "activation_max",
+        )
+    ]
+
+
+class Operand(ctypes.Structure):
+    """``TflmZoSimOperand``."""
+
+    _fields_ = [("tensor", c_int32), ("constant", c_void_p), ("places", c_void_p)]
+
+
+class RequantizeParams(ctypes.Structure):
+    """``TflmZoSimRequantizeParams``."""
+
+    _fields_ = [
+        (name, c_int32) for name in ("input_zero_point", "multiplier", "left_shift", "right_shift", "output_zero_point")
+    ]
+
+
+class LogisticParams(ctypes.Structure):
+    """``TflmZoSimLogisticParams``."""
+
+    _fields_ = [(name, c_int32) for name in ("input_zero_point", "radius", "multiplier", "left_shift")]
 
 
 class TrainingTensor(ctypes.Structure):
@@ -144,6 +200,7 @@ class Training(ctypes.Structure):
 
 
 _PARAMETERS = [c_void_p, c_void_p, POINTER(Quantization)]
+_OPERANDS = [POINTER(Operand), POINTER(Operand)]
 _BINDINGS = [POINTER(c_int32), POINTER(c_void_p), c_int32]
 _PROTOTYPES = {
     "create": (c_void_p, [POINTER(c_int64), c_int32, c_int32]),
@@ -163,7 +220,13 @@ _PROTOTYPES = {
         [c_void_p, c_int32, c_int32, POINTER(Window), c_int32, c_int32],
     ),
     "add_max_pool": (c_int32, [c_void_p, c_int32, c_int32, POINTER(Window), c_int32, c_int32]),
+    "add_mean": (c_int32, [c_void_p, c_int32, c_int32, POINTER(MeanParams)]),
     "add_add": (c_int32, [c_void_p, c_int32, c_int32, c_int32, POINTER(AddParams)]),
+    "add_sum": (c_int32, [c_void_p, *_OPERANDS, c_int32, POINTER(AddParams), c_int32]),
+    "add_product": (c_int32, [c_void_p, *_OPERANDS, c_int32, POINTER(ProductParams)]),
+    "add_requantize": (c_int32, [c_void_p, c_int32, c_int32, POINTER(RequantizeParams)]),
+    "add_logistic": (c_int32, [c_void_p, c_int32, c_int32, POINTER(LogisticParams)]),
+    "add_pad": (c_int32, [c_void_p, c_int32, c_int32, c_void_p, c_int32]),
     "add_softmax": (c_int32, [c_void_p] + [c_int32] * 6),
     "add_reshape": (c_int32, [c_void_p, c_int32, c_int32]),
     "finish": (c_int32, [c_void_p]),

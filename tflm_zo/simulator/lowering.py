@@ -10,7 +10,7 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.simulator import quantization
-from tflm_zo.simulator.engine import Engine, weight_quantization
+from tflm_zo.simulator.engine import Engine, Operand, weight_quantization
 from tflm_zo.simulator.layer import Geometry, SimLayer
 from tflm_zo.simulator.quantization import INT8_MAX, INT8_MIN, Multiplier
 from tflm_zo.simulator.tflite_graph import Graph, Operator, Tensor
@@ -21,10 +21,11 @@ Constants = Callable[[int], np.ndarray]
 class _Context:
     """One operator with the tensors it connects; errors name the operator."""
 
-    def __init__(self, engine: Engine, graph: Graph, op: Operator, constants: Constants) -> None:
+    def __init__(self, engine: Engine, graph: Graph, op: Operator, index: int, constants: Constants) -> None:
         self.engine = engine
         self.graph = graph
         self.op = op
+        self.index = index
         self.constants = constants
 
     def fail(self, why: str) -> ZoError:
@@ -69,6 +70,12 @@ class _Context:
         if tensor.type != "INT32" or tensor.data is None or tensor.data.size != channels:
             raise self.fail(f"bias '{tensor.name}' must be a constant of {channels} int32 values")
         return self.constants(tensor.index)
+
+    def constant(self, position: int, kind: str) -> np.ndarray:
+        tensor = self.graph.tensors[self.op.inputs[position]]
+        if tensor.type != kind or tensor.data is None:
+            raise self.fail(f"tensor '{tensor.name}' must be a constant of type {kind}")
+        return tensor.data
 
     def activation_range(self) -> tuple[int, int]:
         output = self.activation(self.output)
@@ -117,7 +124,7 @@ class _Context:
             significands = np.array([m.significand for m in multipliers], np.int64)
             shifts = np.array([m.left_shift - m.right_shift for m in multipliers], np.int64)
         return SimLayer(
-            index=self.op.index,
+            index=self.index,
             op=self.op.name,
             inputs=(self.input,) if inputs is None else inputs,
             output=self.output,
@@ -219,16 +226,95 @@ def _pool(c: _Context) -> SimLayer:
     return c.layer(geometry=geometry, activation=activation)
 
 
-def _add(c: _Context) -> SimLayer:
-    indices = (c.op.inputs[0], c.op.inputs[1], c.output)
-    first, second, output = (c.activation(index) for index in indices)
-    if not first.shape == second.shape == output.shape:
-        raise c.fail(f"shapes {first.shape} and {second.shape}; the simulator adds tensors of one shape only")
-    activation = c.activation_range()
-    multipliers = quantization.add_multipliers(first.scale, second.scale, output.scale)
+def _mean(c: _Context) -> SimLayer:
+    source, target = c.activation(c.input), c.activation(c.output)
+    ranks = len(source.shape)
+    axes = sorted({int(axis) % ranks for axis in c.constant(1, "INT32").reshape(-1)})
+    if not axes or axes[0] == 0 or axes != list(range(axes[0], axes[-1] + 1)):
+        raise c.fail(f"the mean is taken over axes {axes}; axes next to each other, without the batch axis, are needed")
+    outer, count, inner = (
+        math.prod(sizes)
+        for sizes in (source.shape[: axes[0]], source.shape[axes[0] : axes[-1] + 1], source.shape[axes[-1] + 1 :])
+    )
+    multiplier = quantization.mean_multiplier(source.scale, target.scale, count)
+    c.engine.add_mean((c.input, c.output), (outer, count, inner), (source.zero_point, target.zero_point), multiplier)
+    return c.layer()
+
+
+def _operand(c: _Context, index: int) -> tuple[Tensor, Operand]:
+    """An input of an elementwise operator, which must fit the output's shape by broadcasting."""
+    tensor = c.graph.tensors[index]
+    shape = c.activation(c.output).shape
+    if tensor.data is None:
+        c.activation(index)
+    elif tensor.type != "INT8" or tensor.scales.size != 1:
+        raise c.fail(f"constant '{tensor.name}' is not an int8 tensor with one scale; quantize the model fully")
+    places = None
+    if tensor.shape != shape:
+        numbers = np.arange(math.prod(tensor.shape), dtype=np.int32).reshape(tensor.shape)
+        try:
+            places = np.ascontiguousarray(np.broadcast_to(numbers, shape))
+        except ValueError:
+            raise c.fail(f"operand '{tensor.name}' of shape {tensor.shape} does not fit {shape}") from None
+    return tensor, Operand(-1 if tensor.data is not None else index, tensor.data, places)
+
+
+def _elementwise(c: _Context) -> SimLayer:
+    (first, one), (second, other) = (_operand(c, index) for index in c.op.inputs[:2])
+    inputs = tuple(operand.tensor for operand in (one, other) if operand.tensor >= 0)
+    if not inputs:
+        raise c.fail("both inputs are constants; an input that is computed is needed")
+    output = c.activation(c.output)
+    scales = (first.scale, second.scale, output.scale)
     zero_points = (first.zero_point, second.zero_point, output.zero_point)
-    c.engine.add_add(indices, zero_points, multipliers, activation)
-    return c.layer(activation=activation, inputs=indices[:2])
+    activation = c.activation_range()
+    if c.op.name == "MUL":
+        multiplier = quantization.product_multiplier(*scales)
+        c.engine.add_product((one, other), c.output, zero_points, multiplier, activation)
+    elif c.op.name == "SUB":
+        multipliers = quantization.subtract_multipliers(*scales)
+        c.engine.add_sum((one, other), c.output, zero_points, multipliers, activation, subtract=True)
+    elif len(inputs) == 2 and one.places is None and other.places is None:
+        multipliers = quantization.add_multipliers(*scales)
+        c.engine.add_add((*inputs, c.output), zero_points, multipliers, activation)
+    else:
+        multipliers = quantization.add_multipliers(*scales)
+        c.engine.add_sum((one, other), c.output, zero_points, multipliers, activation, subtract=False)
+    return c.layer(activation=activation, inputs=inputs)
+
+
+def _quantize(c: _Context) -> SimLayer:
+    source, target = c.activation(c.input), c.activation(c.output)
+    if source.shape != target.shape:
+        raise c.fail(f"input and output have shapes {source.shape} and {target.shape}; they must be the same")
+    multiplier = quantization.quantize_multiplier(float(source.scale) / float(target.scale))
+    c.engine.add_requantize((c.input, c.output), (source.zero_point, target.zero_point), multiplier)
+    return c.layer()
+
+
+def _logistic(c: _Context) -> SimLayer:
+    source, target = c.activation(c.input), c.activation(c.output)
+    if source.shape != target.shape or target.zero_point != INT8_MIN:
+        raise c.fail("the output must have the input's shape and zero point -128")
+    c.engine.add_logistic((c.input, c.output), source.zero_point, quantization.logistic_params(source.scale))
+    return c.layer()
+
+
+def _pad(c: _Context) -> SimLayer:
+    source, target = c.activation(c.input), c.activation(c.output)
+    border = c.constant(1, "INT32").reshape(-1, 2)
+    expected = tuple(size + int(sum(pads)) for size, pads in zip(source.shape, border, strict=False))
+    if len(border) != len(source.shape) or np.any(border < 0) or np.any(border[0]) or target.shape != expected:
+        raise c.fail(f"{source.shape} cannot be padded by {border.tolist()} to {target.shape}")
+    value = target.zero_point
+    if len(c.op.inputs) > 2:
+        value = int(c.constant(2, "INT8").reshape(-1)[0])
+        given = c.graph.tensors[c.op.inputs[2]]
+        if given.scale != target.scale or given.zero_point != target.zero_point:
+            raise c.fail(f"value '{given.name}' and the output must have the same scale and zero point")
+    numbers = np.arange(source.sample_size, dtype=np.int32).reshape(source.shape)
+    c.engine.add_pad((c.input, c.output), np.pad(numbers, border, constant_values=-1), value)
+    return c.layer()
 
 
 def _softmax(c: _Context) -> SimLayer:
@@ -249,24 +335,44 @@ def _reshape(c: _Context) -> SimLayer:
 
 
 _LOWERINGS: dict[str, Callable[[_Context], SimLayer]] = {
-    "ADD": _add,
+    "ADD": _elementwise,
     "AVERAGE_POOL_2D": _pool,
     "CONV_2D": _conv,
     "DEPTHWISE_CONV_2D": _depthwise,
+    "EXPAND_DIMS": _reshape,
     "FULLY_CONNECTED": _fully_connected,
+    "LOGISTIC": _logistic,
     "MAX_POOL_2D": _pool,
+    "MEAN": _mean,
+    "MUL": _elementwise,
+    "PAD": _pad,
+    "PADV2": _pad,
+    "QUANTIZE": _quantize,
     "RESHAPE": _reshape,
     "SOFTMAX": _softmax,
+    "SQUEEZE": _reshape,
+    "SUB": _elementwise,
 }
 
 
-def lower(engine: Engine, graph: Graph, op: Operator, constants: Constants) -> SimLayer:
-    """Append ``op`` to the engine and return its description.
+def check_operators(operators: Sequence[Operator]) -> None:
+    """Raise :class:`ZoError` that names the operators of a kind that the simulator does not run, if there are any."""
+    first: dict[str, int] = {}
+    for op in operators:
+        if op.name not in _LOWERINGS:
+            first.setdefault(op.name, op.index)
+    if first:
+        names = ", ".join(f"{name} (operator {index})" for name, index in first.items())
+        raise ZoError(
+            f"the simulator, which select, tune and realign use, does not run {names}; patch and train do not need it"
+        )
 
-    ``constants`` gives the array that the engine shall use for a constant tensor. Raises :class:`ZoError` if
-    the operator, one of its types or one of its options is outside what the simulator computes.
+
+def lower(engine: Engine, graph: Graph, op: Operator, index: int, constants: Constants) -> SimLayer:
+    """Append ``op`` to the engine as layer ``index`` and return its description.
+
+    ``constants`` gives the array that the engine shall use for a constant tensor. The operator must have passed
+    :func:`check_operators`. Raises :class:`ZoError` if one of its types or options is outside what the simulator
+    computes.
     """
-    if op.name not in _LOWERINGS:
-        known = ", ".join(_LOWERINGS)
-        raise ZoError(f"operator {op.index} is {op.name}; the simulator runs {known}")
-    return _LOWERINGS[op.name](_Context(engine, graph, op, constants))
+    return _LOWERINGS[op.name](_Context(engine, graph, op, index, constants))

@@ -12,8 +12,8 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.simulator.engine import Engine
 from tflm_zo.simulator.layer import SimLayer
-from tflm_zo.simulator.lowering import lower
-from tflm_zo.simulator.tflite_graph import Graph, Tensor, read_graph
+from tflm_zo.simulator.lowering import check_operators, lower
+from tflm_zo.simulator.tflite_graph import Graph, Tensor, read_graph, shape_operators
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,18 @@ class SimModel:
     def __init__(self, model: bytes, instruction_set: str = "auto") -> None:
         graph = read_graph(model)
         self._graph: Graph = graph
+        without = shape_operators(graph)
+        computed = [op for op in graph.operators if op.index not in without]
+        check_operators(computed)
         engine = Engine([_activation_size(graph, tensor) for tensor in graph.tensors], instruction_set)
         self._engine = engine
         self._finalizer = weakref.finalize(self, engine.close)
         self.instruction_set = engine.instruction_set
         # Layers that share a constant of the model share its array.
         self._constants: dict[int, np.ndarray] = {}
-        self.layers: tuple[SimLayer, ...] = tuple(lower(engine, graph, op, self.constant) for op in graph.operators)
+        self.layers: tuple[SimLayer, ...] = tuple(
+            lower(engine, graph, op, index, self.constant) for index, op in enumerate(computed)
+        )
         engine.finish()
         self._needed: dict[tuple[int, int], tuple[int, ...]] = {}
 
@@ -65,6 +70,13 @@ class SimModel:
     def engine(self) -> Engine:
         """The native engine; it lives as long as this model."""
         return self._engine
+
+    def layer_of(self, tensor: int) -> int:
+        """Return the index of the layer that computes ``tensor``. Raises :class:`ZoError` if none does."""
+        for layer in self.layers:
+            if layer.output == tensor:
+                return layer.index
+        raise ZoError(f"no layer computes tensor {tensor}")
 
     def constant(self, index: int) -> np.ndarray:
         """Return the array that layers compute with for a constant tensor; writing into it changes them.

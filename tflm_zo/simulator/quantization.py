@@ -17,6 +17,7 @@ from tflm_zo.errors import ZoError
 INT8_MIN, INT8_MAX = -128, 127
 ADD_HEADROOM_BITS = 20
 SOFTMAX_DIFF_INTEGER_BITS = 5
+LOGISTIC_INTEGER_BITS = 4
 
 
 class Multiplier(NamedTuple):
@@ -97,8 +98,20 @@ def activation_range(activation: str, scale: np.float32, zero_point: int) -> tup
     )
 
 
+def mean_multiplier(input_scale: np.float32, output_scale: np.float32, count: int) -> Multiplier:
+    """The multiplier from a sum of ``count`` codes to their mean, as in TFLite's ``QuantizedMeanOrSum``.
+
+    It divides the significand of the scales' ratio, shifted so far that it keeps its 31 bits, and cuts the rest off.
+    """
+    ratio = quantize_multiplier(float(input_scale) / float(output_scale))
+    shift = ratio.left_shift - ratio.right_shift
+    division = min(count.bit_length() - 1, 32, 31 + shift)
+    shift -= division
+    return Multiplier((ratio.significand << division) // count, max(shift, 0), max(-shift, 0))
+
+
 class AddMultipliers(NamedTuple):
-    """The three rescalings of an ADD."""
+    """The three rescalings of an ADD or SUB."""
 
     first: Multiplier
     second: Multiplier
@@ -116,9 +129,56 @@ def add_multipliers(first_scale: np.float32, second_scale: np.float32, output_sc
         quantize_multiplier(float(second_scale) / twice_max),
         quantize_multiplier(twice_max / ((1 << ADD_HEADROOM_BITS) * float(output_scale))),
     )
-    if any(multiplier.left_shift for multiplier in result):
-        raise ZoError("the output scale of an ADD is too small for its inputs; requantize it")
-    return result
+    return _checked_add(result)
+
+
+def subtract_multipliers(first_scale: np.float32, second_scale: np.float32, output_scale: np.float32) -> AddMultipliers:
+    """Rescalings of a SUB: those of an ADD, but computed in single precision.
+
+    Raises :class:`ZoError` as :func:`add_multipliers` does.
+    """
+    twice_max = np.float32(2) * max(first_scale, second_scale)
+    result = AddMultipliers(
+        quantize_multiplier(float(first_scale / twice_max)),
+        quantize_multiplier(float(second_scale / twice_max)),
+        quantize_multiplier(float(twice_max / (np.float32(1 << ADD_HEADROOM_BITS) * output_scale))),
+    )
+    return _checked_add(result)
+
+
+def _checked_add(multipliers: AddMultipliers) -> AddMultipliers:
+    if any(multiplier.left_shift for multiplier in multipliers):
+        raise ZoError("the output scale of an ADD or SUB is too small for its inputs; requantize it")
+    return multipliers
+
+
+def product_multiplier(first_scale: np.float32, second_scale: np.float32, output_scale: np.float32) -> Multiplier:
+    """The rescaling of a MUL."""
+    return quantize_multiplier(float(first_scale) * float(second_scale) / float(output_scale))
+
+
+class LogisticParams(NamedTuple):
+    """``multiplier`` and ``left_shift`` scale inputs to Q4.27; see ``radius``."""
+
+    radius: int  # inputs so far from the zero point, or further, give 0 or 1
+    multiplier: int
+    left_shift: int
+
+
+def logistic_params(input_scale: np.float32) -> LogisticParams:
+    """Parameters of an int8 LOGISTIC; raises :class:`ZoError` for a scale far too small."""
+    fraction_bits = 31 - LOGISTIC_INTEGER_BITS
+    real = float(input_scale) * (1 << fraction_bits)
+    if real <= 1.0:
+        raise ZoError(f"a logistic function's input scale of {input_scale} is too small to compute with")
+    multiplier = quantize_multiplier(real)
+    return LogisticParams(_radius(LOGISTIC_INTEGER_BITS, multiplier.left_shift), multiplier[0], multiplier.left_shift)
+
+
+def _radius(integer_bits: int, left_shift: int) -> int:
+    """The largest code difference that fixed-point numbers with ``integer_bits`` can take after ``left_shift``."""
+    largest = ((1 << integer_bits) - 1) * (1 << (31 - integer_bits))
+    return math.floor(largest / (1 << left_shift))
 
 
 class SoftmaxParams(NamedTuple):
@@ -136,8 +196,7 @@ def softmax_params(beta: float, input_scale: np.float32) -> SoftmaxParams:
     if real <= 1.0:
         raise ZoError(f"a softmax input scale of {input_scale} is too small to compute with")
     multiplier = quantize_multiplier(real)
-    largest = ((1 << SOFTMAX_DIFF_INTEGER_BITS) - 1) * (1 << fraction_bits)
-    radius = math.floor(largest / (1 << multiplier.left_shift))
+    radius = _radius(SOFTMAX_DIFF_INTEGER_BITS, multiplier.left_shift)
     return SoftmaxParams(multiplier.significand, multiplier.left_shift, -radius)
 
 

@@ -160,3 +160,19 @@ def read_graph(model_bytes: bytes) -> Graph:
         inputs=tuple(int(i) for i in subgraph.inputs),
         outputs=tuple(int(i) for i in subgraph.outputs),
     )
+
+
+def shape_operators(graph: Graph) -> frozenset[int]:
+    """Indices of the operators that compute nothing but the shape that a RESHAPE is given.
+
+    Converters write them where a model's batch size is open. TFLite Micro takes the shape of a RESHAPE from its output
+    tensor, so a run without them has the same results.
+    """
+    found: set[int] = set()
+    needed = set(graph.outputs)
+    for op in reversed(graph.operators):
+        if op.outputs and all(graph.tensors[i].type == "INT32" and i not in needed for i in op.outputs):
+            found.add(op.index)
+        else:
+            needed.update(op.inputs[:1] if op.name == "RESHAPE" else op.inputs)
+    return frozenset(found)

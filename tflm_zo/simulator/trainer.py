@@ -18,7 +18,8 @@ from tflm_zo.recipe import Hyperparameters, Recipe
 from tflm_zo.samples import input_codes, sample_codes
 from tflm_zo.simulator.training import Samples, TrainingEngine
 from tflm_zo.totals import StepTotals, sum_in_order
-from tflm_zo.trainer import History, Progress, Trainer, Work
+from tflm_zo.trainer import History, Trainer, Work
+from tflm_zo.training_state import Progress
 
 
 class SimTrainer(Trainer):
@@ -34,6 +35,7 @@ class SimTrainer(Trainer):
         self.model = read_patched(data)
         self.seed = seed
         self.progress = Progress()
+        self._reset_fit()
         if arena_size is not None:
             TrainingInterpreter(data, arena_size)  # raises if it does not fit
         self._engine = TrainingEngine(self.model)
@@ -59,6 +61,7 @@ class SimTrainer(Trainer):
         return 0, 0
 
     def _schedule(self, recipe: Recipe, hyper: Hyperparameters, plan: FitPlan) -> plugin.Schedule:
+        self._cached = None  # the samples may be others, and other layers be trained
         self._passes_a_step = recipe.passes_a_sample(hyper.antithetic) * plan.batch_size
         return super()._schedule(recipe, hyper, plan)
 
@@ -94,21 +97,15 @@ class SimTrainer(Trainer):
         """Return the model's outputs for ``x`` as it stores them (int8 codes), shape (n, ...)."""
         codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
         targets = np.repeat(self._no_target[None], len(codes), axis=0)
-        return self._measure(codes, targets, self._idle)[1]
-
-    def evaluate(self, x: np.ndarray, y: np.ndarray | None = None) -> dict[str, float]:
-        """Return loss and accuracy as :meth:`Trainer.evaluate <tflm_zo.trainer.Trainer.evaluate>` does."""
-        losses, hits = self.sample_scores(x, y)
-        scores = {"loss": sum_in_order(losses) / len(losses)}
-        if hits is not None:
-            scores["accuracy"] = int(np.sum(hits)) / len(hits)
-        return scores
+        return self._run_all(codes, targets, self._idle)[1]
 
     def sample_scores(self, x: np.ndarray, y: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the loss of each sample (float32 (n,)) and, for classes, whether the model's int8 output is right
         (bool (n,), else None)."""
-        codes, targets = sample_codes(x, y, self.model)
-        reports, outputs = self._measure(codes, targets, self._evaluate)
+        return self._losses(*sample_codes(x, y, self.model))
+
+    def _losses(self, codes: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        reports, outputs = self._run_all(codes, targets, self._evaluate)
         if not self._scored(targets):
             return reports["loss"], None
         one_unit = self.model.loss.outputs == 1
@@ -130,7 +127,7 @@ class SimTrainer(Trainer):
         """Bytes of the arena that TFLM uses for this model, by its own accounting (of this 64-bit build)."""
         return TrainingInterpreter(self.model.data).arena_bytes
 
-    def _measure(self, codes: np.ndarray, targets: np.ndarray, command: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _run_all(self, codes: np.ndarray, targets: np.ndarray, command: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Reports and outputs of one pass for each sample."""
         commands = np.repeat(command.view(plugin.COMMAND_DTYPE), len(codes))
         samples = self._engine.samples(codes, targets)

@@ -14,22 +14,12 @@ from tflm_zo.bake import bake
 from tflm_zo.errors import ZoError
 from tflm_zo.model_file import load_model, schema, shape_of, tensor_name
 from tflm_zo.patched import PatchedModel
-from tflm_zo.plugin import COMMAND_DTYPE
+from tflm_zo.plugin import COMMAND_DTYPE, REPORT_DTYPE
 from tflm_zo.simulator import library
 from tflm_zo.simulator.model import SimModel
+from tflm_zo.simulator.tflite_graph import read_graph, shape_operators
 from tflm_zo.simulator.training_graph import TrainingGraph, TrainingOp, read_training_graph
 from tflm_zo.training_ops import PREFIX
-
-REPORT_DTYPE = np.dtype(
-    [
-        ("magic", "<u4"),
-        ("loss", "<f4"),
-        ("prediction", "<i4"),
-        ("feature_energy", "<f4"),
-        ("state_address", "<u4", (2,)),
-        ("reserved", "<u4", (2,)),
-    ]
-)
 
 _TYPES: dict[int, tuple[int, np.dtype]] = {
     schema.TensorType.INT8: (0, np.dtype(np.int8)),
@@ -47,7 +37,7 @@ class TrainingEngine:
 
     def __init__(self, model: PatchedModel) -> None:
         tree = load_model(model.data)
-        graph = read_training_graph(tree)
+        graph = read_training_graph(tree, shape_operators(read_graph(model.data)))
         self.sim = SimModel(bake(model.data, {}))
         self._library = library.load_library()
         self._arrays = self._make_tensors(tree, model)

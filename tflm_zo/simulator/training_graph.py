@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,7 @@ class TrainingNode:
 
 @dataclass(frozen=True)
 class TrainingGraph:
-    """What training adds to a model. Layers are counted without training ops, tensors as in the patched model.
+    """What training adds to a model. Layers are counted as in :class:`SimModel`, tensors as in the patched model.
 
     ``users`` holds the first and last layer that compute with a tensor; ``layers`` is how many lead to the logits;
     ``head_layer`` is the layer that the loss op updates, -1 if it is frozen; ``features`` is -1 without a head.
@@ -60,14 +61,16 @@ class TrainingGraph:
     output: int
 
 
-def read_training_graph(tree: Any) -> TrainingGraph:
-    """Return the training graph of a patched model's tree."""
+def read_training_graph(tree: Any, without: Collection[int] = ()) -> TrainingGraph:
+    """Return the training graph of a patched model's tree; operators ``without`` are no layers."""
     graph = tree.subgraphs[0]
     users: dict[int, tuple[int, int]] = {}
     producer: dict[int, int] = {}
     training = []
     layer = 0
-    for operator in graph.operators:
+    for number, operator in enumerate(graph.operators):
+        if number in without:
+            continue
         if custom_code(tree, operator).startswith(OP_PREFIX):
             training.append(operator)
             continue

@@ -89,7 +89,8 @@ def score_fold(
     held_out = samples.folds[fold]
     kept = np.setdiff1d(np.arange(len(samples.x)), held_out)
     trainer = SimTrainer(model, seed=seed + fold)
-    settings = {"epochs": passes, "passes": passes, "verbose": False} | dict(hyperparameters)
+    # The fold is the judge, so no more samples are held out.
+    settings = {"epochs": passes, "passes": passes, "verbose": False, "holdout": 0.0} | dict(hyperparameters)
     if trainer.fit(samples.x[kept], samples.y[kept], **settings).interrupted:
         raise KeyboardInterrupt
     losses, hits = trainer.sample_scores(samples.x[held_out], samples.y[held_out])

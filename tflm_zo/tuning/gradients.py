@@ -76,7 +76,7 @@ class GradientProbe:
         reaches it by pooling, reshaping and one addition alone; float64, its shape that of the tensor's axes."""
         layer, head = self._by_name[name], self._end.head
         assert head is not None
-        slopes = self._logit_gradient(self._logits(head.operator_index))
+        slopes = self._logit_gradient(self._logits(self._sim.layer_of(head.output)))
         if layer is head:
             return slopes.T @ self._real_input(head).reshape(self._count, -1)
         weights = self._codes(head).reshape(head.outputs, -1) * head.weight_scales.reshape(-1, 1)
@@ -122,7 +122,7 @@ class GradientProbe:
                 sides = []
                 for side in (1, -1):
                     weights[...] = np.where(signs == 0, clean, centre + side * signs * codes).astype(np.int8)
-                    sides.append(float(self._losses(self._logits(layer.operator_index)).mean()))
+                    sides.append(float(self._losses(self._logits(self._sim.layer_of(layer.output))).mean()))
                 estimates.append(((sides[0] - sides[1]) / (2 * step)) ** 2)
         finally:
             weights[...] = clean
@@ -135,7 +135,7 @@ class GradientProbe:
         end, head = self._end, self._end.head
         if head is not None and self._classes:
             # From the accumulators, as the loss op takes them: int8 logits would hide small differences.
-            last = head.operator_index
+            last = self._sim.layer_of(head.output)
             found = self._sim.run_layers(first, last + 1, self._activations, (), last).accumulators
             assert found is not None
             return found.reshape(self._count, -1) * (head.accumulator_scales * np.ones(end.outputs))

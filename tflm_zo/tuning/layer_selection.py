@@ -17,6 +17,7 @@ from tflm_zo.errors import ZoError
 from tflm_zo.model_file import load_model
 from tflm_zo.patched import read_patched
 from tflm_zo.progress import ProgressBar
+from tflm_zo.simulator import SimModel
 from tflm_zo.training_ops import is_patched
 from tflm_zo.tuning.folds import Samples, Score, into_folds, join, score_fold, score_untrained
 from tflm_zo.tuning.gradients import RelativeGradient, measure_gradient
@@ -124,6 +125,7 @@ def select_layers(
         raise ZoError(f"passes is {passes}: it must be 1 or more")
     device = find_board(board)
     model = _plain(model)
+    SimModel(model)  # raises if the model cannot be simulated
     sets = LayerSets(model, board, device.ram if ram is None else ram, device.flash if flash is None else flash)
     samples = into_folds(x, y, folds, seed)
     try:

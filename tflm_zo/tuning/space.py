@@ -11,7 +11,7 @@ from tflm_zo.adapter import NAME as ADAPTER
 from tflm_zo.op_options import KIND_BIAS
 from tflm_zo.patched import PatchedModel
 from tflm_zo.plugin import MAX_QUERIES, GroupMode
-from tflm_zo.recipe import BIAS_LR, WEIGHT_LR, Hyperparameters, Recipe, make_recipe
+from tflm_zo.recipe import Hyperparameters, Recipe, make_recipe
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -91,31 +91,35 @@ class Dimension:
 # The default of each, which is the first trial, must be among its values.
 DIMENSIONS: tuple[Dimension, ...] = (
     Dimension("batch_size", Numbers(4, 32, whole=True), lambda traits: traits.batches),
-    # In units of the rate that a fit finds from the samples.
-    Dimension("head_lr", Numbers(0.05, 20.0), lambda traits: traits.exact),
+    # In units of the rates that a fit measures.
+    Dimension("exact_lr_scale", Numbers(0.05, 20.0), lambda traits: traits.exact),
+    Dimension("lr_scale", Numbers(0.01, 100.0), lambda traits: traits.weights or traits.biases or traits.nodes),
     Dimension("adapter_lr", Numbers(5e-4, 5e-2), lambda traits: traits.adapter),
     Dimension("queries", Numbers(1, 16, whole=True), lambda traits: traits.groups > 0),
     # Directions of a sample's own need both sides.
     Dimension("antithetic", Choice((True, False)), lambda traits: traits.groups > 0 and not traits.adapter),
     Dimension("layerwise", Choice((True, False)), lambda traits: traits.groups > 1),
-    Dimension("lr", Numbers(1e-7, 1e-2), lambda traits: traits.weights or traits.biases),
     Dimension("sigma", Numbers(1, 4, whole=True), lambda traits: traits.weights),
     Dimension("bias_sigma", Numbers(10, 3000, whole=True), lambda traits: traits.biases),
-    Dimension("node_lr", Numbers(1e-7, 1e-3), lambda traits: traits.nodes),
     Dimension("node_sigma", Numbers(1, 32, whole=True), lambda traits: traits.nodes),
     Dimension("node_block", Choice((0, 2, 4, 8)), lambda traits: traits.nodes),
 )
 
 
-class SearchSpace:
-    """The dimensions that matter to one model. Names in ``fixed`` are left out; ``head_rate`` is the exact layers'
-    rate as a fit finds it (0 without exact layers)."""
+# A given rate leaves nothing to scale.
+_SCALED = {"exact_lr_scale": {"head_lr"}, "lr_scale": {"lr", "node_lr"}}
 
-    def __init__(self, traits: Traits, fixed: Collection[str], head_rate: float) -> None:
-        self._dimensions = tuple(d for d in DIMENSIONS if d.matters(traits) and d.name not in fixed)
-        self._head_rate = head_rate
-        # What a fit takes where no rate is given.
-        self._default_lr = WEIGHT_LR if traits.weights else BIAS_LR
+
+class SearchSpace:
+    """The dimensions that matter to one model. Names in ``fixed`` are left out, and scales of rates that are fixed."""
+
+    def __init__(self, traits: Traits, fixed: Collection[str]) -> None:
+        given = set(fixed)
+        self._dimensions = tuple(
+            d
+            for d in DIMENSIONS
+            if d.matters(traits) and d.name not in given and not _SCALED.get(d.name, set()) & given
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -128,8 +132,7 @@ class SearchSpace:
 
     def defaults(self) -> dict[str, Any]:
         """The point of the space that the defaults are."""
-        found = {"head_lr": 1.0, "lr": self._default_lr}
-        return {name: found[name] if name in found else getattr(Hyperparameters, name) for name in self.names}
+        return {name: getattr(Hyperparameters, name) for name in self.names}
 
     def hyperparameters(self, point: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
         """Return the hyperparameters of a point that differ from the defaults.
@@ -137,11 +140,6 @@ class SearchSpace:
         ``fixed`` are those from outside the space. As many queries are taken as the ops can keep directions for.
         """
         values = dict(point)
-        if values.get("head_lr") is not None:
-            # The default stays what it is: found from the samples of each fit.
-            values["head_lr"] = None if values["head_lr"] == 1.0 else values["head_lr"] * self._head_rate
-        if values.get("lr") == self._default_lr:
-            values["lr"] = None
         if "queries" in values:
             batch = values.get("batch_size", fixed.get("batch_size", Hyperparameters.batch_size))
             values["queries"] = max(1, min(values["queries"], MAX_QUERIES // batch))

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tflm_zo.bake import bake
 from tflm_zo.errors import ZoError
 from tflm_zo.patched import read_patched
 from tflm_zo.progress import ProgressBar
 from tflm_zo.recipe import Hyperparameters
-from tflm_zo.simulator import SimTrainer
+from tflm_zo.simulator import SimModel, SimTrainer
 from tflm_zo.trainer import Trainer
 from tflm_zo.tuning.folds import Samples, into_folds, score_fold
 from tflm_zo.tuning.space import SearchSpace, traits_of
@@ -87,6 +88,7 @@ def tune(
         raise ZoError(f"trials is {trials}: it must be 1 or more")
     if passes < 1:
         raise ZoError(f"passes is {passes}: it must be 1 or more")
+    SimModel(bake(read_patched(model).data, {}))  # raises if the model cannot be simulated
     samples = into_folds(x, y, folds, seed)
     try:
         with _storage_errors(study):
@@ -120,16 +122,8 @@ class _Search:
         self.model, self.samples, self.passes, self.seed = model, samples, passes, seed
         self.fixed: dict[str, Any] = {"epochs": passes, "passes": passes} | fixed
         traits = traits_of(read_patched(model), Hyperparameters(**self.fixed))
-        head_rate = self._head_rate() if traits.exact else 0.0
-        self.space = SearchSpace(traits, self.fixed, head_rate)
+        self.space = SearchSpace(traits, self.fixed)
         self.study = self._open(path)
-
-    def _head_rate(self) -> float:
-        """The rate of the exact layers that a fit of the defaults finds."""
-        trainer = SimTrainer(self.model, seed=self.seed)
-        if trainer.fit(self.samples.x, self.samples.y, verbose=False, **self.fixed).interrupted:
-            raise KeyboardInterrupt
-        return trainer.progress.head_lr or 0.0
 
     def _open(self, path: Path) -> optuna.Study:
         from sqlalchemy.engine import URL

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preparing a model for samples after a drift by statistics alone: no labels, no training.
+
+Each step brings something back to what it was on samples from before the drift; together they form one chain, in the
+order of the data: each sample's own mean (and spread), mean and spread of each input channel, a filter for images,
+mean and spread of the channels of every convolution (realignment). Which of them help depends on the drift, so a
+chain is a choice: see :mod:`tflm_zo.choice`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tflm_zo.adapter import add_adapter, has_adapter
+from tflm_zo.channel_statistics import channel_statistics
+from tflm_zo.errors import ZoError
+from tflm_zo.front_layer import input_tensor
+from tflm_zo.input_filter import FILTERS, NO_FILTER, add_filter
+from tflm_zo.layers import Quantization, quantization_of
+from tflm_zo.model_file import load_model, save_model, shape_of
+from tflm_zo.realign import Realigner
+from tflm_zo.sample_normalization import (
+    ALL,
+    CHANNEL,
+    SampleNormalization,
+    add_sample_normalization,
+    normalize_codes,
+    take_sample_normalization,
+)
+from tflm_zo.samples import input_codes
+from tflm_zo.training_ops import is_patched
+
+AS_IT_IS = "as it is"
+MEAN, MEAN_AND_SPREAD, CHANNEL_MEANS = "mean", "mean and spread", "channel means"
+# What may be brought back of each sample.
+SAMPLE_STEPS = (MEAN, MEAN_AND_SPREAD, CHANNEL_MEANS)
+
+# Gains of channels are kept within these: what lies beyond is noise of a channel that says nothing.
+_LARGEST_GAIN = 16.0
+# Mean and spread of channels are taken from at most so many samples.
+_MOST_SAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Steps of a preparation: ``sample`` is one of :data:`SAMPLE_STEPS` or None, ``filter`` one of
+    :data:`tflm_zo.input_filter.FILTERS` or "none"."""
+
+    sample: str | None = None
+    channels: bool = False
+    filter: str = NO_FILTER
+    realigned: bool = False
+
+    @property
+    def name(self) -> str:
+        """For a reader."""
+        steps = [
+            f"each sample's {self.sample}" if self.sample else "",
+            "channels" if self.channels else "",
+            f"filter {self.filter}" if self.filter != NO_FILTER else "",
+            "realigned" if self.realigned else "",
+        ]
+        return ", ".join(step for step in steps if step) or AS_IT_IS
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared model in two parts: ``normalization`` of the samples, in front, and the rest of the ``model``."""
+
+    chain: Chain
+    model: bytes
+    normalization: SampleNormalization | None
+
+    def codes(self, codes: np.ndarray) -> np.ndarray:
+        """Return samples int8 (n, 1, ...) as the rest of the model gets them."""
+        return codes if self.normalization is None else normalize_codes(codes, self.normalization)
+
+    def whole(self, rest: bytes | None = None) -> bytes:
+        """Return the model as one; ``rest``: what training has made of its second part."""
+        model = self.model if rest is None else rest
+        if self.normalization is None:
+            return model
+        tree = load_model(model)
+        add_sample_normalization(tree, self.normalization)
+        return save_model(tree)
+
+
+class Preparer:
+    """Makes chains of one model: an int8 ``.tflite``, not patched.
+
+    ``reference`` (n, ...): samples from before the drift; ``x`` (m, ...): samples after it; float in the model's units
+    or int8 codes, no labels. Raises :class:`ZoError` if the model cannot be prepared at all.
+    """
+
+    def __init__(self, model: bytes, reference: np.ndarray, x: np.ndarray) -> None:
+        tree = load_model(model)
+        if is_patched(tree):
+            raise ZoError("the model is patched already: prepare the original model, then patch it")
+        if has_adapter(tree) or take_sample_normalization(tree) is not None:
+            raise ZoError("the model has been prepared already: prepare the original model")
+        source = input_tensor(tree, "preparation")
+        self._shape, quantization = shape_of(source), quantization_of(source)
+        assert quantization is not None  # input_tensor has checked it
+        self._quantization: Quantization = quantization
+        self._model = model
+        self._reference = self.codes(reference)[:_MOST_SAMPLES]
+        self._after = self.codes(x)[:_MOST_SAMPLES]
+        self._realigners: dict[str | None, Realigner] = {}
+
+    def codes(self, x: np.ndarray) -> np.ndarray:
+        """Return samples as the model's input codes, int8 (n, 1, ...)."""
+        return input_codes(x, self._shape, self._quantization)
+
+    def chains(self) -> Iterator[Chain]:
+        """The chains without filters that the model takes, the shortest ones first."""
+        steps: list[str | None] = [None, *(s for s in SAMPLE_STEPS if self._takes(Chain(sample=s)))]
+        realigned = (False, True) if self._takes(Chain(realigned=True)) else (False,)
+        found = [Chain(s, c, NO_FILTER, r) for s in steps for c in (False, True) for r in realigned]
+        return iter(sorted(found, key=lambda chain: chain.name.count(",") + (chain != Chain())))
+
+    def filtered(self, chain: Chain) -> Iterator[Chain]:
+        """The same chain with each of the filters that the model takes."""
+        sides = self._shape[1:3] if len(self._shape) == 4 else (0,)
+        for name, kernel in FILTERS.items():
+            if len(kernel) <= min(sides):
+                yield replace(chain, filter=name)
+
+    def _takes(self, chain: Chain) -> bool:
+        try:
+            if chain.realigned:
+                self._realigner(chain.sample)
+            else:
+                self.prepare(chain)
+        except ZoError:
+            return False
+        return True
+
+    def prepare(self, chain: Chain) -> Prepared:
+        """Return the model with the steps of ``chain``. Raises :class:`ZoError` if it does not take one of them."""
+        normalization = self._normalization(chain.sample)
+
+        def change(tree: Any) -> None:
+            if chain.channels:
+                add_adapter(tree, *self._gains_and_offsets(chain.sample))
+
+        if chain.realigned:
+            model = self._realigner(chain.sample).run(chain.filter, change)
+        else:
+            tree = load_model(self._model)
+            change(tree)
+            if chain.filter != NO_FILTER:
+                add_filter(tree, chain.filter, round(float(self._normalized(self._after, chain.sample).mean())))
+            model = save_model(tree)
+        return Prepared(chain, model, normalization)
+
+    def _normalization(self, sample: str | None) -> SampleNormalization | None:
+        if sample is None:
+            return None
+        axes = CHANNEL if sample == CHANNEL_MEANS else ALL
+        return SampleNormalization.usual(self._reference[:, 0], with_spread=sample == MEAN_AND_SPREAD, axes=axes)
+
+    def _normalized(self, codes: np.ndarray, sample: str | None) -> np.ndarray:
+        normalization = self._normalization(sample)
+        return codes[:, 0] if normalization is None else normalize_codes(codes[:, 0], normalization)
+
+    def _gains_and_offsets(self, sample: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Gain S / s and offset M - m S / s of each channel, about the input's zero point, in codes."""
+        before = channel_statistics(self._normalized(self._reference, sample))
+        after = channel_statistics(self._normalized(self._after, sample))
+        alive = (before.spread > 0) & (after.spread > 0)
+        gains = np.ones(len(alive))
+        gains[alive] = np.clip(before.spread[alive] / after.spread[alive], 1 / _LARGEST_GAIN, _LARGEST_GAIN)
+        zero = self._quantization.zero_point
+        return gains, (before.mean - zero) - gains * (after.mean - zero)
+
+    def _realigner(self, sample: str | None) -> Realigner:
+        if sample not in self._realigners:
+            self._realigners[sample] = Realigner(
+                self._model, self._normalized(self._reference, sample), self._normalized(self._after, sample)
+            )
+        return self._realigners[sample]
