@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import dense_model, separable_samples
+from small_models import dense_model, mean_model, separable_samples
 
 from tflm_zo import patch
 from tflm_zo.input_filter import add_filter
@@ -129,6 +129,27 @@ def test_network_starts_at_the_int8_model_and_learns(small: bytes, int8: bool, t
         for variable, grid_of in zip(network.variables, network._grids, strict=True):
             codes = variable.numpy() / grid_of
             np.testing.assert_allclose(codes, np.rint(codes), atol=1e-2)
+
+
+@pytest.mark.parametrize("keep_dims", [False, True])
+def test_network_takes_means_over_the_image(keep_dims: bool) -> None:
+    pytest.importorskip("tensorflow")
+    from suites.float_network import Network, Setting
+
+    model = mean_model(keep_dims=keep_dims)
+    case = case_of(model)
+    network = Network(model)
+    network.train(case.x, case.y, Setting("Adam", 0.0, 1), 0)
+    real = network.outputs(network.tf.constant(network.reals(case.x))).numpy()
+    simulated = SimModel(model)
+    logits = next(layer for layer in simulated.layers if layer.op == "FULLY_CONNECTED").output
+    tensor = simulated.tensors[logits]
+    codes = simulated.activations(case.x)[logits].astype(float)
+    # The network's logits are accumulators, which do not saturate.
+    inside = np.abs(codes) < 120
+    np.testing.assert_allclose(
+        real[inside], ((codes - tensor.zero_point) * tensor.scale)[inside], atol=4 * tensor.scale
+    )
 
 
 def test_network_trains_the_last_layers_alone(small: bytes) -> None:
