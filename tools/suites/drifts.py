@@ -315,13 +315,13 @@ _FAMILIES = {
 # Ranges of the parameters. Offsets, slopes, limits and noise are in standard deviations of the samples; gains and
 # contrasts are logarithms of factors; parts are of the whole.
 _OFFSET = {"spectrogram": (0.4, 1.0), "image": (0.6, 1.4), "inertial": (0.15, 0.5), "vector": (0.5, 1.2)}
-_GAIN = {"spectrogram": (0.5, 1.2), "image": (0.6, 1.3), "inertial": (0.4, 1.0), "vector": (0.5, 1.2)}
+_GAIN = {"spectrogram": (0.5, 1.2), "image": (0.6, 1.3), "inertial": (0.7, 1.5), "vector": (0.5, 1.2)}
 _CHANNEL = {"spectrogram": (0.2, 0.5), "image": (0.3, 0.7), "inertial": (0.15, 0.5), "vector": (0.5, 1.2)}
 _SAMPLE_GAIN = {"spectrogram": (0.2, 0.4), "image": (0.3, 0.6), "inertial": (0.3, 0.7), "vector": (0.4, 0.8)}
 _SAMPLE_OFFSET = {"spectrogram": (0.3, 0.7), "image": (0.4, 0.9), "inertial": (0.2, 0.5), "vector": (0.4, 0.8)}
 _NOISE = {"spectrogram": (0.15, 0.4), "image": (0.06, 0.2), "inertial": (0.6, 1.4), "vector": (0.5, 1.2)}
 _SMEAR = {"spectrogram": (0.4, 0.8), "image": (0.02, 0.045), "inertial": (0.85, 0.97), "vector": (0.3, 0.7)}
-_DROP = {"spectrogram": (0.1, 0.4), "image": (0.05, 0.3), "inertial": (0.1, 0.4), "vector": (0.1, 0.4)}
+_DROP = {"spectrogram": (0.1, 0.4), "image": (0.05, 0.3), "inertial": (0.3, 0.7), "vector": (0.1, 0.4)}
 _SHIFT = {"spectrogram": (0.08, 0.25), "image": (0.06, 0.18), "inertial": (0.1, 0.4)}
 _LIMITS = {"spectrogram": (0.2, 0.8), "image": (0.1, 0.6), "inertial": (0.1, 0.6), "vector": (0.1, 0.6)}
 _CONTRAST = {"spectrogram": (0.4, 0.9), "image": (0.6, 1.4), "inertial": (0.5, 1.1), "vector": (0.5, 1.2)}
