@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -219,6 +220,25 @@ def test_corruptions_are_seeded_and_leave_the_generator_alone() -> None:
         np.random.seed(1)
         assert np.random.random() == after
         assert first.shape == images.shape and first.dtype == np.uint8 and not np.array_equal(first, images)
+
+
+@pytest.mark.parametrize("other_people", [False, True])
+def test_inertial_windows_are_of_one_part_only(other_people: bool) -> None:
+    if importlib.util.find_spec("seglearn") is None:
+        pytest.skip("seglearn is not installed")
+    from suites.inertial import AXES, FRAMES, load_windows
+
+    parts = load_windows(other_people=other_people)
+    seen: set[bytes] = set()
+    for x, y in zip(parts[::2], parts[1::2], strict=True):
+        assert x.shape == (len(y), FRAMES, AXES) and x.dtype == np.float32 and np.abs(x).max() <= 4
+        assert np.bincount(y).min() > len(y) / 20
+        # Windows begin every half of their length, or every length: halves are shared within a part, never across.
+        halves = {half.tobytes() for window in x for half in (window[: FRAMES // 2], window[FRAMES // 2 :])}
+        assert not halves & seen
+        seen |= halves
+    again = load_windows(other_people=other_people)
+    assert all(np.array_equal(one, other) for one, other in zip(parts, again, strict=True))
 
 
 def test_methods_name_hyperparameters(small: bytes) -> None:

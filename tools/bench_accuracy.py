@@ -18,6 +18,7 @@ after an interruption. What the tool needs beside the package: pip install tflm-
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -115,7 +116,7 @@ def main() -> None:
     options = parser.parse_args()
     one_thread()
     results = measure(Place(options.suite, options.data, options.results), options)
-    text = markdown(results, " ".join(["python", "tools/bench_accuracy.py", *sys.argv[1:]]))
+    text = markdown(results, shlex.join(["python", "tools/bench_accuracy.py", *sys.argv[1:]]))
     if options.picture is not None:
         picture(results, options.picture)
     if options.output is None:

@@ -14,6 +14,7 @@ package: pip install tflm-zo[bench].
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
@@ -75,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     one_thread()
     results = measure(options)
-    text = never_worse.markdown(results, " ".join(["python", "tools/bench_never_worse.py", *sys.argv[1:]]))
+    text = never_worse.markdown(results, shlex.join(["python", "tools/bench_never_worse.py", *sys.argv[1:]]))
     if options.output is None:
         print(text)
     else:

@@ -11,6 +11,7 @@ Training is seeded; the int8 models are kept in a folder, under a digest of the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +89,10 @@ def _windows() -> Samples:
     return Samples(*load_windows())
 
 
+def _windows_of_others() -> Samples:
+    return Samples(*load_windows(other_people=True))
+
+
 # -- networks ----------------------------------------------------------------------------------------------------
 
 
@@ -163,6 +168,7 @@ RECIPES = {
     "dense cancer": _Recipe("vector", _cancer, _dense(30, 2), 60, 3e-3),
     "conv1d gap": _Recipe("inertial", _windows, _conv1d_gap, 15, 3e-3),
     "conv1d flat": _Recipe("inertial", _windows, _conv1d_flat, 15, 3e-3),
+    "conv1d flat; other people": _Recipe("inertial", _windows_of_others, _conv1d_flat, 15, 3e-3),
 }
 
 
@@ -171,7 +177,7 @@ def load(name: str, folder: Path) -> Task:
     recipe = RECIPES[name]
     samples = recipe.samples()
     key = digest(Path(__file__).read_bytes(), name, samples.x_train, samples.y_train)
-    path = folder / f"{name.replace(' ', '-')}-{key}.tflite"
+    path = folder / f"{re.sub('[^a-z0-9]+', '-', name)}-{key}.tflite"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(path, convert(_train(recipe, samples), samples.x_train[:: max(1, len(samples.x_train) // 300)]))
