@@ -82,6 +82,19 @@ def test_models_of_other_operators(kind: str) -> None:
     np.testing.assert_array_equal(outputs, SimModel(aligned).run(after).reshape(len(after), -1))
 
 
+def test_a_model_of_float_input() -> None:
+    """The same layers change, by the same samples, as without the QUANTIZE in front of them."""
+    x = small_models.separable_samples(60, seed=1)[0]
+    drifted = (x * 0.5 + 0.2).astype(np.float32)
+    found = [realign(small_models.small_model(float_ends=ends), x, drifted) for ends in (False, True)]
+    plain, floating = ([layer.weight_scales for layer in trainable_layers(load_model(model))] for model in found)
+    for one, other in zip(plain, floating, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    assert found[1] != small_models.small_model(float_ends=True)
+    sim = SimModel(found[1])
+    np.testing.assert_array_equal(sim.reals(sim.run(sim.codes(drifted))), Trainer(patch(found[1])).predict(drifted))
+
+
 def test_nothing_changes_without_a_drift(small: bytes) -> None:
     np.testing.assert_array_equal(predict_plain(realign(small, CODES, CODES), CODES), predict_plain(small, CODES))
 
@@ -91,6 +104,8 @@ def test_what_cannot_be_realigned_is_refused(small: bytes) -> None:
         realign(small_models.dense_model(), CODES[:, 0, :, 0], CODES[:, 0, :, 0])
     with pytest.raises(ZoError, match="patched already"):
         realign(patch(small), CODES, CODES)
+    with pytest.raises(ZoError, match=r"does not run TANH \(operator"):
+        realign(small_models.small_model("tanh"), CODES, CODES)
     with pytest.raises(ZoError, match="samples of shape"):
         realign(small, CODES[:, :4], CODES)
 

@@ -641,6 +641,33 @@ def test_a_shape_computed_for_a_reshape_is_left_out() -> None:
         simulated.layer_of(simulated.inputs[0])
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_float_ends(seed: int) -> None:
+    """QUANTIZE in front and DEQUANTIZE at the end: values on ties, beyond the range, and anywhere else."""
+    rng = np.random.default_rng(seed)
+    scales = np.float32([0.25, 0.5]) if seed < 2 else random_scales(rng, 2)
+    points = [int(p) for p in rng.integers(-128, 128, 2)]
+    b = Builder()
+    ends = [b.tensor((1, 600), 1.0, kind=schema.TensorType.FLOAT32) for _ in range(2)]
+    inner = [b.tensor((1, 600), float(s), p) for s, p in zip(scales, points, strict=True)]
+    b.operator("QUANTIZE", ends[:1], inner[0], schema.QuantizeOptionsT(), "QuantizeOptions")
+    b.operator("QUANTIZE", inner[:1], inner[1], schema.QuantizeOptionsT(), "QuantizeOptions")
+    b.operator("DEQUANTIZE", inner[1:], ends[1], schema.DequantizeOptionsT(), "DequantizeOptions")
+    content = b.build(ends[:1], ends[1:])
+    steps = (
+        rng.uniform(-300, 300, (3, 600)) if seed % 2 else np.arange(-300, 300, dtype=float).repeat(3).reshape(3, 600)
+    )
+    x = ((steps + 0.5) * scales[0]).astype(np.float32)
+    model = SimModel(content)
+    assert [layer.op for layer in model.layers] == ["QUANTIZE"]
+    assert (model.inputs, model.outputs) == ((inner[0],), (inner[1],))
+    y = model.reals(model.run(model.codes(x)))
+    assert y.dtype == np.float32 and np.unique(y).size > 50
+    np.testing.assert_array_equal(y, Wheel(content).run(x))
+    codes = int8(rng, 2, 600)
+    assert model.codes(codes) is codes
+
+
 @pytest.mark.parametrize("output", ["SHAPE", "PACK"])
 def test_a_shape_that_somebody_reads_is_refused(output: str) -> None:
     """The first operator in its way that the simulator does not know is named, with its place in the model."""

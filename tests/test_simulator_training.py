@@ -11,8 +11,9 @@ import pytest
 import small_models
 
 from tflm_zo import Trainer, ZoError, patch
+from tflm_zo.evaluate import predict_plain
 from tflm_zo.masks import MASKS
-from tflm_zo.simulator import SimTrainer
+from tflm_zo.simulator import SimModel, SimTrainer
 
 X, Y = small_models.separable_samples(44, seed=1)
 # 12 batches an epoch, the last of fewer samples: 24 steps.
@@ -206,6 +207,15 @@ def test_two_classes_behind_a_logistic_function() -> None:
     assert_changed(train_both(model, SEQUENCES, Y % 2)[1])
 
 
+@pytest.mark.parametrize("end", ["softmax", "none"])
+@pytest.mark.parametrize("method", ["auto", "nodes", "weights"])
+def test_float_input_and_output(method: str, end: str) -> None:
+    model = patch(small_models.small_model(end, float_ends=True), "all", "cross-entropy")
+    _, sim = train_both(model, method=method)
+    assert_changed(sim)
+    assert sim.predict(X).dtype == sim.predict_codes(X).dtype == np.float32
+
+
 @pytest.mark.parametrize("trainable", ["exact", "all"])
 @pytest.mark.parametrize("method", ["auto", "weights"])
 def test_a_gate_of_its_own_input(trainable: str, method: str) -> None:
@@ -332,3 +342,37 @@ def test_visual_wake_words(shared_data: Path) -> None:
     model = real_model(shared_data, "vww_96_int8.tflite", trainable="exact")
     x = np.random.default_rng(1).integers(-128, 128, (20, 96, 96, 3)).astype(np.int8)
     train_both(model, x, np.arange(20) % 2, batch_size=1, epochs=1)
+
+
+STRANGERS = [
+    "c_atomic14_marvin",
+    "c_tflm_magic_wand",
+    "cookekieran_tinyml",
+    "fz_gestes",
+    "hiimshyy_har",
+    "jomjol_ana_cont",
+    "lmanubens_gesture",
+    "made/keras_gap",
+    "made/ml",
+    "openmv_force_int",
+    "silabs_fingerprint",
+    "silabs_micro_speech",
+    "tflm_hello_world",
+    "tofai_handpose",
+]
+
+
+@pytest.mark.parametrize("trainable", ["exact", "all"])
+@pytest.mark.parametrize("name", STRANGERS)
+def test_models_of_strangers(shared_data: Path, name: str, trainable: str) -> None:
+    content = (shared_data / "strangers" / f"{name}.tflite").read_bytes()
+    sim = SimModel(content)
+    source = sim.tensors[sim.inputs[0]]
+    rng = np.random.default_rng(1)
+    codes = rng.normal(source.zero_point, 40, (20, *source.sample_shape))
+    x = ((codes - source.zero_point) * source.scale).astype(np.float32)
+    np.testing.assert_array_equal(sim.reals(sim.run(sim.codes(x))), predict_plain(content, x))
+    model = patch(content, trainable)
+    loss = SimTrainer(model).model.loss
+    y = rng.integers(0, max(loss.classes, 2), 20) if loss.classes else rng.uniform(-1, 1, (20, loss.outputs))
+    train_both(model, x, y.astype(None if loss.classes else np.float32), epochs=1, queries=1, lr=0.1, head_lr=0.1)

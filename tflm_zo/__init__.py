@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """On-device training for TensorFlow Lite for Microcontrollers, with forward passes only.
 
-The data flow: :func:`convert` a Keras model, :func:`patch` it, run it in a :class:`Trainer`, :func:`bake` it. Where
-there are unlabelled samples from before and after a drift, :func:`realign` the model before it is patched.
+:func:`adapt` does all of it: prepares an int8 model by statistics of samples from before and after a drift, trains it,
+and gives an ordinary int8 model back. Its parts: :func:`convert` a Keras model, :func:`realign` it, :func:`patch` it,
+run it in a :class:`Trainer`, :func:`bake` it.
 """
 
 from __future__ import annotations
 
+from tflm_zo.adapt import Adaptation, adapt
 from tflm_zo.bake import bake
 from tflm_zo.convert import convert
 from tflm_zo.errors import ZoError
@@ -14,5 +16,5 @@ from tflm_zo.patch import patch
 from tflm_zo.realign import realign
 from tflm_zo.trainer import History, Trainer
 
-__all__ = ["History", "Trainer", "ZoError", "bake", "convert", "patch", "realign"]
+__all__ = ["Adaptation", "History", "Trainer", "ZoError", "adapt", "bake", "convert", "patch", "realign"]
 __version__ = "0.1.0"

@@ -20,6 +20,8 @@ from tflm_zo.cli_options import (
     json_option,
     methods_by_layer,
     report_scores,
+    show_adaptation,
+    show_fit,
 )
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, require_writable, write_atomic
@@ -111,6 +113,58 @@ def realign(model: str, reference: str, data: str, output: str, filter_name: str
         "reference_samples": len(before),
         "model_bytes": len(realigned),
     }
+    finish(as_json, result)
+
+
+@main.command()
+@click.argument("model", type=IN_FILE)
+@click.option("--reference", type=IN_FILE, help=".npz with x from before the drift, such as the representative data.")
+@click.option(
+    "--data", required=True, type=IN_FILE, help=".npz with x from after the drift, and y if there are labels."
+)
+@click.option("-o", "--output", required=True, type=OUT_FILE, help="The adapted int8 .tflite to write.")
+@click.option("--test", type=IN_FILE, help=".npz with x and y to measure before and after.")
+@click.option("--epochs", default=20, show_default=True, help="Times the samples are trained on.")
+@click.option("--passes", type=int, help="At most this many forward passes of training.")
+@click.option("--loss", type=click.Choice(LOSSES), default="auto", show_default=True, help="As for `patch`.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@json_option
+def adapt(
+    model: str,
+    reference: str | None,
+    data: str,
+    output: str,
+    test: str | None,
+    epochs: int,
+    passes: int | None,
+    loss: str,
+    seed: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Adapt an int8 .tflite to a drift: prepare it by statistics, train it, bake it.
+
+    Statistics of samples from before the drift (--reference) and after it (--data) choose the preparation; with labels
+    the model is then trained. What samples show to be worse is not kept.
+    """
+    from tflm_zo.adapt import adapt as adapt_model
+    from tflm_zo.evaluate import evaluate_plain
+    from tflm_zo.samples import load_npz, load_npz_samples
+
+    require_writable(output)
+    content = read_bytes(model)
+    x, y = load_npz_samples(data)
+    before = load_npz_samples(reference)[0] if reference else None
+    held_out = load_npz(test) if test else None
+    scores = evaluate_plain(content, *held_out) if held_out else {}
+    found = adapt_model(content, x, y, before, epochs=epochs, passes=passes, loss=loss, seed=seed, verbose=not quiet)
+    write_atomic(output, found.model)
+    show_adaptation(found)
+    click.echo(f"{output}: {len(found.model)} bytes, {found.passes} forward passes of training")
+    result = found.as_dict()
+    if held_out:
+        result |= report_scores(scores, evaluate_plain(found.model, *held_out))
     finish(as_json, result)
 
 
@@ -236,8 +290,9 @@ def train(
     trainer.save(output)
     last = history.epochs[-1] if history.epochs else {}
     result: dict[str, Any] = {"forward_passes": trainer.progress.passes, "interrupted": history.interrupted}
-    ending = f"training loss {last['loss']:.4f}" if last else "the training was complete already"
+    ending = f"training loss {last['loss']:.4f}" if last else "no epoch was trained"
     click.echo(f"{output}: {trainer.progress.passes} forward passes, {ending}")
+    result |= show_fit(history)
     result |= {"layer_executions": history.layer_executions, "saved_executions": history.saved_executions}
     if history.saved_executions:
         together = history.layer_executions + history.saved_executions

@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tflm_zo.config import read_config
 from tflm_zo.masks import MASKS
 from tflm_zo.recipe import LR_SCHEDULES, SCALINGS, Hyperparameters
+from tflm_zo.watch import explain
+
+if TYPE_CHECKING:
+    from tflm_zo.adapt import Adaptation
+    from tflm_zo.trainer import History
 
 IN_FILE = click.Path(dir_okay=False)
 OUT_FILE = click.Path(dir_okay=False, writable=True)
@@ -114,6 +119,41 @@ def report_scores(before: dict[str, float], after: dict[str, float]) -> dict[str
     for name, value in after.items():
         click.echo(f"test {name}: {_shown(name, before[name])} before, {_shown(name, value)} after")
     return {f"before_{k}": v for k, v in before.items()} | {f"after_{k}": v for k, v in after.items()}
+
+
+def show_fit(history: History) -> dict[str, Any]:
+    """Print what learning rates a fit had and what its guard did, and return both as parts of a command's result."""
+    rates, guard = history.rates, history.guard
+    found = [("head", rates.head), ("layers before the head", rates.closed if rates.closed != rates.head else None)]
+    shown = [f"{name} {rate:.3g}" for name, rate in found if rate]
+    for name, values in (("weights", rates.parameters), ("nodes", rates.nodes)):
+        if values:
+            shown.append(f"{name} {min(values.values()):.3g} to {max(values.values()):.3g}")
+    if shown:
+        click.echo(f"learning rates: {', '.join(shown)}")
+    click.echo(explain(guard))
+    return {"rates": vars(rates), "guard": vars(guard)}
+
+
+def show_adaptation(found: Adaptation) -> None:
+    """Print what was tried to adapt a model, what was chosen and why, as one table."""
+    width = max([len(row.chain.name) for row in found.rows] + [11])
+    if found.rows:
+        click.echo(f"{'preparation':{width}}  {'error':>7}  {'accuracy':>8}  {'nats':>6}")
+    for row in found.rows:
+        values = [
+            _column(row.error, 7, 4),
+            _column(None if row.accuracy is None else 100 * row.accuracy, 6, 1, " %"),
+            _column(row.information, 6, 2),
+        ]
+        chosen = "  <- chosen" if row is found.chosen else "  (after a short training)" if row.trained else ""
+        click.echo(f"{row.chain.name:{width}}  {'  '.join(values)}{chosen}")
+    click.echo(f"prepared: {found.chain.name} ({found.preparation})")
+    click.echo(found.training)
+
+
+def _column(value: float | None, width: int, digits: int, unit: str = "") -> str:
+    return f"{value:{width}.{digits}f}{unit}" if value is not None else " " * (width + len(unit))
 
 
 def _shown(name: str, value: float) -> str:

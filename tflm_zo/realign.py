@@ -71,17 +71,17 @@ class Realigner:
             raise ZoError("the model has no convolution to realign; train it with `tflm-zo patch` and `train` alone")
         if any(layer.name == FILTER for layer in trainable_layers(tree)):
             raise ZoError("the model has been realigned with a filter: realign the original model")
-        self._input = int(tree.subgraphs[0].inputs[0])
-        source = tree.subgraphs[0].tensors[self._input]
+        original = SimModel(self._model)
+        self._input = original.inputs[0]
+        source = tree.subgraphs[0].tensors[tree.subgraphs[0].inputs[0]]
         self.input_shape = shape_of(source)
 
         def codes(samples: np.ndarray) -> np.ndarray:
             taken = input_codes(samples, self.input_shape, quantization_of(source))
-            taken = np.ascontiguousarray(taken[:_MOST_SAMPLES, 0])
+            taken = original.codes(np.ascontiguousarray(taken[:_MOST_SAMPLES, 0]))
             return taken if self._normalization is None else normalize_codes(taken, self._normalization)
 
         self.after = codes(x)
-        original = SimModel(self._model)
         walk = _Walk({self._input: codes(reference)})
         self._wanted = [walk.statistics(original, layer) for layer in layers]
 

@@ -380,6 +380,11 @@ class Trainer:
             scores["accuracy"] = int(np.sum(right)) / len(right)
         return scores
 
+    def sample_scores(self, x: np.ndarray, y: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the loss of each sample (float32 (n,)) and, for classes, whether the model's int8 output is right
+        (bool (n,), else None)."""
+        return self._losses(*sample_codes(x, y, self.model))
+
     def _losses(self, codes: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Loss of each sample (float32, n) and, for classes that are known, whether the model's int8 output is right
         (bool, n); a pass for each."""

@@ -86,6 +86,22 @@ class Outcome:
     error_after: float | None = None
 
 
+def explain(outcome: Outcome) -> str:
+    """Return in one line what the guard of a fit did."""
+    if outcome.mode == "none":
+        return "no guard (too few samples or passes, or none wanted): the last weights are kept"
+    if outcome.error_before is None:
+        return "the guard has not judged yet"
+    how = "held out" if outcome.mode == "held out" else "trained on in turn, by halves"
+    cuts = f"; learning rates cut {outcome.cuts} times" if outcome.cuts else ""
+    if outcome.kept == "start":
+        return (
+            f"training is not seen to help on {outcome.samples} samples {how}: the weights of the start are kept{cuts}"
+        )
+    after = "" if outcome.error_after is None else f" -> {outcome.error_after:.3f}"
+    return f"training helps: error {outcome.error_before:.3f}{after} on {outcome.samples} samples {how}{cuts}"
+
+
 class Watch:
     """The guard of one fit on samples ``codes`` (n, ...) with ``targets`` (n, ...) and ``labels`` (n,) or None."""
 

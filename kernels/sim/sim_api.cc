@@ -77,8 +77,7 @@ std::string CheckWindow(const TflmZoSim* sim, const Window& window, int32_t inpu
 std::vector<int32_t> Places(const int32_t* places, int64_t count, int32_t least, int64_t bytes) {
   std::vector<int32_t> result(places, places + count);
   for (int32_t place : result) {
-    if (place < least || place >= bytes)
-      throw std::out_of_range("an element number is out of range");
+    if (place < least || place >= bytes) throw std::out_of_range("an element is out of range");
   }
   return result;
 }
@@ -97,9 +96,11 @@ tflm_zo::sim::Operand MakeOperand(const Graph& graph, const TflmZoSimOperand& op
   return made;
 }
 
+// `make_table` gives what the operator makes of every pair of codes.
+template <class MakeTable>
 int32_t AddElementwise(TflmZoSim* sim, const TflmZoSimOperand& first,
                        const TflmZoSimOperand& second, int32_t output,
-                       tflm_zo::sim::PairTable table) {
+                       const MakeTable& make_table) {
   const Graph& graph = sim->graph;
   if (!graph.IsTensor(output)) return Fail(sim, "an elementwise operator has no output");
   for (const TflmZoSimOperand* operand : {&first, &second}) {
@@ -116,7 +117,7 @@ int32_t AddElementwise(TflmZoSim* sim, const TflmZoSimOperand& first,
   return Append(sim, inputs[0], inputs[1], output, [&]() -> std::unique_ptr<Layer> {
     const int64_t elements = graph.TensorBytes(output);
     return std::make_unique<tflm_zo::sim::ElementwiseLayer>(
-        elements, std::move(table), MakeOperand(graph, first, 0, elements),
+        elements, make_table(), MakeOperand(graph, first, 0, elements),
         MakeOperand(graph, second, constant_first ? 0 : 1, elements));
   });
 }
@@ -258,13 +259,14 @@ int32_t tflm_zo_sim_add_sum(TflmZoSim* sim, const TflmZoSimOperand* first,
                             const TflmZoSimOperand* second, int32_t output,
                             const TflmZoSimAddParams* params, int32_t subtract) {
   return AddElementwise(sim, *first, *second, output,
-                        tflm_zo::sim::SumTable(*params, subtract != 0));
+                        [&]() { return tflm_zo::sim::SumTable(*params, subtract != 0); });
 }
 
 int32_t tflm_zo_sim_add_product(TflmZoSim* sim, const TflmZoSimOperand* first,
                                 const TflmZoSimOperand* second, int32_t output,
                                 const TflmZoSimProductParams* params) {
-  return AddElementwise(sim, *first, *second, output, tflm_zo::sim::ProductTable(*params));
+  return AddElementwise(sim, *first, *second, output,
+                        [&]() { return tflm_zo::sim::ProductTable(*params); });
 }
 
 int32_t tflm_zo_sim_add_requantize(TflmZoSim* sim, int32_t input, int32_t output,

@@ -96,7 +96,8 @@ typedef struct TflmZoSimProductParams {
 } TflmZoSimProductParams;
 
 // An operand of an elementwise operator: a tensor, or -1 and a `constant`. Output element i of a
-// sample takes element places[i] of it, or element i if `places` is null. Arrays are copied.
+// sample takes element places[i] of it, or element i if `places` is null. Arrays are copied. At
+// least one operand must be a tensor.
 typedef struct TflmZoSimOperand {
   int32_t tensor;
   const int8_t* constant;

@@ -13,7 +13,8 @@ from tflm_zo.errors import ZoError
 from tflm_zo.simulator.engine import Engine
 from tflm_zo.simulator.layer import SimLayer
 from tflm_zo.simulator.lowering import check_operators, lower
-from tflm_zo.simulator.tflite_graph import Graph, Tensor, read_graph, shape_operators
+from tflm_zo.simulator.quantization import dequantize_codes, quantize_reals
+from tflm_zo.simulator.tflite_graph import Graph, Tensor, int8_part, read_graph
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,19 @@ class SimModel:
 
     Outputs are the same to the bit as those of TFLite Micro's reference kernels. ``instruction_set`` is
     "auto" (the fastest here), "portable", "avx2" or "avx512vnni"; the results do not depend on it. Use a
-    model in one thread at a time. Raises :class:`ZoError` for models with operators or types outside the
-    simulator's set, for an unknown or unavailable instruction set, and if the engine is not built.
+    model in one thread at a time. If it has a float input or output, inputs and outputs are the int8 tensors
+    behind and before these; :meth:`codes` and :meth:`reals` convert. Raises :class:`ZoError` for models with
+    operators or types outside the simulator's set, for an unknown or unavailable instruction set, and if the
+    engine is not built.
     """
 
     def __init__(self, model: bytes, instruction_set: str = "auto") -> None:
-        graph = read_graph(model)
+        whole = read_graph(model)
+        graph = int8_part(whole)
         self._graph: Graph = graph
-        without = shape_operators(graph)
-        computed = [op for op in graph.operators if op.index not in without]
-        check_operators(computed)
+        # A float output can only be that of a DEQUANTIZE.
+        self._dequantizes = any(whole.tensors[i].type == "FLOAT32" for i in whole.outputs)
+        check_operators(graph.operators)
         engine = Engine([_activation_size(graph, tensor) for tensor in graph.tensors], instruction_set)
         self._engine = engine
         self._finalizer = weakref.finalize(self, engine.close)
@@ -46,7 +50,7 @@ class SimModel:
         # Layers that share a constant of the model share its array.
         self._constants: dict[int, np.ndarray] = {}
         self.layers: tuple[SimLayer, ...] = tuple(
-            lower(engine, graph, op, index, self.constant) for index, op in enumerate(computed)
+            lower(engine, graph, op, index, self.constant) for index, op in enumerate(graph.operators)
         )
         engine.finish()
         self._needed: dict[tuple[int, int], tuple[int, ...]] = {}
@@ -58,18 +62,28 @@ class SimModel:
 
     @property
     def inputs(self) -> tuple[int, ...]:
-        """Indices of the model's input tensors."""
+        """Indices of the model's input tensors, int8."""
         return self._graph.inputs
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """Indices of the model's output tensors."""
+        """Indices of the model's output tensors, int8."""
         return self._graph.outputs
 
     @property
     def engine(self) -> Engine:
         """The native engine; it lives as long as this model."""
         return self._engine
+
+    def codes(self, x: np.ndarray) -> np.ndarray:
+        """Return samples as :meth:`run` takes them: int8 as they are, float32 as the model's QUANTIZE makes them."""
+        tensor = self.tensors[self.inputs[0]]
+        return x if x.dtype == np.int8 else quantize_reals(x, tensor.scale, tensor.zero_point)
+
+    def reals(self, outputs: np.ndarray) -> np.ndarray:
+        """Return outputs of :meth:`run` as the model has them: float32 behind a DEQUANTIZE, else unchanged."""
+        tensor = self.tensors[self.outputs[0]]
+        return dequantize_codes(outputs, tensor.scale, tensor.zero_point) if self._dequantizes else outputs
 
     def layer_of(self, tensor: int) -> int:
         """Return the index of the layer that computes ``tensor``. Raises :class:`ZoError` if none does."""

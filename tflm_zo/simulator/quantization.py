@@ -157,6 +157,18 @@ def product_multiplier(first_scale: np.float32, second_scale: np.float32, output
     return quantize_multiplier(float(first_scale) * float(second_scale) / float(output_scale))
 
 
+def quantize_reals(x: np.ndarray, scale: np.float32, zero_point: int) -> np.ndarray:
+    """What a QUANTIZE makes of float32 ``x``: int8, the ratio in single precision, ties away from zero."""
+    ratio = (np.asarray(x, np.float32) / scale).astype(np.float64)
+    codes = np.copysign(np.floor(np.abs(ratio) + 0.5), ratio) + zero_point
+    return np.clip(codes, INT8_MIN, INT8_MAX).astype(np.int8)
+
+
+def dequantize_codes(codes: np.ndarray, scale: np.float32, zero_point: int) -> np.ndarray:
+    """What a DEQUANTIZE makes of int8 ``codes``: float32, rounded once."""
+    return (np.float64(scale) * (codes.astype(np.int64) - zero_point)).astype(np.float32)
+
+
 class LogisticParams(NamedTuple):
     """``multiplier`` and ``left_shift`` scale inputs to Q4.27; see ``radius``."""
 

@@ -162,12 +162,38 @@ def read_graph(model_bytes: bytes) -> Graph:
     )
 
 
-def shape_operators(graph: Graph) -> frozenset[int]:
-    """Indices of the operators that compute nothing but the shape that a RESHAPE is given.
+def int8_part(graph: Graph) -> Graph:
+    """What there is to simulate of a model: its int8 operators, between int8 inputs and outputs.
 
-    Converters write them where a model's batch size is open. TFLite Micro takes the shape of a RESHAPE from its output
-    tensor, so a run without them has the same results.
+    Left out are a QUANTIZE of the model's float input and a DEQUANTIZE to its float output, in whose place their int8
+    tensors are input and output; and operators that compute nothing but the shape that a RESHAPE is given. Converters
+    write those where the batch size is open; TFLite Micro takes the shape of a RESHAPE from its output tensor, so a run
+    without them has the same results.
     """
+    without = _shape_operators(graph)
+    inputs, outputs = list(graph.inputs), list(graph.outputs)
+    for op in graph.operators:
+        if _is_end(graph, op, "QUANTIZE", op.inputs, op.outputs, inputs):
+            inputs[inputs.index(op.inputs[0])] = op.outputs[0]
+            without.add(op.index)
+        elif _is_end(graph, op, "DEQUANTIZE", op.outputs, op.inputs, outputs):
+            outputs[outputs.index(op.outputs[0])] = op.inputs[0]
+            without.add(op.index)
+    operators = tuple(op for op in graph.operators if op.index not in without)
+    return Graph(graph.tensors, operators, tuple(inputs), tuple(outputs))
+
+
+def _is_end(
+    graph: Graph, op: Operator, name: str, outer: tuple[int, ...], inner: tuple[int, ...], ends: list[int]
+) -> bool:
+    """Whether an operator stands between a float end of the model, which nothing else uses, and an int8 tensor."""
+    if op.name != name or outer[0] not in ends:
+        return False
+    users = sum(outer[0] in (*other.inputs, *other.outputs) for other in graph.operators)
+    return users == 1 and graph.tensors[outer[0]].type == "FLOAT32" and graph.tensors[inner[0]].type == "INT8"
+
+
+def _shape_operators(graph: Graph) -> set[int]:
     found: set[int] = set()
     needed = set(graph.outputs)
     for op in reversed(graph.operators):
@@ -175,4 +201,4 @@ def shape_operators(graph: Graph) -> frozenset[int]:
             found.add(op.index)
         else:
             needed.update(op.inputs[:1] if op.name == "RESHAPE" else op.inputs)
-    return frozenset(found)
+    return found

@@ -15,7 +15,7 @@ from tflm_zo.fit_plan import FitPlan
 from tflm_zo.interpreter import TrainingInterpreter
 from tflm_zo.patched import read_patched
 from tflm_zo.recipe import Hyperparameters, Recipe
-from tflm_zo.samples import input_codes, sample_codes
+from tflm_zo.samples import input_codes
 from tflm_zo.simulator.training import Samples, TrainingEngine
 from tflm_zo.totals import StepTotals, sum_in_order
 from tflm_zo.trainer import History, Trainer, Work
@@ -98,11 +98,6 @@ class SimTrainer(Trainer):
         codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
         targets = np.repeat(self._no_target[None], len(codes), axis=0)
         return self._run_all(codes, targets, self._idle)[1]
-
-    def sample_scores(self, x: np.ndarray, y: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the loss of each sample (float32 (n,)) and, for classes, whether the model's int8 output is right
-        (bool (n,), else None)."""
-        return self._losses(*sample_codes(x, y, self.model))
 
     def _losses(self, codes: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         reports, outputs = self._run_all(codes, targets, self._evaluate)

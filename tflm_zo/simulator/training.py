@@ -17,7 +17,7 @@ from tflm_zo.patched import PatchedModel
 from tflm_zo.plugin import COMMAND_DTYPE, REPORT_DTYPE
 from tflm_zo.simulator import library
 from tflm_zo.simulator.model import SimModel
-from tflm_zo.simulator.tflite_graph import read_graph, shape_operators
+from tflm_zo.simulator.tflite_graph import int8_part, read_graph
 from tflm_zo.simulator.training_graph import TrainingGraph, TrainingOp, read_training_graph
 from tflm_zo.training_ops import PREFIX
 
@@ -37,8 +37,8 @@ class TrainingEngine:
 
     def __init__(self, model: PatchedModel) -> None:
         tree = load_model(model.data)
-        graph = read_training_graph(tree, shape_operators(read_graph(model.data)))
         self.sim = SimModel(bake(model.data, {}))
+        graph = read_training_graph(tree, int8_part(read_graph(model.data)))
         self._library = library.load_library()
         self._arrays = self._make_tensors(tree, model)
         self._output_shape = model.output_shape[1:]
@@ -106,12 +106,12 @@ class TrainingEngine:
         return int(handle)
 
     def samples(self, x: np.ndarray, targets: np.ndarray, cache: bool = False) -> Samples:
-        """Return samples ``x`` (codes, n samples) with ``targets`` (as the target tensor, n) for :meth:`run`.
+        """Return samples ``x`` (as the input tensor, n) with ``targets`` (as the target tensor, n) for :meth:`run`.
 
         cache: the layers that the present settings leave alone run on all samples once, now; as long as the result
         is in use, neither settings nor the weights of those layers may change.
         """
-        inputs, labels = np.ascontiguousarray(x, dtype=np.int8), np.ascontiguousarray(targets)
+        inputs, labels = np.ascontiguousarray(self.sim.codes(x)), np.ascontiguousarray(targets)
         handle = self._library.tflm_zo_sim_samples_create(
             self._handle, inputs.ctypes.data, labels.ctypes.data, len(inputs), cache
         )
@@ -124,7 +124,7 @@ class TrainingEngine:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Carry out passes: ``commands`` (:data:`COMMAND_DTYPE`, n) on the samples of ``indices`` (n).
 
-        Returns the reports (:data:`REPORT_DTYPE`, n) and, if wanted, the model's outputs (int8, n). Raises
+        Returns the reports (:data:`REPORT_DTYPE`, n) and, if wanted, the model's outputs (n). Raises
         :class:`ZoError` with the message of an op that refuses a pass; passes before it have been carried out.
         """
         commands = np.ascontiguousarray(commands, dtype=COMMAND_DTYPE)
@@ -142,7 +142,7 @@ class TrainingEngine:
         )
         if status != 0:
             raise ZoError(self._library.tflm_zo_sim_trainer_error(self._handle).decode())
-        return reports, outputs
+        return reports, None if outputs is None else self.sim.reals(outputs)
 
 
 class Samples:

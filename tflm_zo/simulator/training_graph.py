@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from tflm_zo.op_options import NodeOptions, unpack_loss, unpack_node
+from tflm_zo.simulator.tflite_graph import Graph
 from tflm_zo.training_ops import LOSS_OP, NODE_OP, OP_PREFIX, custom_code
 
 # Inputs by position, as kernels/node_op.h and kernels/loss_op.h list them.
@@ -61,15 +61,16 @@ class TrainingGraph:
     output: int
 
 
-def read_training_graph(tree: Any, without: Collection[int] = ()) -> TrainingGraph:
-    """Return the training graph of a patched model's tree; operators ``without`` are no layers."""
+def read_training_graph(tree: Any, part: Graph) -> TrainingGraph:
+    """Return the training graph of a patched model's tree; ``part``: the model's :func:`int8_part`."""
+    layers = {op.index for op in part.operators}
     graph = tree.subgraphs[0]
     users: dict[int, tuple[int, int]] = {}
     producer: dict[int, int] = {}
     training = []
     layer = 0
     for number, operator in enumerate(graph.operators):
-        if number in without:
+        if number not in layers:
             continue
         if custom_code(tree, operator).startswith(OP_PREFIX):
             training.append(operator)
@@ -95,10 +96,10 @@ def read_training_graph(tree: Any, without: Collection[int] = ()) -> TrainingGra
         command=int(graph.inputs[-2]),
         target=int(graph.inputs[-1]),
         report=int(graph.outputs[-1]),
-        input=int(graph.inputs[0]),
+        input=part.inputs[0],
         logits=loss.inputs[_LOGITS],
         features=loss.inputs[_FEATURES],
-        output=int(graph.outputs[0]),
+        output=part.outputs[0],
     )
 
 

@@ -55,7 +55,7 @@ class GradientProbe:
         self._count = len(codes)
         self._classes = patched.loss.classes > 0
         self._sim = SimModel(model)
-        self._activations = self._sim.activations(codes.reshape(len(codes), *patched.input_shape[1:]))
+        self._activations = self._sim.activations(self._sim.codes(codes.reshape(len(codes), *patched.input_shape[1:])))
 
     def relative_gradient(self, name: str, seed: int) -> RelativeGradient:
         """Measure layer ``name``; ``seed`` fixes the directions of an estimate."""

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which preparation suits the samples: what the data say, never a rule for a kind of drift.
+
+A preparation has not seen the labels, so labelled samples are honest judges of it, all of them, before any training.
+Without labels the judge is what predictions tell about their sample: the mutual information of prediction and sample,
+H(mean of p) - mean of H(p), for probabilities p (Krause et al., "Discriminative clustering by regularized information
+maximization", NIPS 2010). A drift makes predictions uncertain, or the same for all; what repairs it undoes both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflm_zo.errors import ZoError
+from tflm_zo.guard import Comparison, Scores, compare, errors_of
+from tflm_zo.patch import patch
+from tflm_zo.preparation import Chain, Prepared, Preparer
+from tflm_zo.simulator import SimTrainer
+from tflm_zo.trainer import Trainer
+from tflm_zo.tuning.folds import into_folds, join, score_fold
+
+# Chains are judged by at most so many samples.
+MOST_JUDGES = 500
+# Standard errors by which a chain must beat the model as it is: with labels, and without.
+_DEMAND, _DEMAND_WITHOUT_LABELS = 1.0, 2.0
+# Filters are tried by short trainings on halves: the loss of untrained models misleads (docs/research.md).
+_FOLDS, _EPOCHS = 2, 4
+_SMALLEST = 1e-6
+
+
+@dataclass(frozen=True)
+class Row:
+    """A chain that was tried: ``error`` (with labels, see :mod:`tflm_zo.guard`) or mutual ``information`` (nats,
+    without), ``accuracy`` where there are classes and labels; ``trained``: the error was that after a short training,
+    on samples left out of it."""
+
+    chain: Chain
+    error: float | None
+    information: float | None
+    accuracy: float | None
+    trained: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen preparation, every row of what was tried, and why in one line."""
+
+    prepared: Prepared
+    rows: tuple[Row, ...]
+    reason: str
+
+
+def make_trainer(model: bytes, seed: int = 0) -> Trainer:
+    """Return a trainer of the patched ``model``: in the simulator if it runs it, else in TFLM, with the same bits."""
+    try:
+        return SimTrainer(model, seed=seed)
+    except ZoError:
+        return Trainer(model, seed=seed)
+
+
+def choose(preparer: Preparer, x: np.ndarray, y: np.ndarray | None, loss: str, seed: int = 0) -> Choice:
+    """Choose a chain by samples ``x`` (n, ...) with labels ``y``, or None.
+
+    The model as it is stays unless another chain is better beyond chance. ``loss`` as for :func:`tflm_zo.patch.patch`.
+    Raises :class:`ZoError` for unusable samples.
+    """
+    judges = _spread(len(x), MOST_JUDGES)
+    codes = preparer.codes(x[judges])
+    labels = None if y is None else np.asarray(y)[judges]
+    found: list[tuple[Prepared, Row, Scores]] = []
+    for chain in preparer.chains():
+        prepared = preparer.prepare(chain)
+        row, scores = _judge(prepared, codes, labels, loss)
+        found.append((prepared, row, scores))
+    as_it_is = found[0]
+    assert as_it_is[1].chain == Chain()
+    rows = [row for _, row, _ in found]
+    if np.isnan(as_it_is[2].errors).any():
+        return Choice(as_it_is[0], tuple(rows), "without labels and classes nothing tells preparations apart")
+    best = min(found, key=lambda entry: float(np.mean(entry[2].errors)))
+    comparison = compare(as_it_is[2], best[2], _classes(labels, as_it_is[2]))
+    demand = _DEMAND_WITHOUT_LABELS if labels is None else _DEMAND
+    if best is as_it_is or not _beats(comparison, demand):
+        return Choice(as_it_is[0], tuple(rows), "no preparation is better than none beyond chance")
+    chosen, why = best[0], _why(best[1], as_it_is[1])
+    if y is not None:
+        chosen, filtered = _with_filter(preparer, chosen, x, np.asarray(y), loss, seed)
+        rows += filtered
+    return Choice(chosen, tuple(rows), why)
+
+
+def _beats(comparison: Comparison, demand: float) -> bool:
+    return comparison.better(demand) and comparison.gain_of_right >= 0
+
+
+def _why(best: Row, as_it_is: Row) -> str:
+    if best.error is not None and as_it_is.error is not None:
+        return f"error {as_it_is.error:.3f} as it is, {best.error:.3f} prepared, on labelled samples"
+    return f"predictions tell {as_it_is.information:.2f} nats of their sample as it is, {best.information:.2f} prepared"
+
+
+def _judge(prepared: Prepared, codes: np.ndarray, labels: np.ndarray | None, loss: str) -> tuple[Row, Scores]:
+    """Score a preparation on samples; without labels the errors are minus each sample's part of the information."""
+    trainer = make_trainer(patch(prepared.model, "exact", loss))
+    seen = prepared.codes(codes[:, 0])
+    if labels is not None:
+        losses, right = trainer.sample_scores(seen, labels)
+        scores = Scores(errors_of(losses, right), right)
+        accuracy = None if right is None else float(np.mean(right))
+        return Row(prepared.chain, float(np.mean(scores.errors)), None, accuracy), scores
+    if not trainer.model.loss.classes:
+        return Row(prepared.chain, None, None, None), Scores(np.full(len(codes), np.nan), None)
+    parts = information(trainer.predict(seen).reshape(len(codes), -1))
+    return Row(prepared.chain, None, float(np.mean(parts)), None), Scores(-parts, None)
+
+
+def information(outputs: np.ndarray) -> np.ndarray:
+    """Return each sample's part (n,), nats, of the information that predictions carry about their sample.
+
+    ``outputs`` (n, classes): probabilities; one column: those of class 1.
+    """
+    p = np.clip(outputs.astype(np.float64), 0.0, 1.0)
+    if p.shape[1] == 1:
+        p = np.concatenate([1.0 - p, p], axis=1)
+    p = p + _SMALLEST
+    p /= p.sum(axis=1, keepdims=True)
+    return np.asarray(np.sum(p * np.log(p / p.mean(axis=0)), axis=1))
+
+
+def _classes(labels: np.ndarray | None, scores: Scores) -> np.ndarray | None:
+    return None if labels is None or scores.right is None else labels.reshape(-1)
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """Indices from all over the samples, which may be in the order of their classes."""
+    taken = min(count, most)
+    return np.asarray(np.arange(taken) * count // max(taken, 1))
+
+
+def _with_filter(
+    preparer: Preparer, chosen: Prepared, x: np.ndarray, y: np.ndarray, loss: str, seed: int
+) -> tuple[Prepared, list[Row]]:
+    """The same chain with the filter that is best after a short training, on halves; and a row for each."""
+    chains = list(preparer.filtered(chosen.chain))
+    codes = preparer.codes(x)[:, 0]
+    best, lowest, rows = chosen, float("inf"), []
+    for chain in [chosen.chain, *chains] if chains else []:
+        prepared = chosen if chain == chosen.chain else preparer.prepare(chain)
+        samples = into_folds(prepared.codes(codes), y, _FOLDS, seed)
+        passes = _EPOCHS * (len(codes) - len(codes) // _FOLDS)
+        patched = patch(prepared.model, "exact", loss)
+        score = join([score_fold(patched, samples, fold, seed, passes, {}) for fold in range(_FOLDS)])
+        error = float(np.mean(errors_of(score.losses, score.hits)))
+        rows.append(Row(prepared.chain, error, None, score.accuracy, trained=True))
+        if error < lowest:
+            best, lowest = prepared, error
+    return best, rows
+
+
+def plain(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """Return rows as plain values, for JSON."""
+    return [
+        {
+            "preparation": row.chain.name,
+            "error": row.error,
+            "information": row.information,
+            "accuracy": row.accuracy,
+            "after_short_training": row.trained,
+        }
+        for row in rows
+    ]
