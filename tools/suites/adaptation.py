@@ -35,7 +35,8 @@ def adapt(
 
     ``passes`` None: the package's default.
     """
-    budget = {} if passes is None else {"passes": passes}
+    # A bound of epochs that is never reached: passes end the training.
+    budget = {} if passes is None else {"passes": passes, "epochs": passes}
     result = tflm_zo.adapt(model, x, y, reference, seed=seed, **budget)
     return Adapted(result.model, result.prepared)
 

@@ -33,8 +33,8 @@ def digest(*parts: Any) -> str:
 def package_digest() -> str:
     """Digest of what trains: the installed package's modules and libraries."""
     folder = Path(tflm_zo.__file__).parent
-    files = [*folder.glob("*.py"), *folder.glob("simulator/*.py"), *folder.glob("*.so")]
-    return digest(*[part for path in sorted(files) for part in (path.name, path.read_bytes())])
+    files = [*folder.rglob("*.py"), *folder.glob("*.so")]
+    return digest(*[part for path in sorted(files) for part in (str(path.relative_to(folder)), path.read_bytes())])
 
 
 class Cache:
