@@ -68,12 +68,12 @@ def measure(place: Place, options: argparse.Namespace) -> Results:
             outcomes={},
             confirmed={},
         )
-        for (start, c), starting in starts.items():
-            results.prepared[start][suite.cases[c].name] = starting.result()
         for (m, c, s, b), training in trainings.items():
             name, case, run = suite.methods[m].name, suite.cases[c].name, training.result()
             results.runs[name, case, s, b] = run
             _say(f"{name}, {case}, seed {s}, {run.passes} passes: {run.score:.3f}")
+        for (start, c), starting in starts.items():
+            results.prepared[start][suite.cases[c].name] = starting.result()
         confirmations = {}
         if options.confirm:
             # Of the whole chain there is one form only.
