@@ -4,10 +4,11 @@
 
     python tools/bench_accuracy.py kws --data ../shared/data -o kws.md
 
-Suites: kws (keyword spotting), cifar (images), digits (the demo's), ad01 (an autoencoder); see tools/suites/. Each
-method trains from the int8 model, for each number of passes anew (learning rates decay over the whole training), with
-each seed. Training runs in the simulator; --confirm repeats one training for each case, of the method with the best
-mean, in TFLite Micro itself, where it must give the same weights.
+Suites: kws (keyword spotting), cifar (images), digits (the demo's), ad01 (an autoencoder), and fresh-..., drifts of
+families drawn at random, of several models (tools/suites/fresh.py); see tools/suites/. Each method trains from the
+int8 model, for each number of passes anew (learning rates decay over the whole training), with each seed. Training
+runs in the simulator; --confirm repeats one training for each case, of the method with the best mean, in TFLite Micro
+itself, where it must give the same weights.
 
 Back-propagation goes through all layers of the same network (tools/suites/float_network.py), its settings chosen on
 held-out parts of the adaptation samples. Results are kept in a folder job by job: run the same command again to go on
@@ -17,7 +18,7 @@ after an interruption. What the tool needs beside the package: pip install tflm-
 from __future__ import annotations
 
 import argparse
-import os
+import shlex
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -25,15 +26,11 @@ from pathlib import Path
 
 from suites import jobs
 from suites.jobs import SUITES, Place
+from suites.processes import one_thread
 from suites.report import Results, markdown, picture
 from suites.suite import AS_IT_IS
 
 from tflm_zo.files import write_atomic
-
-
-def _one_thread() -> None:
-    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        os.environ[name] = "1"
 
 
 def measure(place: Place, options: argparse.Namespace) -> Results:
@@ -41,7 +38,7 @@ def measure(place: Place, options: argparse.Namespace) -> Results:
     suite = place.load()
     budgets = tuple(sorted(options.passes))
     methods, cases, seeds = range(len(suite.methods)), range(len(suite.cases)), range(options.seeds)
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), initializer=one_thread) as pool:
         trainings = {
             (m, c, s, b): pool.submit(jobs.train, place, m, c, s, b)
             for b in budgets
@@ -55,16 +52,18 @@ def measure(place: Place, options: argparse.Namespace) -> Results:
             for c in cases
             if not options.no_backprop
         }
+        starts = {
+            (start, c): pool.submit(jobs.prepared, place, c, start)
+            for start in dict.fromkeys(m.start for m in suite.methods)
+            if start != AS_IT_IS
+            for c in cases
+        }
         results = Results(
             suite=suite,
             budgets=budgets,
             seeds=options.seeds,
             plain={case.name: jobs.untrained(case) for case in suite.cases},
-            prepared={
-                start: {case.name: jobs.prepared(case, start) for case in suite.cases}
-                for start in dict.fromkeys(m.start for m in suite.methods)
-                if start != AS_IT_IS
-            },
+            prepared={start: {} for start, _ in starts},
             runs={},
             outcomes={},
             confirmed={},
@@ -73,9 +72,12 @@ def measure(place: Place, options: argparse.Namespace) -> Results:
             name, case, run = suite.methods[m].name, suite.cases[c].name, training.result()
             results.runs[name, case, s, b] = run
             _say(f"{name}, {case}, seed {s}, {run.passes} passes: {run.score:.3f}")
+        for (start, c), starting in starts.items():
+            results.prepared[start][suite.cases[c].name] = starting.result()
         confirmations = {}
         if options.confirm:
-            best = next(m for m in methods if suite.methods[m].name == results.best()[0])
+            # Of the whole chain there is one form only.
+            best = next(m for m in methods if suite.methods[m].name == results.best(chains=False)[0])
             confirmations = {c: pool.submit(jobs.train, place, best, c, 0, budgets[0], True) for c in cases}
         for (y, c), backprop in backprops.items():
             name, case, outcome = suite.yardsticks[y].name, suite.cases[c].name, backprop.result()
@@ -83,7 +85,10 @@ def measure(place: Place, options: argparse.Namespace) -> Results:
             _say(f"{name}, {case}: {outcome}")
         for c, confirmation in confirmations.items():
             case = suite.cases[c].name
-            results.confirmed[case] = (results.runs[results.best()[0], case, 0, budgets[0]], confirmation.result())
+            results.confirmed[case] = (
+                results.runs[suite.methods[best].name, case, 0, budgets[0]],
+                confirmation.result(),
+            )
     return results
 
 
@@ -109,9 +114,9 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="Markdown file (default: standard output)")
     parser.add_argument("--picture", type=Path, help="PNG file")
     options = parser.parse_args()
-    _one_thread()
+    one_thread()
     results = measure(Place(options.suite, options.data, options.results), options)
-    text = markdown(results, " ".join(["python", "tools/bench_accuracy.py", *sys.argv[1:]]))
+    text = markdown(results, shlex.join(["python", "tools/bench_accuracy.py", *sys.argv[1:]]))
     if options.picture is not None:
         picture(results, options.picture)
     if options.output is None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+import tflm_zo
 from tflm_zo.files import write_atomic
 
 
@@ -25,6 +27,14 @@ def digest(*parts: Any) -> str:
             data = repr(part).encode()
         sha.update(len(data).to_bytes(8, "little") + data)
     return sha.hexdigest()[:24]
+
+
+@functools.lru_cache(maxsize=1)
+def package_digest() -> str:
+    """Digest of what trains: the installed package's modules and libraries."""
+    folder = Path(tflm_zo.__file__).parent
+    files = [*folder.rglob("*.py"), *folder.glob("*.so")]
+    return digest(*[part for path in sorted(files) for part in (str(path.relative_to(folder)), path.read_bytes())])
 
 
 class Cache:

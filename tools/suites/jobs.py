@@ -12,14 +12,17 @@ from typing import Any
 
 import numpy as np
 
-import tflm_zo
-from suites.cache import Cache, digest
+from suites import fresh
+from suites.adaptation import adapted
+from suites.cache import Cache, digest, package_digest
+from suites.predict import predict, right
 from suites.suite import Case, Method, Suite
 from suites.yardsticks import Outcome, back_propagate
 from tflm_zo import Trainer, patch
 from tflm_zo.simulator import SimTrainer
 
-SUITES = ("kws", "cifar", "digits", "ad01")
+# Behind a dash: what is given to the loader of the module's suites.
+SUITES = ("kws", "cifar", "digits", "ad01", *(f"fresh-{name}" for name in fresh.PARTS))
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ class Place:
 
 @functools.lru_cache(maxsize=1)
 def _load(place: Place) -> Suite:
-    module = importlib.import_module(f"suites.{place.suite}")
-    suite: Suite = module.load(place.data, place.folder / "prepared")
+    name, _, part = place.suite.partition("-")
+    module = importlib.import_module(f"suites.{name}")
+    suite: Suite = module.load(place.data, place.folder / "prepared", *([part] if part else []))
     return suite
 
 
@@ -61,13 +65,16 @@ def train(place: Place, method: int, case: int, seed: int, passes: int, tflm: bo
     """Train with a method of the suite on the samples of a case and test, in the simulator or in TFLite Micro."""
     suite = place.load()
     how, what = suite.methods[method], suite.cases[case]
-    key = digest(_package(), *_samples(what), _setting(how), seed, passes, tflm)
+    key = digest(package_digest(), *_samples(what), _setting(how), seed, passes, tflm)
     about = {"method": how.name, "case": what.name, "seed": seed, "passes": passes, "in TFLite Micro": tflm}
     return Run(**place.cache.get(key, about, lambda: asdict(_train(how, what, seed, passes, tflm))))
 
 
 def _train(method: Method, case: Case, seed: int, passes: int, tflm: bool) -> Run:
     started = time.perf_counter()
+    if method.chain:
+        model = adapted(case, passes, seed).model
+        return Run(plain_score(model, case), passes, digest(model), time.perf_counter() - started)
     trainer = (Trainer if tflm else SimTrainer)(patch(case.model_at(method.start), **method.patching), seed=seed)
     # A bound of epochs that is never reached: passes end the training.
     trainer.fit(case.x, case.y, epochs=passes, passes=passes, verbose=False, **method.fitting)
@@ -89,15 +96,22 @@ def yardstick(place: Place, number: int, case: int, seeds: int) -> Outcome:
     return back_propagate(suite.yardsticks[number], suite.cases[case], seeds, place.cache)
 
 
+def plain_score(model: bytes, case: Case, before: bool = False) -> float:
+    """Score of a plain model after (or before) the drift, as :func:`score`."""
+    x, y = (case.x_before, case.y_before) if before else (case.x_test, case.y_test)
+    outputs = predict(model, x)
+    return float(right(outputs, y).mean() if case.higher_is_better else np.mean(np.square(outputs - y)))
+
+
 def untrained(case: Case) -> tuple[float, float]:
     """Scores of the model as it is, before and after the drift."""
-    trainer = SimTrainer(patch(case.model, "head"))
-    return score(trainer, case, before=True), score(trainer, case)
+    return plain_score(case.model, case, before=True), plain_score(case.model, case)
 
 
-def prepared(case: Case, start: str) -> float:
+def prepared(place: Place, case: int, start: str) -> float:
     """Score after the drift of the model that a training starts from, untrained."""
-    return score(SimTrainer(patch(case.model_at(start), "head")), case)
+    what = place.load().cases[case]
+    return plain_score(what.model_at(start), what)
 
 
 def _samples(case: Case) -> tuple[Any, ...]:
@@ -105,12 +119,4 @@ def _samples(case: Case) -> tuple[Any, ...]:
 
 
 def _setting(method: Method) -> tuple[Any, ...]:
-    return sorted(method.patching.items()), sorted(method.fitting.items()), method.start
-
-
-@functools.lru_cache(maxsize=1)
-def _package() -> str:
-    """Digest of what trains: the installed package's modules and libraries."""
-    folder = Path(tflm_zo.__file__).parent
-    files = [*folder.glob("*.py"), *folder.glob("simulator/*.py"), *folder.glob("*.so")]
-    return digest(*[part for path in sorted(files) for part in (path.name, path.read_bytes())])
+    return sorted(method.patching.items()), sorted(method.fitting.items()), method.start, method.chain

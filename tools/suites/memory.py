@@ -11,6 +11,8 @@ Back-propagation's is computed from the network, and kindly: what an implementat
 * Gradients of that layer's output and input, 4 bytes an element.
 
 Left out: the samples, code's own state, structures of a runtime, a residual branch's waiting gradient.
+
+Back-propagation in the RAM of a forward-only training trains the layers from one on to the last: as many as fit.
 """
 
 from __future__ import annotations
@@ -19,8 +21,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tflm_zo import patch
 from tflm_zo.board.arena import TFLM_32, plan_arena
+from tflm_zo.layers import trainable_layers
 from tflm_zo.model_file import load_model
+from tflm_zo.patched import read_patched
 from tflm_zo.simulator import SimModel
 
 
@@ -44,10 +49,33 @@ def arena(model: bytes) -> int:
     return plan_arena([load_model(model)], TFLM_32, cmsis_nn=True).used
 
 
-def backprop_memory(model: bytes, int8: bool, optimizer: str) -> BackpropMemory:
-    """Peak RAM of training all layers of an int8 ``model``; ``optimizer`` as :class:`suites.float_network.Setting`."""
+def first_affordable_layer(model: bytes) -> int:
+    """Return the layer (as the simulator counts them) from which on to the last back-propagation can train in the RAM
+    that the default patch trains in.
+
+    Kindly: weights and kept activations in int8, no optimizer, each sample's gradient applied at once, so that none is
+    summed; and never fewer layers than the default patch trains, whatever the gradients of activations need.
+    """
+    patched = patch(model)
+    room = arena(patched) - arena(model)
+    layers = [layer for layer in SimModel(model).layers if layer.weights is not None]
+    trained = {parameter.name.rsplit("/", 1)[0] for parameter in read_patched(patched).parameters}
+    named = [layer.name in trained for layer in trainable_layers(load_model(model))]
+    least = named.index(True)
+    for number, layer in enumerate(layers):
+        need = backprop_memory(model, True, "QAS", layer.index)
+        if number == least or need.weights + need.activations <= room:
+            return layer.index
+    return layers[-1].index
+
+
+def backprop_memory(model: bytes, int8: bool, optimizer: str, trained_from: int = 0) -> BackpropMemory:
+    """Peak RAM of training the layers of an int8 ``model`` from one on; ``optimizer`` as
+    :class:`suites.float_network.Setting`."""
     network = SimModel(model)
     layers = [layer for layer in network.layers if layer.op not in ("SOFTMAX", "RESHAPE")]
+    layers = [layer for layer in layers if layer.index >= trained_from]
+    first_trained = next(layer.index for layer in layers if layer.weights is not None)
     weights = sum(layer.weights.size for layer in layers if layer.weights is not None)
     biases = sum(layer.bias.size for layer in layers if layer.bias is not None)
     state = {"Adam": 8, "SGD": 4, "QAS": 0}[optimizer]
@@ -70,7 +98,8 @@ def backprop_memory(model: bytes, int8: bool, optimizer: str) -> BackpropMemory:
         if layer.options.get("fusedActivationFunction", "NONE") != "NONE":
             kept.add(layer.output)
         stored = sum(size(tensor) for tensor in kept) * (1 if int8 else 4)
-        first = root(layer.inputs[0]) == network.inputs[0]  # nobody asks for the gradient of the samples
+        # Nobody asks for the gradient of the samples, or of what frozen layers made of them.
+        first = root(layer.inputs[0]) == network.inputs[0] or layer.index == first_trained
         gradients = 4 * (size(layer.output) + (0 if first else size(layer.inputs[0])))
         peak = max(peak, stored + gradients)
     return BackpropMemory(

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from suites.jobs import Run
-from suites.memory import arena, backprop_memory
+from suites.memory import arena, backprop_memory, first_affordable_layer
 from suites.suite import FILTERED, Case, Method, Suite
 from suites.yardsticks import Outcome, Yardstick, with_adapter
 from tflm_zo import patch
 from tflm_zo.errors import ZoError
 from tflm_zo.files import write_atomic
+from tflm_zo.layers import trainable_layers
+from tflm_zo.model_file import load_model
+from tflm_zo.simulator import SimModel
 
 # Of the lines of yardsticks.
 _STYLES = ("--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
@@ -60,9 +63,10 @@ class Results:
         """Mean over cases and seeds."""
         return float(np.mean([self.of(method, case, passes) for case in self.cases]))
 
-    def best(self, budgets: tuple[int, ...] = ()) -> tuple[str, int]:
-        """Method and passes of the best mean."""
-        pairs = [(m.name, b) for m in self.suite.methods for b in budgets or self.budgets]
+    def best(self, budgets: tuple[int, ...] = (), *, chains: bool = True) -> tuple[str, int]:
+        """Method and passes of the best mean; ``chains``: also methods that are the package's whole chain."""
+        methods = [m for m in self.suite.methods if chains or not m.chain]
+        pairs = [(m.name, b) for m in methods for b in budgets or self.budgets]
         sign = 1 if self.higher_is_better else -1
         return max(pairs, key=lambda pair: sign * self.mean(*pair))
 
@@ -81,6 +85,7 @@ def markdown(results: Results, command: str) -> str:
         "",
         *_verdicts(results, most),
         "",
+        *_groups(results, most),
         *_settings(results),
         "Mean over cases after a training of that many passes (the last column: passes that the longest used, and its "
         "seconds in the simulator):",
@@ -103,7 +108,7 @@ def markdown(results: Results, command: str) -> str:
 
 def _scores(results: Results, most: int) -> list[str]:
     names = [m.name for m in results.suite.methods]
-    columns = ["case", "before", "drifted", *results.prepared, *names]
+    columns = ["case", "before", "drifted", *_starts(results), *names]
     columns += [yardstick.name for yardstick in results.yardsticks]
     if results.confirmed:
         columns.append("same in TFLite Micro")
@@ -124,6 +129,30 @@ def _scores(results: Results, most: int) -> list[str]:
     row += [f"**{_yardstick_mean(results, yardstick):.3f}**" for yardstick in results.yardsticks]
     rows.append(row + [""] * (len(columns) - len(row)))
     return _table(columns, rows)
+
+
+def _groups(results: Results, most: int) -> list[str]:
+    """Means over the cases of each group, if there are any."""
+    groups: dict[str, list[str]] = {}
+    for case in results.suite.cases:
+        groups.setdefault(case.group, []).append(case.name)
+    if list(groups) == [""]:
+        return []
+    names = [m.name for m in results.suite.methods]
+    rows = []
+    for group, cases in groups.items():
+        row = [group, *(f"{value:.3f}" for value in np.mean([results.plain[case] for case in cases], axis=0))]
+        row += [f"{np.mean([scores[case] for case in cases]):.3f}" for scores in results.prepared.values()]
+        row += [f"{np.mean([results.of(name, case, most) for case in cases]):.3f}" for name in names]
+        row += [f"{np.mean([results.outcomes[y.name, case].scores for case in cases]):.3f}" for y in results.yardsticks]
+        rows.append(row)
+    columns = ["family", "before", "drifted", *_starts(results), *names, *[y.name for y in results.yardsticks]]
+    drifts = [[case.name, case.about] for case in results.suite.cases]
+    return ["By family:", "", *_table(columns, rows), "", "The drifts:", "", *_table(["case", "drift"], drifts), ""]
+
+
+def _starts(results: Results) -> list[str]:
+    return [f"{start}, untrained" for start in results.prepared]
 
 
 def _filter(results: Results, start: str, name: str) -> str:
@@ -176,13 +205,34 @@ def _curve(results: Results, most: int) -> list[str]:
 
 
 def _memory(results: Results) -> list[str]:
-    case = results.suite.cases[0]
+    rows = []
+    models = dict.fromkeys(case.model for case in results.suite.cases)
+    for number, model in enumerate(models):
+        cases = [case for case in results.suite.cases if case.model == model]
+        # The cases of one model are named alike up to the drift.
+        of = f" ({cases[0].name.split(',')[0]})" if len(models) > 1 and cases[0].group else ""
+        if number and not of:
+            break
+        rows += [[f"{name}{of}", *rest] for name, *rest in _memory_of(results, cases)]
+    return _table(["training", "RAM", "of which"], rows)
+
+
+def _memory_of(results: Results, cases: list[Case]) -> list[list[str]]:
+    """Rows for one model."""
+    case = cases[0]
     rows = [["inference alone", _kilobytes(arena(case.model)), "TFLite Micro's arena"]]
     for method in results.suite.methods:
-        rows.append([method.name, _kilobytes(_arena(case, method)), "TFLite Micro's arena"])
+        if not method.chain:
+            rows.append([method.name, _kilobytes(_arena(case, method)), "TFLite Micro's arena"])
     for yardstick in results.yardsticks:
         model = with_adapter(case.model) if yardstick.adapter else case.model
-        chosen = {results.outcomes[yardstick.name, c].setting.split()[0] for c in results.cases}
+        first = first_affordable_layer(model) if yardstick.limited else 0
+        chosen = {results.outcomes[yardstick.name, c.name].setting.split()[0] for c in cases}
+        if yardstick.limited:
+            layers = [layer.name for layer in trainable_layers(load_model(model))]
+            names = ", ".join(layers[-sum(layer.weights is not None for layer in SimModel(model).layers[first:]) :])
+            rows.append([yardstick.name, _kilobytes(_arena(case, results.suite.methods[0])), f"by definition: {names}"])
+            continue
         for optimizer in sorted(chosen):
             need = backprop_memory(model, yardstick.int8, optimizer)
             what = {
@@ -193,7 +243,7 @@ def _memory(results: Results) -> list[str]:
             }
             text = ", ".join(f"{name} {_kilobytes(size)}" for name, size in what.items() if size)
             rows.append([f"{yardstick.name}, {optimizer}", _kilobytes(need.total), text])
-    return _table(["training", "RAM", "of which"], rows)
+    return rows
 
 
 def _arena(case: Case, method: Method) -> int:

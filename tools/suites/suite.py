@@ -5,30 +5,38 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from suites.adaptation import adapted
 from tflm_zo import realign
-from tflm_zo.front_layer import FRONT_OPERATORS
-from tflm_zo.input_filter import NO_FILTER
+from tflm_zo.evaluate import predict_plain
 from tflm_zo.model_file import load_model, save_model
-from tflm_zo.simulator import SimModel
 from tflm_zo.tuning.filter_choice import choose_filter
 
 # What a training starts from: the model as it is, realigned to the drift without labels, or that with the filter in
 # front that suits the labelled samples best, if any does.
 AS_IT_IS, REALIGNED, FILTERED = "as it is", "realigned", "filtered, realigned"
+# Or what the package's own choice of preparations makes of it.
+PREPARED = "prepared"
+# Passes of the training that the choice was made for.
+_PREPARING = 5000
 
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """How the model that a training starts from is patched and fitted."""
+    """How the model that a training starts from is patched and fitted.
+
+    chain: prepared, patched and fitted by the package's ``adapt``, which chooses all of it.
+    """
 
     name: str
-    patching: dict[str, Any]
+    patching: dict[str, Any] = field(default_factory=dict)
     fitting: dict[str, Any] = field(default_factory=dict)
     start: str = AS_IT_IS
+    chain: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +44,8 @@ class Case:
     """An int8 model, and samples after a drift: codes int8 (n, ...) with class indices or, for "mse", real vectors.
 
     ``x_before`` and ``y_before`` are the test samples as they were before the drift, ``reference`` unlabelled others.
+    ``group``: what cases are averaged over, beside all of them; ``about``: the drift's parameters; ``folder``: where
+    models that take long to prepare are kept.
     """
 
     name: str
@@ -48,6 +58,9 @@ class Case:
     y_before: np.ndarray
     reference: np.ndarray
     loss: str = "cross-entropy"
+    group: str = ""
+    about: str = ""
+    folder: Path | None = None
 
     @classmethod
     def cut(
@@ -90,6 +103,8 @@ class Case:
         """Return the model that a training starts from."""
         if start == AS_IT_IS:
             return self.model
+        if start == PREPARED:
+            return adapted(self, _PREPARING, 0).prepared
         return self._filtered if start == FILTERED else self._realigned
 
     @functools.cached_property
@@ -105,25 +120,25 @@ class Case:
     def _filtered(self) -> bytes:
         return realign(self.model, self.reference, self.x, self.filter)
 
-    def behind_filter(self) -> Case:
-        """Return the case whose samples went through the filter, and whose model, realigned, stands behind it.
+    def behind_front(self, start: str) -> Case:
+        """Return the case whose samples went through what a preparation has put in front of the model, and whose model
+        is what stands behind that.
 
-        For back-propagation: it trains the layers of the model, not the filter.
+        For back-propagation: it trains the layers of the model, not those in front.
         """
-        model = self.model_at(FILTERED)
-        if self.filter == NO_FILTER:
-            return replace(self, model=model)
-        tree = load_model(model)
+        tree = load_model(self.model_at(start))
         graph = tree.subgraphs[0]
-        result = int(graph.operators[FRONT_OPERATORS - 1].outputs[0])
-        passed = SimModel(model)
-
-        def codes(x: np.ndarray) -> np.ndarray:
-            return passed.run_layers(0, FRONT_OPERATORS, {passed.inputs[0]: x}, [result]).tensors[result]
-
-        graph.operators = graph.operators[FRONT_OPERATORS:]
+        front = len(graph.operators) - len(load_model(self.model).subgraphs[0].operators)
+        if front == 0:
+            return replace(self, model=self.model_at(start))
+        result = int(graph.operators[front - 1].outputs[0])
+        behind, ends = graph.operators[front:], graph.outputs
+        graph.operators, graph.outputs = graph.operators[:front], np.array([result], dtype=np.int32)
+        through = save_model(tree)
+        graph.operators, graph.outputs = behind, ends
         graph.inputs = np.array([result], dtype=np.int32)
-        return replace(self, model=save_model(tree), x=codes(self.x), x_test=codes(self.x_test))
+        codes = [predict_plain(through, x) for x in (self.x, self.x_test)]
+        return replace(self, model=save_model(tree), x=codes[0], x_test=codes[1])
 
 
 @dataclass(frozen=True, eq=False)

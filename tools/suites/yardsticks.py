@@ -5,19 +5,20 @@ trained on all of them with each seed. Test samples are used for the last measur
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from suites.cache import Cache, digest
 from suites.float_network import Network, Setting
-from suites.suite import AS_IT_IS, FILTERED, Case
+from suites.memory import first_affordable_layer
+from suites.suite import AS_IT_IS, Case
 from tflm_zo.adapter import add_adapter
 from tflm_zo.model_file import load_model, save_model
 
 # Counts up when the network's training changes, so that kept results are not taken for those of the new one.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Yardstick:
     """A form of back-propagation, and the settings to choose from.
 
     adapter: with an identity layer for the input's channels in front, trained too. start: as a method's.
-    folds: settings are compared on ``folds`` held-out parts of ``parts`` that the samples are cut into.
+    folds: settings are compared on ``folds`` held-out parts of ``parts`` that the samples are cut into. limited: only
+    the layers that can be trained in the RAM of the default patch (:func:`suites.memory.first_affordable_layer`).
     """
 
     name: str
@@ -35,6 +37,7 @@ class Yardstick:
     start: str = AS_IT_IS
     parts: int = 3
     folds: int = 3
+    limited: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,16 @@ class Outcome:
 
 def back_propagate(yardstick: Yardstick, case: Case, seeds: int, cache: Cache) -> Outcome:
     """Choose a setting and train; every training is kept in ``cache``."""
-    case = case.behind_filter() if yardstick.start == FILTERED else replace(case, model=case.model_at(yardstick.start))
+    case = case.behind_front(yardstick.start)
     model = with_adapter(case.model) if yardstick.adapter else case.model
+    first = first_affordable_layer(model) if yardstick.limited else 0
     everything = np.arange(len(case.x))
     order = np.random.default_rng(0).permutation(len(case.x))
     folds = np.array_split(order, yardstick.parts)[: yardstick.folds]
 
     def trained(setting: Setting, rows: np.ndarray, x: np.ndarray, y: np.ndarray, seed: int) -> float:
         inputs = (case.x[rows], case.y[rows], x, y)
-        form = (case.loss, yardstick.int8, yardstick.adapter)
+        form = (case.loss, yardstick.int8, yardstick.adapter, first)
         key = digest(_VERSION, model, *inputs, form, setting, seed)
         about = {"yardstick": yardstick.name, "case": case.name, "setting": str(setting), "seed": seed}
         about |= {"samples": len(rows), "tested on": len(x)}
@@ -89,5 +93,5 @@ def with_adapter(model: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=4)
-def _network(model: bytes, loss: str, int8: bool, adapter: bool) -> Network:
-    return Network(model, loss, int8=int8, adapter=adapter)
+def _network(model: bytes, loss: str, int8: bool, adapter: bool, first: int) -> Network:
+    return Network(model, loss, int8=int8, adapter=adapter, trained_from=first)

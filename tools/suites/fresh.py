@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fresh drifts: of every family (:mod:`suites.drifts`) as many as there are seeds for tables, for several models.
+
+``fresh-kws``: keyword spotting; ``fresh-resnet`` and ``fresh-mcunet``: CIFAR-10; ``fresh-inertial``: exercises by a
+smartwatch; ``fresh-keras``: small networks as people write them. With ``-tuning`` behind it, drifts to tune with.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from suites import tasks
+from suites.drifts import TABLE_SEEDS, TUNING_SEEDS, families
+from suites.float_network import Setting
+from suites.suite import PREPARED, Method, Suite
+from suites.yardsticks import Yardstick
+
+# Tasks of each suite.
+MODELS = {
+    "kws": ("kws",),
+    "resnet": ("resnet",),
+    "mcunet": ("mcunet",),
+    "inertial": ("conv1d flat", "conv1d gap"),
+    "keras": ("gap", "mobilenet", "dense digits", "dense cancer"),
+}
+# Each suite also with as many drifts of the seeds to choose constants with: for all but the tables.
+_TUNING = "tuning"
+PARTS = (*MODELS, *(f"{name}-{_TUNING}" for name in MODELS))
+
+METHODS = (
+    Method("default"),
+    Method("adapt", start=PREPARED, chain=True),
+)
+
+GRIDS = {
+    "kws": (Setting("Adam", 3e-4, 50), Setting("Adam", 1e-3, 20), Setting("Adam", 1e-3, 50)),
+    "resnet": (Setting("Adam", 3e-4, 30, True), Setting("Adam", 1e-4, 30), Setting("SGD", 3e-3, 30, True)),
+    "mcunet": (Setting("Adam", 1e-4, 10), Setting("SGD", 3e-3, 10)),
+    "inertial": (Setting("Adam", 3e-4, 50), Setting("Adam", 1e-3, 20), Setting("Adam", 3e-3, 20)),
+    "keras": (Setting("Adam", 1e-3, 30), Setting("Adam", 3e-3, 30), Setting("SGD", 1e-2, 50)),
+}
+
+
+def load(data: Path, prepared: Path, part: str) -> Suite:
+    """The suite of the models ``part``, or ``part-tuning``."""
+    model, _, tuning = part.partition("-")
+    seeds = list(TUNING_SEEDS)[: len(TABLE_SEEDS)] if tuning == _TUNING else TABLE_SEEDS
+    loaded = [tasks.load(name, data, prepared) for name in MODELS[model]]
+    cases = [task.case(family, seed, prepared) for task in loaded for family in families(task.kind) for seed in seeds]
+    # One held-out part for each setting: there are many cases.
+    form = {"grid": GRIDS[model], "parts": 3, "folds": 1}
+    yardsticks = (
+        Yardstick("float back-propagation", **form),
+        Yardstick("the same, prepared", start=PREPARED, **form),
+        Yardstick("the same in our RAM", limited=True, **form),
+    )
+    return Suite(f"fresh-{part}", tuple(cases), METHODS, yardsticks)
