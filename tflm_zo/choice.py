@@ -71,9 +71,12 @@ def choose(preparer: Preparer, x: np.ndarray, y: np.ndarray | None, loss: str, s
     codes = preparer.codes(x[judges])
     labels = None if y is None else np.asarray(y)[judges]
     found: list[tuple[Prepared, Row, Scores]] = []
+    seen: dict[str | None, np.ndarray] = {}
     for chain in preparer.chains():
         prepared = preparer.prepare(chain)
-        row, scores = _judge(prepared, codes, labels, loss)
+        if chain.sample not in seen:
+            seen[chain.sample] = prepared.codes(codes[:, 0])
+        row, scores = _judge(prepared, seen[chain.sample], labels, loss)
         found.append((prepared, row, scores))
     as_it_is = found[0]
     assert as_it_is[1].chain == Chain()
@@ -104,18 +107,17 @@ def _why(best: Row, as_it_is: Row) -> str:
     return f"predictions tell {as_it_is.information:.2f} nats of their sample as it is, {best.information:.2f} prepared"
 
 
-def _judge(prepared: Prepared, codes: np.ndarray, labels: np.ndarray | None, loss: str) -> tuple[Row, Scores]:
-    """Score a preparation on samples; without labels the errors are minus each sample's part of the information."""
+def _judge(prepared: Prepared, seen: np.ndarray, labels: np.ndarray | None, loss: str) -> tuple[Row, Scores]:
+    """Score a preparation on samples as its model sees them (int8 (n, ...)); without labels the errors are minus each sample's part of the information."""
     trainer = make_trainer(patch(prepared.model, "exact", loss))
-    seen = prepared.codes(codes[:, 0])
     if labels is not None:
         losses, right = trainer.sample_scores(seen, labels)
         scores = Scores(errors_of(losses, right), right, losses.astype(np.float64))
         accuracy = None if right is None else float(np.mean(right))
         return Row(prepared.chain, float(np.mean(scores.errors)), None, accuracy), scores
     if not trainer.model.loss.classes:
-        return Row(prepared.chain, None, None, None), Scores(*_nothing(len(codes)))
-    parts = information(trainer.predict(seen).reshape(len(codes), -1))
+        return Row(prepared.chain, None, None, None), Scores(*_nothing(len(seen)))
+    parts = information(trainer.predict(seen).reshape(len(seen), -1))
     return Row(prepared.chain, None, float(np.mean(parts)), None), Scores(-parts, None, -parts)
 
 
@@ -147,12 +149,12 @@ def _with_filter(
 ) -> tuple[Prepared, list[Row]]:
     """The same chain with the filter that is best after a short training, on halves; and a row for each."""
     chains = list(preparer.filtered(chosen.chain))
-    codes = preparer.codes(x)[:, 0]
+    seen = chosen.codes(preparer.codes(x)[:, 0])
     best, lowest, rows = chosen, float("inf"), []
     for chain in [chosen.chain, *chains] if chains else []:
         prepared = chosen if chain == chosen.chain else preparer.prepare(chain)
-        samples = into_folds(prepared.codes(codes), y, _FOLDS, seed)
-        passes = _EPOCHS * (len(codes) - len(codes) // _FOLDS)
+        samples = into_folds(seen, y, _FOLDS, seed)
+        passes = _EPOCHS * (len(seen) - len(seen) // _FOLDS)
         patched = patch(prepared.model, "exact", loss)
         score = join([score_fold(patched, samples, fold, seed, passes, {}) for fold in range(_FOLDS)])
         error = float(np.mean(errors_of(score.losses, score.hits)))

@@ -109,6 +109,7 @@ class Preparer:
         self._model = model
         self._reference = self.codes(reference)[:_MOST_SAMPLES]
         self._after = self.codes(x)[:_MOST_SAMPLES]
+        self._normal: dict[tuple[str, bool], np.ndarray] = {}
         self._realigners: dict[str | None, Realigner] = {}
 
     def codes(self, x: np.ndarray) -> np.ndarray:
@@ -153,7 +154,7 @@ class Preparer:
             tree = load_model(self._model)
             change(tree)
             if chain.filter != NO_FILTER:
-                add_filter(tree, chain.filter, round(float(self._normalized(self._after, chain.sample).mean())))
+                add_filter(tree, chain.filter, round(float(self._normalized(chain.sample, after=True).mean())))
             model = save_model(tree)
         return Prepared(chain, model, normalization)
 
@@ -163,14 +164,20 @@ class Preparer:
         axes = CHANNEL if sample == CHANNEL_MEANS else ALL
         return SampleNormalization.usual(self._reference[:, 0], with_spread=sample == MEAN_AND_SPREAD, axes=axes)
 
-    def _normalized(self, codes: np.ndarray, sample: str | None) -> np.ndarray:
+    def _normalized(self, sample: str | None, *, after: bool) -> np.ndarray:
+        """The samples before or after the drift, int8 (n, ...), as what follows the step ``sample`` gets them."""
+        codes = (self._after if after else self._reference)[:, 0]
         normalization = self._normalization(sample)
-        return codes[:, 0] if normalization is None else normalize_codes(codes[:, 0], normalization)
+        if normalization is None or sample is None:
+            return codes
+        if (sample, after) not in self._normal:
+            self._normal[sample, after] = normalize_codes(codes, normalization)
+        return self._normal[sample, after]
 
     def _gains_and_offsets(self, sample: str | None) -> tuple[np.ndarray, np.ndarray]:
         """Gain S / s and offset M - m S / s of each channel, about the input's zero point, in codes."""
-        before = channel_statistics(self._normalized(self._reference, sample))
-        after = channel_statistics(self._normalized(self._after, sample))
+        before = channel_statistics(self._normalized(sample, after=False))
+        after = channel_statistics(self._normalized(sample, after=True))
         alive = (before.spread > 0) & (after.spread > 0)
         gains = np.ones(len(alive))
         gains[alive] = np.clip(before.spread[alive] / after.spread[alive], 1 / _LARGEST_GAIN, _LARGEST_GAIN)
@@ -180,6 +187,6 @@ class Preparer:
     def _realigner(self, sample: str | None) -> Realigner:
         if sample not in self._realigners:
             self._realigners[sample] = Realigner(
-                self._model, self._normalized(self._reference, sample), self._normalized(self._after, sample)
+                self._model, self._normalized(sample, after=False), self._normalized(sample, after=True)
             )
         return self._realigners[sample]
