@@ -108,7 +108,10 @@ def _why(best: Row, as_it_is: Row) -> str:
 
 
 def _judge(prepared: Prepared, seen: np.ndarray, labels: np.ndarray | None, loss: str) -> tuple[Row, Scores]:
-    """Score a preparation on samples as its model sees them (int8 (n, ...)); without labels the errors are minus each sample's part of the information."""
+    """Score a preparation on samples as its model sees them (int8 (n, ...)).
+
+    Without labels the errors are minus each sample's part of the information.
+    """
     trainer = make_trainer(patch(prepared.model, "exact", loss))
     if labels is not None:
         losses, right = trainer.sample_scores(seen, labels)
