@@ -38,8 +38,9 @@ MOST_TRIALS = 1
 # than the best ones to be given up at once.
 _BETTER, _FEW_SAMPLES = 0.5, 8.0
 _WORSE_THAN_START, _WORSE = 1.0, 2.0
-# Samples are uneven if a class has so many times the mean of the classes.
-_UNEVEN = 1.5
+# Samples are uneven if a class has so many times the mean of the classes; then the mean over classes must be better by
+# so many standard errors.
+_UNEVEN, _DEMAND_OF_UNEVEN = 1.5, 1.5
 # The best weights are behind if those after them are worse by so many standard errors: no more is learned from there.
 _FADING = 1.0
 
@@ -140,7 +141,7 @@ class Comparison:
         if not (self.gain > 0 and self.gain_of_right >= 0):
             return False
         # Rare classes have few judges, which must be sure all the same.
-        if not self.balanced_gain >= demand * self.balanced_deviation:
+        if not self.balanced_gain >= _DEMAND_OF_UNEVEN * self.balanced_deviation:
             return False
         by_errors = self.gain > demand * self.deviation and (self.gain_of_right > 0 or not self.classes)
         return by_errors or self.loss_gain > demand * self.loss_deviation
