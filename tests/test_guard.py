@@ -99,7 +99,7 @@ def test_nothing_worse_is_ever_accepted(first: tuple, second: tuple, best_is_sta
     guard = Guard(labels, before, best_is_start)
     verdict = guard.judge(after)
     found = compare(before, after, labels)
-    gain = np.mean(before.errors) - np.mean(after.errors)
+    gain = np.mean(before.errors - after.errors)
     assert found.gain == pytest.approx(gain)
     if verdict is Verdict.BETTER:
         assert gain > 0 and found.balanced_gain >= 0 and guard.best is after and not guard.best_is_start
@@ -126,13 +126,14 @@ def test_the_start_is_beaten_beyond_chance_only() -> None:
     """Weights that are neither better nor worse hardly ever pass for better; better ones mostly do."""
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
-    accepted = {0.5: 0, 0.9: 0}
+    accepted = {0.3: 0, 0.5: 0, 0.9: 0}
     for part in accepted:
         for _ in range(300):
             before = scores(rng.exponential(1, 60), rng.random(60) < 0.5)
             after = scores(rng.exponential(1, 60), rng.random(60) < part)
             accepted[part] += Guard(labels, before).judge(after) is Verdict.BETTER
-    assert accepted[0.5] < 0.2 * 300 and accepted[0.9] > 0.95 * 300
+    # Either of two kinds of evidence will do, by little more than half a standard error each.
+    assert accepted[0.3] < 0.02 * 300 and accepted[0.5] < 0.35 * 300 and accepted[0.9] > 0.95 * 300
 
 
 def test_the_same_answers_are_better_than_the_start_by_lower_losses_only() -> None:
@@ -141,7 +142,7 @@ def test_the_same_answers_are_better_than_the_start_by_lower_losses_only() -> No
     before = scores(np.full(40, 1.0), right)
     surer, rash = scores(np.full(40, 0.2), right), scores(np.where(right, 0.2, 9.0), right)
     for after, verdict in ((surer, Verdict.BETTER), (rash, Verdict.GO_ON)):
-        assert compare(before, after, None).gain > 0.2
+        assert compare(before, after, None).gain > 0.15
         assert Guard(np.arange(40) % 2, before).judge(after) is verdict
         assert Guard(np.arange(40) % 2, before, best_is_start=False).judge(after) is Verdict.BETTER
 
@@ -149,8 +150,8 @@ def test_the_same_answers_are_better_than_the_start_by_lower_losses_only() -> No
 def test_lower_losses_alone_are_not_better() -> None:
     """A model that is only less certain of what it gets wrong: lower losses, more wrong answers."""
     labels = np.arange(40) % 2
-    before = scores(np.where(np.arange(40) < 8, 8.0, 0.1), np.arange(40) >= 8)
-    after = scores(np.full(40, 0.69), np.arange(40) >= 9)
+    before = scores(np.where(np.arange(40) < 12, 8.0, 0.1), np.arange(40) >= 12)
+    after = scores(np.full(40, 0.69), np.arange(40) >= 13)
     found = compare(before, after, labels)
     assert found.loss_gain > 2 * found.loss_deviation
     assert Guard(labels, before).judge(after) is not Verdict.BETTER

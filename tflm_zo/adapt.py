@@ -12,8 +12,10 @@ import numpy as np
 from tflm_zo.choice import Choice, Row, choose, make_trainer, plain
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
+from tflm_zo.model_file import load_model
 from tflm_zo.patch import patch
-from tflm_zo.preparation import Chain, Prepared, Preparer
+from tflm_zo.preparation import Chain, Prepared, Preparer, preparable_input
+from tflm_zo.recipe import Hyperparameters
 from tflm_zo.trainer import History
 from tflm_zo.watch import explain
 
@@ -85,8 +87,18 @@ def adapt(
     default is trained, for at most ``epochs`` and ``passes``. Nothing is kept that samples show to make the model
     worse. ``loss`` as for patch, ``verbose`` shows progress.
 
-    Raises :class:`ZoError` for unusable arguments.
+    Raises :class:`ZoError` for unusable arguments; for ``loss`` entropy, too, whose training no label guards.
     """
+    if y is None and reference is None:
+        raise ZoError("there is nothing to adapt by: give labels y, or samples from before the drift (reference)")
+    if loss == "entropy":
+        raise ZoError("adapt trains by labels: leave out the loss entropy, or patch with it and train")
+    Hyperparameters(epochs=epochs, passes=passes).check()
+    x = np.asarray(x)
+    if y is not None:
+        y = np.asarray(y)
+        if x.ndim and len(x) and (y.ndim == 0 or len(y) != len(x)):
+            raise ZoError(f"y has shape {y.shape}, but x has {len(x)} samples: give one label a sample")
     data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_bytes(model)
     preparer, choice = _prepare(data, x, y, reference, loss, seed)
     prepared = choice.prepared
@@ -117,9 +129,10 @@ def _prepare(
     if reference is None:
         return None, Choice(as_it_is, (), "no samples from before the drift (reference): nothing is prepared")
     try:
-        preparer = Preparer(data, reference, x)
+        preparable_input(load_model(data))
     except ZoError as error:
         if y is None:
             raise
         return None, Choice(as_it_is, (), f"not prepared: {error}")
+    preparer = Preparer(data, reference, x)
     return preparer, choose(preparer, x, y, loss, seed)
