@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tflm_zo.choice import Choice, Row, choose, make_trainer, plain
+from tflm_zo.choice import Choice, Row, choose, make_trainer, patch_for_adapting, plain
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
 from tflm_zo.model_file import load_model
-from tflm_zo.patch import patch
 from tflm_zo.preparation import Chain, Prepared, Preparer, preparable_input
 from tflm_zo.recipe import Hyperparameters
 from tflm_zo.trainer import History
@@ -24,7 +23,8 @@ from tflm_zo.watch import explain
 class Adaptation:
     """An adapted ``model``, a plain int8 ``.tflite``, and how it came about.
 
-    ``prepared``: the plain model before training; ``chain``: how it was prepared; ``rows``: the preparations that were
+    ``prepared``: the plain model before training; ``chain``: how it was prepared, without a filter if training is not
+    seen to help; ``rows``: the preparations that were
     tried (:class:`tflm_zo.choice.Row`); ``preparation``: why this one; ``history``: of the training, None without
     labels; ``passes``: forward passes of training.
     """
@@ -84,8 +84,8 @@ def adapt(
 
     First the model is prepared by statistics (:mod:`tflm_zo.preparation`), by the steps that the samples speak for
     (:mod:`tflm_zo.choice`), if there is a reference. Then, with labels, what :func:`tflm_zo.patch.patch` trains by
-    default is trained, for at most ``epochs`` and ``passes``. Nothing is kept that samples show to make the model
-    worse. ``loss`` as for patch, ``verbose`` shows progress.
+    default is trained, or all layers if there is nothing of that, for at most ``epochs`` and ``passes``. Nothing is
+    kept that samples show to make the model worse. ``loss`` as for patch, ``verbose`` shows progress.
 
     Raises :class:`ZoError` for unusable arguments; for ``loss`` entropy, too, whose training no label guards.
     """
@@ -106,13 +106,14 @@ def adapt(
     if y is None:
         whole = prepared.whole()
         return Adaptation(whole, whole, prepared.chain, choice.rows, choice.reason, None, 0)
-    trainer = make_trainer(patch(prepared.model, "exact", loss), seed)
+    trainer = make_trainer(patch_for_adapting(prepared.model, loss), seed)
     history = trainer.fit(codes, y, epochs=epochs, passes=passes, verbose=verbose)
     if history.interrupted:
         raise ZoError("interrupted: nothing is written")
-    baked = trainer.bake() if history.guard.kept != "start" else prepared.model
+    if history.guard.kept == "start":
+        prepared = choice.untrained
     return Adaptation(
-        prepared.whole(baked),
+        prepared.whole(trainer.bake() if history.guard.kept != "start" else None),
         prepared.whole(),
         prepared.chain,
         choice.rows,
@@ -127,12 +128,13 @@ def _prepare(
 ) -> tuple[Preparer | None, Choice]:
     as_it_is = Prepared(Chain(), data, None)
     if reference is None:
-        return None, Choice(as_it_is, (), "no samples from before the drift (reference): nothing is prepared")
+        why = "no samples from before the drift (reference): nothing is prepared"
+        return None, Choice(as_it_is, (), why, as_it_is)
     try:
         preparable_input(load_model(data))
     except ZoError as error:
         if y is None:
             raise
-        return None, Choice(as_it_is, (), f"not prepared: {error}")
+        return None, Choice(as_it_is, (), f"not prepared: {error}", as_it_is)
     preparer = Preparer(data, reference, x)
     return preparer, choose(preparer, x, y, loss, seed)

@@ -47,11 +47,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen preparation, every row of what was tried, and why in one line."""
+    """The chosen preparation, every row of what was tried, and why in one line.
+
+    ``untrained``: what to take if the model is not trained after all: a filter has been judged after a training only.
+    """
 
     prepared: Prepared
     rows: tuple[Row, ...]
     reason: str
+    untrained: Prepared
 
 
 def make_trainer(model: bytes, seed: int = 0) -> Trainer:
@@ -62,6 +66,17 @@ def make_trainer(model: bytes, seed: int = 0) -> Trainer:
         return Trainer(model, seed=seed)
 
 
+def patch_for_adapting(model: bytes, loss: str) -> bytes:
+    """Return the model patched for what has gradients in closed form; without such layers, for all."""
+    try:
+        return patch(model, "exact", loss)
+    except ZoError as error:
+        try:
+            return patch(model, "all", loss)
+        except ZoError:
+            raise error from None
+
+
 def choose(preparer: Preparer, x: np.ndarray, y: np.ndarray | None, loss: str, seed: int = 0) -> Choice:
     """Choose a chain by samples ``x`` (n, ...) with labels ``y``, or None.
 
@@ -69,8 +84,8 @@ def choose(preparer: Preparer, x: np.ndarray, y: np.ndarray | None, loss: str, s
     Raises :class:`ZoError` for unusable samples.
     """
     if len(x) < FEWEST:
-        rest = f"{len(x)} samples do not tell preparations apart, it takes at least {FEWEST}: nothing is prepared"
-        return Choice(preparer.prepare(Chain()), (), rest)
+        why = f"fewer than {FEWEST} samples do not tell preparations apart: nothing is prepared"
+        return _left(preparer.prepare(Chain()), [], why)
     judges = spread_over(len(x), MOST_JUDGES)
     codes = preparer.codes(x[judges])
     labels = None if y is None else np.asarray(y)[judges]
@@ -86,25 +101,31 @@ def choose(preparer: Preparer, x: np.ndarray, y: np.ndarray | None, loss: str, s
     assert as_it_is[1].chain == Chain()
     rows = [row for _, row, _ in found]
     if np.isnan(as_it_is[2].errors).any():
-        return Choice(as_it_is[0], tuple(rows), "without labels and classes nothing tells preparations apart")
+        return _left(as_it_is[0], rows, "without labels and classes nothing tells preparations apart")
     if as_it_is[2].right is not None and np.all(as_it_is[2].right):
-        return Choice(as_it_is[0], tuple(rows), "the model answers every labelled sample right as it is")
+        return _left(as_it_is[0], rows, "the model answers every labelled sample right as it is")
     best = min(found, key=lambda entry: float(np.mean(entry[2].errors)))
     comparison = compare(as_it_is[2], best[2], _classes(labels, as_it_is[2]))
     demand = _DEMAND_WITHOUT_LABELS if labels is None else _DEMAND
     if best is as_it_is or not comparison.better(demand):
-        return Choice(as_it_is[0], tuple(rows), "no preparation is better than none beyond chance")
-    chosen, why = best[0], _why(best[1], as_it_is[1])
+        return _left(as_it_is[0], rows, "no preparation is better than none beyond chance")
+    untrained, why = best[0], _why(best[1], as_it_is[1])
+    chosen = untrained
     if y is not None:
         bound = float(np.mean(as_it_is[2].errors))
 
         def no_worse(prepared: Prepared) -> bool:
-            row, _ = _judge(prepared, seen[chosen.chain.sample], labels, loss)
+            row, _ = _judge(prepared, seen[untrained.chain.sample], labels, loss)
             return row.error is not None and row.error <= bound
 
-        chosen, filtered = _with_filter(preparer, chosen, x, np.asarray(y), loss, seed, no_worse)
+        chosen, filtered = _with_filter(preparer, untrained, x, np.asarray(y), loss, seed, no_worse)
         rows += filtered
-    return Choice(chosen, tuple(rows), why)
+    return Choice(chosen, tuple(rows), why, untrained)
+
+
+def _left(as_it_is: Prepared, rows: Sequence[Row], reason: str) -> Choice:
+    """The choice of the model as it is."""
+    return Choice(as_it_is, tuple(rows), reason, as_it_is)
 
 
 def _nothing(count: int) -> tuple[np.ndarray, None, np.ndarray]:
@@ -124,7 +145,7 @@ def _judge(prepared: Prepared, seen: np.ndarray, labels: np.ndarray | None, loss
 
     Without labels the errors are minus each sample's part of the information.
     """
-    trainer = make_trainer(patch(prepared.model, "exact", loss))
+    trainer = make_trainer(patch_for_adapting(prepared.model, loss))
     if labels is not None:
         losses, right = trainer.sample_scores(seen, labels)
         scores = Scores(errors_of(losses, right), right, losses.astype(np.float64))
@@ -164,11 +185,11 @@ def _with_filter(
 ) -> tuple[Prepared, list[Row]]:
     """The same chain with the filter that is best after a short training, on halves; and a row for each.
 
-    A filter must be better than none beyond chance, and its model ``no_worse`` than the one as it is before training,
-    too, for training may not be seen to help. Without the simulator filters are not tried: it would take too long.
+    A filter must be better than none beyond chance, and its model ``no_worse`` than the one as it is before training.
+    Without the simulator filters are not tried: it would take too long.
     """
     chains = list(preparer.filtered(chosen.chain))
-    if not isinstance(make_trainer(patch(chosen.model, "exact", loss)), SimTrainer):
+    if not isinstance(make_trainer(patch_for_adapting(chosen.model, loss)), SimTrainer):
         return chosen, []
     seen = chosen.codes(preparer.codes(x)[:, 0])
     best, rows = chosen, []
@@ -178,7 +199,7 @@ def _with_filter(
         prepared = chosen if chain == chosen.chain else preparer.prepare(chain)
         samples = into_folds(seen, y, _FOLDS, seed)
         passes = _EPOCHS * (len(seen) - len(seen) // _FOLDS)
-        patched = patch(prepared.model, "exact", loss)
+        patched = patch_for_adapting(prepared.model, loss)
         score = join([score_fold(patched, samples, fold, seed, passes, {}) for fold in range(_FOLDS)])
         scores = Scores(errors_of(score.losses, score.hits), score.hits, score.losses.astype(np.float64))
         labels = None if score.hits is None else y.reshape(-1)[np.concatenate(samples.folds)]
