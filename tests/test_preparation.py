@@ -94,9 +94,7 @@ def test_the_adapter_is_its_depthwise_layer_to_the_bit(gain: float) -> None:
     exact = (x.astype(float) - ZERO) * gains + offsets + ZERO
     assert np.abs(found - np.clip(exact, -128, 127)).max() <= 0.5 + 0.5 * gain / UNIT * 1.3 + 1e-6
     litert = pytest.importorskip("ai_edge_litert.interpreter")
-    engine = litert.Interpreter(
-        model_content=model, experimental_op_resolver_type=litert.OpResolverType.BUILTIN_REF
-    )
+    engine = litert.Interpreter(model_content=model, experimental_op_resolver_type=litert.OpResolverType.BUILTIN_REF)
     engine.allocate_tensors()
     for sample, ours in zip(x, found, strict=True):
         engine.set_tensor(engine.get_input_details()[0]["index"], sample[None])
@@ -206,8 +204,10 @@ def test_the_model_as_it_is_comes_first_and_unchanged(taught: bytes) -> None:
     assert {c.filter for c in preparer.filtered(chains[3])} == {"smooth3", "smooth5", "sharpen"} or len(
         {c.filter for c in preparer.filtered(chains[3])}
     ) == len(list(preparer.filtered(chains[3])))
-    assert all((c.sample, c.channels, c.realigned) == ("mean and spread", False, False) or c.filter != "none"
-               for c in preparer.filtered(chains[3]))
+    assert all(
+        (c.sample, c.channels, c.realigned) == ("mean and spread", False, False) or c.filter != "none"
+        for c in preparer.filtered(chains[3])
+    )
 
 
 def test_chains_that_a_model_does_not_take_are_left_out() -> None:
@@ -287,7 +287,11 @@ def test_what_undoes_a_drift_is_chosen(taught: bytes, drift: str, gain: float, s
     x, y = noisy(100, seed, drift)
     found = choose(Preparer(taught, noisy(200, 2)[0], x), x, y if labelled else None, "auto")
     chain = found.prepared.chain
-    assert chain.sample is not None if drift == "each sample's offset" else chain.channels or chain.sample or chain.realigned
+    assert (
+        chain.sample is not None
+        if drift == "each sample's offset"
+        else chain.channels or chain.sample or chain.realigned
+    )
     assert accuracy(found.prepared.whole(), drift) > accuracy(taught, drift) + gain
     assert "prepared" in found.reason
 
@@ -377,5 +381,9 @@ def test_information_lies_between_nothing_and_the_entropy_of_classes(classes: in
     expected = -(q * np.log(q)).sum() + (p * np.log(np.maximum(p, 1e-300))).sum(axis=1).mean()
     assert found == pytest.approx(expected, abs=1e-3) and -1e-9 <= found <= np.log(max(classes, 2)) + 1e-3
     assert information(np.repeat(p[:1], 5, axis=0)) == pytest.approx(0, abs=1e-9)
-    assert dequantize(input_codes(np.zeros((1, 8, 8, 1)), (1, 8, 8, 1), None).astype(np.int8), mock.Mock(
-        zero_point=0, scale=1.0)).sum() == 0
+    assert (
+        dequantize(
+            input_codes(np.zeros((1, 8, 8, 1)), (1, 8, 8, 1), None).astype(np.int8), mock.Mock(zero_point=0, scale=1.0)
+        ).sum()
+        == 0
+    )
