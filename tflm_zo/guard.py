@@ -36,11 +36,13 @@ MOST_TRIALS = 1
 
 # Standard errors by which the start must be beaten, plus what few samples need more; and by which weights must be worse
 # than the best ones to be given up at once.
-_BETTER, _FEW_SAMPLES = 0.5, 8.0
+_BETTER, _FEW_SAMPLES = 0.75, 8.0
 _WORSE_THAN_START, _WORSE = 1.0, 2.0
 # Samples are uneven if a class has so many times the mean of the classes; then the mean over classes must be better by
 # so many standard errors.
 _UNEVEN, _DEMAND_OF_UNEVEN = 1.5, 1.5
+# Of a class without samples so much of what is known may be forgotten.
+_FORGOTTEN = 0.5
 # The best weights are behind if those after them are worse by so many standard errors: no more is learned from there.
 _FADING = 1.0
 
@@ -118,7 +120,8 @@ class Comparison:
     ``gain``: how much lower the errors of the second are in the mean, ``deviation``: the standard error of that, and
     the same of the losses; ``gain_of_right``: how much larger its part of right answers (0 without ``classes``);
     ``balanced_gain`` and ``balanced_deviation``: as ``gain`` and ``deviation``, with classes counting alike; the
-    deviation is 0 where the samples have about as many of each.
+    deviation is 0 where the samples have about as many of each. Of a class of which there is no sample it is taken that
+    training forgets it for half of the samples that the first answers right.
     """
 
     gain: float
@@ -151,17 +154,23 @@ class Comparison:
         return -self.gain > demand * self.deviation
 
 
-def compare(before: Scores, after: Scores, labels: np.ndarray | None) -> Comparison:
-    """Compare two sets of weights on the same samples with ``labels`` (n,), None without classes."""
+def compare(before: Scores, after: Scores, labels: np.ndarray | None, classes: int = 0) -> Comparison:
+    """Compare two sets of weights on the same samples with ``labels`` (n,), None without classes.
+
+    ``classes``: how many classes the model has, if more than there are among the labels.
+    """
     count = len(before.errors)
     difference, of_losses = before.errors - after.errors, before.losses - after.losses
     gain = float(np.mean(difference))
     balanced, balanced_deviation, right = gain, 0.0, 0.0
     if labels is not None:
-        classes, counts = np.unique(labels, return_counts=True)
-        balanced = float(np.mean([np.mean(difference[labels == c]) for c in classes]))
-        if counts.max() > _UNEVEN * counts.mean():
-            balanced_deviation = float(np.std(difference)) * math.sqrt(float(np.sum(1.0 / counts))) / len(classes)
+        present, counts = np.unique(labels, return_counts=True)
+        every = max(classes, len(present))
+        gains = [float(np.mean(difference[labels == c])) for c in present]
+        known = 0.0 if before.right is None else float(np.mean(before.right))
+        balanced = (sum(gains) - (every - len(present)) * _FORGOTTEN * known) / every
+        if every > len(present) or counts.max() > _UNEVEN * counts.mean():
+            balanced_deviation = float(np.std(difference)) * math.sqrt(float(np.sum(1.0 / counts))) / every
     if before.right is not None and after.right is not None:
         right = float(np.mean(after.right.astype(np.float64) - before.right))
     return Comparison(
@@ -184,12 +193,12 @@ def _standard_error(values: np.ndarray) -> float:
 class Guard:
     """The best weights of a fit, by the scores of samples that did not make them.
 
-    ``labels``: their classes (n,), None without classes. ``best``: scores of the best weights so far, at first of those
+    ``labels``: their classes (n,), None without classes; ``classes``: how many the model has. ``best``: scores of the best weights so far, at first of those
     that the fit began with.
     """
 
-    def __init__(self, labels: np.ndarray | None, best: Scores, best_is_start: bool = True) -> None:
-        self._labels = labels
+    def __init__(self, labels: np.ndarray | None, best: Scores, best_is_start: bool = True, classes: int = 0) -> None:
+        self._labels, self._classes = labels, classes
         self.best = best
         self.best_is_start = best_is_start
         # Whether the weights judged last are worse than the best by more than chance.
@@ -205,7 +214,8 @@ class Guard:
 
         The start must be beaten beyond chance (:meth:`Comparison.better`); later ones must be no worse in anything.
         """
-        found = compare(self.best, now, self._labels)
+        # What the classes without samples lose, they lose once.
+        found = compare(self.best, now, self._labels, self._classes if self.best_is_start else 0)
         self.fading = found.worse(_FADING)
         if self.best_is_start:
             demand = _BETTER + _FEW_SAMPLES / max(found.samples, 1)
