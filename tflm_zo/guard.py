@@ -38,6 +38,8 @@ MOST_TRIALS = 1
 # than the best ones to be given up at once.
 _BETTER, _FEW_SAMPLES = 0.75, 8.0
 _WORSE_THAN_START, _WORSE = 1.0, 2.0
+# From so many samples on losses alone may speak for weights that answer as many right.
+_ENOUGH_FOR_LOSSES = 60
 # Samples are uneven if a class has so many times the mean of the classes; then the mean over classes must be better by
 # so many standard errors.
 _UNEVEN, _DEMAND_OF_UNEVEN = 1.5, 1.5
@@ -138,16 +140,18 @@ class Comparison:
         """Whether the second has lower errors, no fewer right answers, is no worse for the classes on average, and is
         better by so many standard errors: in its errors, with more right answers, or in its losses.
 
-        Losses are a proper score, so they also show what is too small to be seen in a few dozens of answers; alone they
-        would reward a model that is only less certain.
+        Losses are a proper score, so they also show what is too small to be seen in a few dozens of answers.
         """
         if not (self.gain > 0 and self.gain_of_right >= 0):
             return False
         # Rare classes have few judges, which must be sure all the same.
         if not self.balanced_gain >= _DEMAND_OF_UNEVEN * self.balanced_deviation:
             return False
-        by_errors = self.gain > demand * self.deviation and (self.gain_of_right > 0 or not self.classes)
-        return by_errors or self.loss_gain > demand * self.loss_deviation
+        more_right = self.gain_of_right > 0 or not self.classes
+        if self.gain > demand * self.deviation and more_right:
+            return True
+        # Of few samples the losses tell no more than that the model is more certain of the same answers.
+        return self.loss_gain > demand * self.loss_deviation and (more_right or self.samples >= _ENOUGH_FOR_LOSSES)
 
     def worse(self, demand: float) -> bool:
         """Whether the second is worse by so many standard errors."""
@@ -193,8 +197,8 @@ def _standard_error(values: np.ndarray) -> float:
 class Guard:
     """The best weights of a fit, by the scores of samples that did not make them.
 
-    ``labels``: their classes (n,), None without classes; ``classes``: how many the model has. ``best``: scores of the best weights so far, at first of those
-    that the fit began with.
+    ``labels``: their classes (n,), None without classes; ``classes``: how many the model has. ``best``: scores of the
+    best weights so far, at first of those that the fit began with.
     """
 
     def __init__(self, labels: np.ndarray | None, best: Scores, best_is_start: bool = True, classes: int = 0) -> None:
