@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +130,19 @@ def layer_model(
             b.average_pool(pool)
     if len(input_shape) > 1:
         b.reshape()
+    b.finish(3, "softmax")
+    return b.bytes()
+
+
+def stack_model(widths: Sequence[int], *, pool: int = 2, seed: int = 0) -> bytes:
+    """Convolutions "conv0", "conv1", ... with so many outputs, average pooling of windows of side ``pool`` (1, 2 or 4),
+    and a head, "dense", of three classes."""
+    b = _Builder(INPUT_SHAPE, seed, bias=True, per_channel=True, extreme=False)
+    for number, width in enumerate(widths):
+        b.conv(f"conv{number}", width, _square(3, 2 if number == 0 else 1))
+    if pool > 1:
+        b.average_pool((pool, pool))
+    b.reshape()
     b.finish(3, "softmax")
     return b.bytes()
 

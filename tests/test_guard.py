@@ -31,7 +31,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 def scores(losses: np.ndarray, right: np.ndarray | None = None) -> Scores:
     losses = np.asarray(losses, dtype=np.float64)
-    return Scores(errors_of(losses, right), None if right is None else np.asarray(right, dtype=bool))
+    return Scores(errors_of(losses, right), None if right is None else np.asarray(right, dtype=bool), losses)
 
 
 # -- which samples are held out ------------------------------------------------------------------------------
@@ -92,21 +92,23 @@ results = st.integers(8, 80).flatmap(
 @given(results, results, st.booleans(), st.booleans())
 def test_nothing_worse_is_ever_accepted(first: tuple, second: tuple, best_is_start: bool, classes: bool) -> None:
     """BETTER means: a lower mean error, also with classes counting alike, and no fewer right answers; more than the
-    start had."""
+    start had, unless the losses are lower beyond chance."""
     n = min(len(first[0]), len(second[0]))
     labels = np.array(first[2][:n]) if classes else None
     before, after = (scores(np.array(s[0][:n]), np.array(s[1][:n]) if classes else None) for s in (first, second))
     guard = Guard(labels, before, best_is_start)
     verdict = guard.judge(after)
     found = compare(before, after, labels)
-    gain = np.mean(before.errors) - np.mean(after.errors)
+    gain = np.mean(before.errors - after.errors)
     assert found.gain == pytest.approx(gain)
     if verdict is Verdict.BETTER:
         assert gain > 0 and found.balanced_gain >= 0 and guard.best is after and not guard.best_is_start
         if classes:
             assert before.right is not None and after.right is not None
             more = int(after.right.sum()) - int(before.right.sum())
-            assert more > 0 if best_is_start else more >= 0
+            lower = before.losses - after.losses
+            beyond_chance = np.mean(lower) > 0.5 * np.std(lower) / np.sqrt(n - 1)
+            assert more >= 0 and (more > 0 or beyond_chance or not best_is_start)
     else:
         assert guard.best is before and guard.best_is_start == best_is_start
     if verdict is Verdict.WORSE:
@@ -124,21 +126,35 @@ def test_the_start_is_beaten_beyond_chance_only() -> None:
     """Weights that are neither better nor worse hardly ever pass for better; better ones mostly do."""
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
-    accepted = {0.5: 0, 0.9: 0}
+    accepted = {0.3: 0, 0.5: 0, 0.9: 0}
     for part in accepted:
         for _ in range(300):
             before = scores(rng.exponential(1, 60), rng.random(60) < 0.5)
             after = scores(rng.exponential(1, 60), rng.random(60) < part)
             accepted[part] += Guard(labels, before).judge(after) is Verdict.BETTER
-    assert accepted[0.5] < 0.2 * 300 and accepted[0.9] > 0.95 * 300
+    # Either of two kinds of evidence will do, by little more than half a standard error each.
+    assert accepted[0.3] < 0.02 * 300 and accepted[0.5] < 0.35 * 300 and accepted[0.9] > 0.95 * 300
 
 
-def test_more_certainty_of_the_same_answers_is_no_better_than_the_start() -> None:
-    right = np.arange(40) % 4 > 0
-    before, after = scores(np.full(40, 1.0), right), scores(np.full(40, 0.2), right)
-    assert compare(before, after, None).gain > 0.2
-    assert Guard(np.arange(40) % 2, before).judge(after) is Verdict.GO_ON
-    assert Guard(np.arange(40) % 2, before, best_is_start=False).judge(after) is Verdict.BETTER
+def test_the_same_answers_are_better_than_the_start_by_lower_losses_only() -> None:
+    """More certainty of the same answers: it must not be paid for by those that are wrong, in one of ten."""
+    right = np.arange(40) % 10 > 0
+    before = scores(np.full(40, 1.0), right)
+    surer, rash = scores(np.full(40, 0.2), right), scores(np.where(right, 0.2, 9.0), right)
+    for after, verdict in ((surer, Verdict.BETTER), (rash, Verdict.GO_ON)):
+        assert compare(before, after, None).gain > 0.15
+        assert Guard(np.arange(40) % 2, before).judge(after) is verdict
+        assert Guard(np.arange(40) % 2, before, best_is_start=False).judge(after) is Verdict.BETTER
+
+
+def test_lower_losses_alone_are_not_better() -> None:
+    """A model that is only less certain of what it gets wrong: lower losses, more wrong answers."""
+    labels = np.arange(40) % 2
+    before = scores(np.where(np.arange(40) < 12, 8.0, 0.1), np.arange(40) >= 12)
+    after = scores(np.full(40, 0.69), np.arange(40) >= 13)
+    found = compare(before, after, labels)
+    assert found.loss_gain > 2 * found.loss_deviation
+    assert Guard(labels, before).judge(after) is not Verdict.BETTER
 
 
 def test_a_start_that_answers_everything_right_cannot_gain() -> None:

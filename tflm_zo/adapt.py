@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from tflm_zo.choice import Choice, Row, choose, make_trainer, plain
+from tflm_zo.choice import Choice, Row, choose, make_trainer, patch_for_adapting, plain
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
-from tflm_zo.patch import patch
-from tflm_zo.preparation import Chain, Prepared, Preparer
+from tflm_zo.model_file import load_model
+from tflm_zo.preparation import Chain, Prepared, Preparer, preparable_input
+from tflm_zo.recipe import Hyperparameters
 from tflm_zo.trainer import History
 from tflm_zo.watch import explain
 
@@ -22,7 +23,8 @@ from tflm_zo.watch import explain
 class Adaptation:
     """An adapted ``model``, a plain int8 ``.tflite``, and how it came about.
 
-    ``prepared``: the plain model before training; ``chain``: how it was prepared; ``rows``: the preparations that were
+    ``prepared``: the plain model before training; ``chain``: how it was prepared, without a filter if training is not
+    seen to help; ``rows``: the preparations that were
     tried (:class:`tflm_zo.choice.Row`); ``preparation``: why this one; ``history``: of the training, None without
     labels; ``passes``: forward passes of training.
     """
@@ -82,11 +84,21 @@ def adapt(
 
     First the model is prepared by statistics (:mod:`tflm_zo.preparation`), by the steps that the samples speak for
     (:mod:`tflm_zo.choice`), if there is a reference. Then, with labels, what :func:`tflm_zo.patch.patch` trains by
-    default is trained, for at most ``epochs`` and ``passes``. Nothing is kept that samples show to make the model
-    worse. ``loss`` as for patch, ``verbose`` shows progress.
+    default is trained, or all layers if there is nothing of that, for at most ``epochs`` and ``passes``. Nothing is
+    kept that samples show to make the model worse. ``loss`` as for patch, ``verbose`` shows progress.
 
-    Raises :class:`ZoError` for unusable arguments.
+    Raises :class:`ZoError` for unusable arguments; for ``loss`` entropy, too, whose training no label guards.
     """
+    if y is None and reference is None:
+        raise ZoError("there is nothing to adapt by: give labels y, or samples from before the drift (reference)")
+    if loss == "entropy":
+        raise ZoError("adapt trains by labels: leave out the loss entropy, or patch with it and train")
+    Hyperparameters(epochs=epochs, passes=passes).check()
+    x = np.asarray(x)
+    if y is not None:
+        y = np.asarray(y)
+        if x.ndim and len(x) and (y.ndim == 0 or len(y) != len(x)):
+            raise ZoError(f"y has shape {y.shape}, but x has {len(x)} samples: give one label a sample")
     data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_bytes(model)
     preparer, choice = _prepare(data, x, y, reference, loss, seed)
     prepared = choice.prepared
@@ -94,13 +106,14 @@ def adapt(
     if y is None:
         whole = prepared.whole()
         return Adaptation(whole, whole, prepared.chain, choice.rows, choice.reason, None, 0)
-    trainer = make_trainer(patch(prepared.model, "exact", loss), seed)
+    trainer = make_trainer(patch_for_adapting(prepared.model, loss), seed)
     history = trainer.fit(codes, y, epochs=epochs, passes=passes, verbose=verbose)
     if history.interrupted:
         raise ZoError("interrupted: nothing is written")
-    baked = trainer.bake() if history.guard.kept != "start" else prepared.model
+    if history.guard.kept == "start":
+        prepared = choice.untrained
     return Adaptation(
-        prepared.whole(baked),
+        prepared.whole(trainer.bake() if history.guard.kept != "start" else None),
         prepared.whole(),
         prepared.chain,
         choice.rows,
@@ -115,11 +128,13 @@ def _prepare(
 ) -> tuple[Preparer | None, Choice]:
     as_it_is = Prepared(Chain(), data, None)
     if reference is None:
-        return None, Choice(as_it_is, (), "no samples from before the drift (reference): nothing is prepared")
+        why = "no samples from before the drift (reference): nothing is prepared"
+        return None, Choice(as_it_is, (), why, as_it_is)
     try:
-        preparer = Preparer(data, reference, x)
+        preparable_input(load_model(data))
     except ZoError as error:
         if y is None:
             raise
-        return None, Choice(as_it_is, (), f"not prepared: {error}")
+        return None, Choice(as_it_is, (), f"not prepared: {error}", as_it_is)
+    preparer = Preparer(data, reference, x)
     return preparer, choose(preparer, x, y, loss, seed)

@@ -9,7 +9,7 @@ maximization", NIPS 2010). A drift makes predictions uncertain, or the same for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,11 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.guard import Scores, compare, errors_of
 from tflm_zo.patch import patch
-from tflm_zo.preparation import Chain, Prepared, Preparer
+from tflm_zo.preparation import Chain, Prepared, Preparer, spread_over
 from tflm_zo.simulator import SimTrainer
 from tflm_zo.trainer import Trainer
 from tflm_zo.tuning.folds import into_folds, join, score_fold
+from tflm_zo.watch import FEWEST
 
 # Chains are judged by at most so many samples.
 MOST_JUDGES = 500
@@ -46,11 +47,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen preparation, every row of what was tried, and why in one line."""
+    """The chosen preparation, every row of what was tried, and why in one line.
+
+    ``untrained``: what to take if the model is not trained after all: a filter has been judged after a training only.
+    """
 
     prepared: Prepared
     rows: tuple[Row, ...]
     reason: str
+    untrained: Prepared
 
 
 def make_trainer(model: bytes, seed: int = 0) -> Trainer:
@@ -61,13 +66,27 @@ def make_trainer(model: bytes, seed: int = 0) -> Trainer:
         return Trainer(model, seed=seed)
 
 
+def patch_for_adapting(model: bytes, loss: str) -> bytes:
+    """Return the model patched for what has gradients in closed form; without such layers, for all."""
+    try:
+        return patch(model, "exact", loss)
+    except ZoError as error:
+        try:
+            return patch(model, "all", loss)
+        except ZoError:
+            raise error from None
+
+
 def choose(preparer: Preparer, x: np.ndarray, y: np.ndarray | None, loss: str, seed: int = 0) -> Choice:
     """Choose a chain by samples ``x`` (n, ...) with labels ``y``, or None.
 
     The model as it is stays unless another chain is better beyond chance. ``loss`` as for :func:`tflm_zo.patch.patch`.
     Raises :class:`ZoError` for unusable samples.
     """
-    judges = _spread(len(x), MOST_JUDGES)
+    if len(x) < FEWEST:
+        why = f"fewer than {FEWEST} samples do not tell preparations apart: nothing is prepared"
+        return _left(preparer.prepare(Chain()), [], why)
+    judges = spread_over(len(x), MOST_JUDGES)
     codes = preparer.codes(x[judges])
     labels = None if y is None else np.asarray(y)[judges]
     found: list[tuple[Prepared, Row, Scores]] = []
@@ -82,17 +101,31 @@ def choose(preparer: Preparer, x: np.ndarray, y: np.ndarray | None, loss: str, s
     assert as_it_is[1].chain == Chain()
     rows = [row for _, row, _ in found]
     if np.isnan(as_it_is[2].errors).any():
-        return Choice(as_it_is[0], tuple(rows), "without labels and classes nothing tells preparations apart")
+        return _left(as_it_is[0], rows, "without labels and classes nothing tells preparations apart")
+    if as_it_is[2].right is not None and np.all(as_it_is[2].right):
+        return _left(as_it_is[0], rows, "the model answers every labelled sample right as it is")
     best = min(found, key=lambda entry: float(np.mean(entry[2].errors)))
     comparison = compare(as_it_is[2], best[2], _classes(labels, as_it_is[2]))
     demand = _DEMAND_WITHOUT_LABELS if labels is None else _DEMAND
     if best is as_it_is or not comparison.better(demand):
-        return Choice(as_it_is[0], tuple(rows), "no preparation is better than none beyond chance")
-    chosen, why = best[0], _why(best[1], as_it_is[1])
+        return _left(as_it_is[0], rows, "no preparation is better than none beyond chance")
+    untrained, why = best[0], _why(best[1], as_it_is[1])
+    chosen = untrained
     if y is not None:
-        chosen, filtered = _with_filter(preparer, chosen, x, np.asarray(y), loss, seed)
+        bound = float(np.mean(as_it_is[2].errors))
+
+        def no_worse(prepared: Prepared) -> bool:
+            row, _ = _judge(prepared, seen[untrained.chain.sample], labels, loss)
+            return row.error is not None and row.error <= bound
+
+        chosen, filtered = _with_filter(preparer, untrained, x, np.asarray(y), loss, seed, no_worse)
         rows += filtered
-    return Choice(chosen, tuple(rows), why)
+    return Choice(chosen, tuple(rows), why, untrained)
+
+
+def _left(as_it_is: Prepared, rows: Sequence[Row], reason: str) -> Choice:
+    """The choice of the model as it is."""
+    return Choice(as_it_is, tuple(rows), reason, as_it_is)
 
 
 def _nothing(count: int) -> tuple[np.ndarray, None, np.ndarray]:
@@ -112,7 +145,7 @@ def _judge(prepared: Prepared, seen: np.ndarray, labels: np.ndarray | None, loss
 
     Without labels the errors are minus each sample's part of the information.
     """
-    trainer = make_trainer(patch(prepared.model, "exact", loss))
+    trainer = make_trainer(patch_for_adapting(prepared.model, loss))
     if labels is not None:
         losses, right = trainer.sample_scores(seen, labels)
         scores = Scores(errors_of(losses, right), right, losses.astype(np.float64))
@@ -141,28 +174,40 @@ def _classes(labels: np.ndarray | None, scores: Scores) -> np.ndarray | None:
     return None if labels is None or scores.right is None else labels.reshape(-1)
 
 
-def _spread(count: int, most: int) -> np.ndarray:
-    """Indices from all over the samples, which may be in the order of their classes."""
-    taken = min(count, most)
-    return np.asarray(np.arange(taken) * count // max(taken, 1))
-
-
 def _with_filter(
-    preparer: Preparer, chosen: Prepared, x: np.ndarray, y: np.ndarray, loss: str, seed: int
+    preparer: Preparer,
+    chosen: Prepared,
+    x: np.ndarray,
+    y: np.ndarray,
+    loss: str,
+    seed: int,
+    no_worse: Callable[[Prepared], bool],
 ) -> tuple[Prepared, list[Row]]:
-    """The same chain with the filter that is best after a short training, on halves; and a row for each."""
+    """The same chain with the filter that is best after a short training, on halves; and a row for each.
+
+    A filter must be better than none beyond chance, and its model ``no_worse`` than the one as it is before training.
+    Without the simulator filters are not tried: it would take too long.
+    """
     chains = list(preparer.filtered(chosen.chain))
+    if not isinstance(make_trainer(patch_for_adapting(chosen.model, loss)), SimTrainer):
+        return chosen, []
     seen = chosen.codes(preparer.codes(x)[:, 0])
-    best, lowest, rows = chosen, float("inf"), []
+    best, rows = chosen, []
+    without: Scores | None = None
+    lowest = float("inf")
     for chain in [chosen.chain, *chains] if chains else []:
         prepared = chosen if chain == chosen.chain else preparer.prepare(chain)
         samples = into_folds(seen, y, _FOLDS, seed)
         passes = _EPOCHS * (len(seen) - len(seen) // _FOLDS)
-        patched = patch(prepared.model, "exact", loss)
+        patched = patch_for_adapting(prepared.model, loss)
         score = join([score_fold(patched, samples, fold, seed, passes, {}) for fold in range(_FOLDS)])
-        error = float(np.mean(errors_of(score.losses, score.hits)))
+        scores = Scores(errors_of(score.losses, score.hits), score.hits, score.losses.astype(np.float64))
+        labels = None if score.hits is None else y.reshape(-1)[np.concatenate(samples.folds)]
+        error = float(np.mean(scores.errors))
         rows.append(Row(prepared.chain, error, None, score.accuracy, trained=True))
-        if error < lowest:
+        if without is None:
+            without, lowest = scores, error
+        elif error < lowest and compare(without, scores, labels).better(_DEMAND) and no_worse(prepared):
             best, lowest = prepared, error
     return best, rows
 

@@ -38,6 +38,9 @@ MOST_TRIALS = 1
 # than the best ones to be given up at once.
 _BETTER, _FEW_SAMPLES = 0.5, 8.0
 _WORSE_THAN_START, _WORSE = 1.0, 2.0
+# Samples are uneven if a class has so many times the mean of the classes; then the mean over classes must be better by
+# so many standard errors.
+_UNEVEN, _DEMAND_OF_UNEVEN = 1.5, 1.5
 # The best weights are behind if those after them are worse by so many standard errors: no more is learned from there.
 _FADING = 1.0
 
@@ -114,7 +117,8 @@ class Comparison:
 
     ``gain``: how much lower the errors of the second are in the mean, ``deviation``: the standard error of that, and
     the same of the losses; ``gain_of_right``: how much larger its part of right answers (0 without ``classes``);
-    ``balanced_gain``: as ``gain``, with classes counting alike.
+    ``balanced_gain`` and ``balanced_deviation``: as ``gain`` and ``deviation``, with classes counting alike; the
+    deviation is 0 where the samples have about as many of each.
     """
 
     gain: float
@@ -123,6 +127,7 @@ class Comparison:
     loss_deviation: float
     gain_of_right: float
     balanced_gain: float
+    balanced_deviation: float
     samples: int
     classes: bool
 
@@ -133,7 +138,10 @@ class Comparison:
         Losses are a proper score, so they also show what is too small to be seen in a few dozens of answers; alone they
         would reward a model that is only less certain.
         """
-        if not (self.gain > 0 and self.gain_of_right >= 0 and self.balanced_gain >= 0):
+        if not (self.gain > 0 and self.gain_of_right >= 0):
+            return False
+        # Rare classes have few judges, which must be sure all the same.
+        if not self.balanced_gain >= _DEMAND_OF_UNEVEN * self.balanced_deviation:
             return False
         by_errors = self.gain > demand * self.deviation and (self.gain_of_right > 0 or not self.classes)
         return by_errors or self.loss_gain > demand * self.loss_deviation
@@ -148,9 +156,12 @@ def compare(before: Scores, after: Scores, labels: np.ndarray | None) -> Compari
     count = len(before.errors)
     difference, of_losses = before.errors - after.errors, before.losses - after.losses
     gain = float(np.mean(difference))
-    balanced, right = gain, 0.0
+    balanced, balanced_deviation, right = gain, 0.0, 0.0
     if labels is not None:
-        balanced = float(np.mean([np.mean(difference[labels == c]) for c in np.unique(labels)]))
+        classes, counts = np.unique(labels, return_counts=True)
+        balanced = float(np.mean([np.mean(difference[labels == c]) for c in classes]))
+        if counts.max() > _UNEVEN * counts.mean():
+            balanced_deviation = float(np.std(difference)) * math.sqrt(float(np.sum(1.0 / counts))) / len(classes)
     if before.right is not None and after.right is not None:
         right = float(np.mean(after.right.astype(np.float64) - before.right))
     return Comparison(
@@ -160,6 +171,7 @@ def compare(before: Scores, after: Scores, labels: np.ndarray | None) -> Compari
         _standard_error(of_losses),
         right,
         balanced,
+        balanced_deviation,
         count,
         after.right is not None,
     )

@@ -89,26 +89,41 @@ class Prepared:
         return save_model(tree)
 
 
+def spread_over(count: int, most: int) -> np.ndarray:
+    """Return the indices of at most so many of ``count`` samples, from all over them: they may be in the order of their
+    classes."""
+    taken = min(count, most)
+    return np.asarray(np.arange(taken) * count // max(taken, 1))
+
+
+def preparable_input(tree: Any) -> Any:
+    """Return the tensor of the input of a model that can be prepared; raises :class:`ZoError` for another."""
+    if is_patched(tree):
+        raise ZoError("the model is patched already: prepare the original model, then patch it")
+    source = input_tensor(tree, "preparation")
+    # Whatever is taken out here, the tree is not used any more.
+    if has_adapter(tree) or take_sample_normalization(tree) is not None:
+        raise ZoError("the model has been prepared already: prepare the original model")
+    return source
+
+
 class Preparer:
     """Makes chains of one model: an int8 ``.tflite``, not patched.
 
     ``reference`` (n, ...): samples from before the drift; ``x`` (m, ...): samples after it; float in the model's units
-    or int8 codes, no labels. Raises :class:`ZoError` if the model cannot be prepared at all.
+    or int8 codes, no labels. Raises :class:`ZoError` if the model cannot be prepared at all, or for unusable samples.
     """
 
     def __init__(self, model: bytes, reference: np.ndarray, x: np.ndarray) -> None:
-        tree = load_model(model)
-        if is_patched(tree):
-            raise ZoError("the model is patched already: prepare the original model, then patch it")
-        if has_adapter(tree) or take_sample_normalization(tree) is not None:
-            raise ZoError("the model has been prepared already: prepare the original model")
-        source = input_tensor(tree, "preparation")
+        source = preparable_input(load_model(model))
         self._shape, quantization = shape_of(source), quantization_of(source)
         assert quantization is not None  # input_tensor has checked it
         self._quantization: Quantization = quantization
         self._model = model
-        self._reference = self.codes(reference)[:_MOST_SAMPLES]
-        self._after = self.codes(x)[:_MOST_SAMPLES]
+        before = input_codes(reference, self._shape, quantization, "reference")
+        after = self.codes(x)
+        self._reference = before[spread_over(len(before), _MOST_SAMPLES)]
+        self._after = after[spread_over(len(after), _MOST_SAMPLES)]
         self._normal: dict[tuple[str, bool], np.ndarray] = {}
         self._realigners: dict[str | None, Realigner] = {}
 
@@ -135,7 +150,7 @@ class Preparer:
             if chain.realigned:
                 self._realigner(chain.sample)
             else:
-                self.prepare(chain)
+                self._normalized(chain.sample, after=True)
         except ZoError:
             return False
         return True

@@ -28,13 +28,15 @@ def dequantize(codes: np.ndarray, quantization: Quantization) -> np.ndarray:
     return ((codes.astype(np.int32) - quantization.zero_point) * quantization.scale).astype(np.float32)
 
 
-def input_codes(x: np.ndarray, shape: tuple[int, ...], quantization: Quantization | None) -> np.ndarray:
+def input_codes(
+    x: np.ndarray, shape: tuple[int, ...], quantization: Quantization | None, name: str = "x"
+) -> np.ndarray:
     """Return samples ``x`` (n, ...) as int8 (n, *shape), where ``shape`` is the model's input [1, ...].
 
     float values are quantized with the model's own input scale; int8 is taken as codes. Raises :class:`ZoError`
-    for another shape or dtype, no sample at all, or values that are not finite.
+    for another shape or dtype, no sample at all, or values that are not finite; ``name`` is that of the samples there.
     """
-    return _codes(np.asarray(x), shape, quantization, "x", "the model's input")
+    return _codes(np.asarray(x), shape, quantization, name, "the model's input")
 
 
 def sample_codes(x: np.ndarray, y: np.ndarray | None, model: PatchedModel) -> tuple[np.ndarray, np.ndarray]:

@@ -160,7 +160,8 @@ class Trainer:
                         try:
                             plan = self._plan(recipe, hyper, watch, watch.spent)
                         except ZoError:  # too few passes are left for another trial
-                            watch.finished, another = True, False
+                            watch.give_up()
+                            another = False
             finally:
                 # Also when an exception breaks off in the middle of a query.
                 self._state.restore_clean()

@@ -24,7 +24,7 @@ from tflm_zo.guard import (
 # A guard that would take more than this part of a fit's passes is done without.
 _MOST_OF_PASSES = 0.25
 # Below this many samples nothing can be told.
-_FEWEST = 8
+FEWEST = 8
 # Of a fit with held-out samples, what comes before these are trained on, too.
 _BEFORE_ALL = 0.7
 
@@ -65,7 +65,7 @@ def divide(
     """
     everything = np.arange(samples)
     alone = (Phase(everything, everything[:0]),)
-    if share == 0 or samples < _FEWEST:
+    if share == 0 or samples < FEWEST:
         return alone
     count = held_out_count(samples, share)
     if passes is not None and 2 * (count or samples) > _MOST_OF_PASSES * passes:
@@ -210,6 +210,12 @@ class Watch:
         self.outcome.kept = "last"
         return True
 
+    def give_up(self) -> None:
+        """No passes are left for the phase that was to follow: what is kept is what it would have begun with."""
+        self.finished = True
+        if self.guard is not None:
+            self.outcome.kept = "start" if self._halves or self.guard.best_is_start else "best"
+
     def end(self, fit: Fit) -> None:
         """Leave the best weights in the model."""
         if self.guard is None:
@@ -276,6 +282,10 @@ def restore(watch: Watch, state: WatchState) -> None:
         raise ZoError(
             "the fit to go on with was guarded by other samples: give the same samples and hyperparameters, or start "
             "without resuming"
+        )
+    if int(state.values["phase"]) >= len(watch._phases):
+        raise ZoError(
+            "the fit to go on with had another guard: give the same hyperparameters, or start without resuming"
         )
     for name, kind in _COUNTERS.items():
         setattr(watch, name, kind(state.values[name]))
