@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import small_models
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tflm_zo import Trainer, ZoError, choice, patch, preparation
@@ -18,9 +19,9 @@ from tflm_zo.adapter import UNIT, add_adapter
 from tflm_zo.channel_statistics import channel_statistics
 from tflm_zo.choice import choose, information
 from tflm_zo.evaluate import evaluate_plain, predict_plain
+from tflm_zo.input_filter import FILTERS, add_filter
 from tflm_zo.model_file import load_model, save_model, tensor_name
-from tflm_zo.preparation import AS_IT_IS, SAMPLE_STEPS, Chain, Preparer, spread_over
-from tflm_zo.samples import dequantize, input_codes
+from tflm_zo.preparation import AS_IT_IS, SAMPLE_STEPS, Chain, Prepared, Preparer, spread_over
 from tflm_zo.simulator import SimTrainer
 
 RNG = np.random.default_rng(3)
@@ -92,7 +93,8 @@ def test_the_adapter_is_its_depthwise_layer_to_the_bit(gain: float) -> None:
     found = predict_plain(model, x).reshape(x.shape)
     np.testing.assert_array_equal(found.reshape(-1, 4), depthwise(x.reshape(-1, 4), gains, offsets))
     exact = (x.astype(float) - ZERO) * gains + offsets + ZERO
-    assert np.abs(found - np.clip(exact, -128, 127)).max() <= 0.5 + 0.5 * gain / UNIT * 1.3 + 1e-6
+    # The result is rounded, and the offset to a part of the gain, and the multiplication before the shift.
+    assert np.abs(found - np.clip(exact, -128, 127)).max() <= 0.6 + 0.5 * gain / UNIT * 1.3
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     engine = litert.Interpreter(model_content=model, experimental_op_resolver_type=litert.OpResolverType.BUILTIN_REF)
     engine.allocate_tensors()
@@ -108,6 +110,7 @@ def test_the_adapter_without_numbers_is_the_identity() -> None:
     np.testing.assert_array_equal(predict_plain(model, x).reshape(x.shape), x)
 
 
+@settings(max_examples=50)
 @given(st.floats(0.3, 1.3), st.floats(-20, 20), st.integers(0, 2**32 - 1))
 def test_channels_are_brought_back(gain: float, offset: float, seed: int) -> None:
     """An exact gain and offset of each channel: mean and spread come back within rounding, and so do samples."""
@@ -118,11 +121,12 @@ def test_channels_are_brought_back(gain: float, offset: float, seed: int) -> Non
     after = np.rint((before - ZERO) * gains + offset * np.array([1.0, -1.0, 0.5, 0.0]) + ZERO).astype(np.int8)
     preparer = Preparer(model, before, after)
     found = preparer._gains_and_offsets(None)
-    np.testing.assert_allclose(found[0], 1 / gains, rtol=0.02)
+    np.testing.assert_allclose(found[0], 1 / gains, rtol=0.03)
     front, _ = identity((12, 4), *found)
     back = predict_plain(front, after).reshape(after.shape)
     usual, now = channel_statistics(before), channel_statistics(back)
-    assert np.abs(now.mean - usual.mean).max() < 0.3 and np.abs(now.spread / usual.spread - 1).max() < 0.02
+    # Where all codes lie half-way between two, all are rounded to the same side.
+    assert np.abs(now.mean - usual.mean).max() < 0.55 and np.abs(now.spread / usual.spread - 1).max() < 0.03
     assert np.abs(back.astype(float) - before).max() <= 0.5 / gains.min() + 2
 
 
@@ -201,13 +205,9 @@ def test_the_model_as_it_is_comes_first_and_unchanged(taught: bytes) -> None:
     x = noisy(20, 4)[0]
     prepared = preparer.prepare(Chain())
     np.testing.assert_array_equal(predict_plain(prepared.whole(), x), predict_plain(taught, x))
-    assert {c.filter for c in preparer.filtered(chains[3])} == {"smooth3", "smooth5", "sharpen"} or len(
-        {c.filter for c in preparer.filtered(chains[3])}
-    ) == len(list(preparer.filtered(chains[3])))
-    assert all(
-        (c.sample, c.channels, c.realigned) == ("mean and spread", False, False) or c.filter != "none"
-        for c in preparer.filtered(chains[3])
-    )
+    filtered = list(preparer.filtered(chains[3]))
+    assert [chain.filter for chain in filtered] == [name for name, kernel in FILTERS.items() if len(kernel) <= 8]
+    assert {replace(chain, filter="none") for chain in filtered} == {chains[3]}
 
 
 def test_chains_that_a_model_does_not_take_are_left_out() -> None:
@@ -280,25 +280,30 @@ def accuracy(model: bytes, drift: str) -> float:
 
 @LABELLED
 @pytest.mark.parametrize("seed", [11, 12, 13])
-@pytest.mark.parametrize(
-    ("drift", "gain"), [("offset", 0.3), ("each sample's offset", 0.2)], ids=["offset", "each sample's offset"]
-)
-def test_what_undoes_a_drift_is_chosen(taught: bytes, drift: str, gain: float, seed: int, labelled: bool) -> None:
-    x, y = noisy(100, seed, drift)
+def test_what_undoes_a_drift_is_chosen(taught: bytes, seed: int, labelled: bool) -> None:
+    x, y = noisy(100, seed, "offset")
     found = choose(Preparer(taught, noisy(200, 2)[0], x), x, y if labelled else None, "auto")
-    chain = found.prepared.chain
-    assert (
-        chain.sample is not None
-        if drift == "each sample's offset"
-        else chain.channels or chain.sample or chain.realigned
-    )
-    assert accuracy(found.prepared.whole(), drift) > accuracy(taught, drift) + gain
-    assert "prepared" in found.reason
+    assert found.prepared.chain.channels and "prepared" in found.reason
+    assert accuracy(taught, "offset") < 0.4 and accuracy(found.prepared.whole(), "offset") > 0.95
+    assert labelled or found.prepared == found.untrained
+
+
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_what_differs_from_sample_to_sample_is_normalized_in_each(taught: bytes, seed: int) -> None:
+    drift = "each sample's offset"
+    x, y = noisy(100, seed, drift)
+    preparer = Preparer(taught, noisy(200, 2)[0], x)
+    found = choose(preparer, x, y, "auto")
+    assert found.untrained.chain.sample is not None and found.prepared.chain.sample == found.untrained.chain.sample
+    assert found.untrained.chain.filter == "none"
+    assert accuracy(found.untrained.whole(), drift) > accuracy(taught, drift) + 0.3
+    bare = choose(preparer, x, None, "auto")
+    assert accuracy(bare.prepared.whole(), drift) >= accuracy(taught, drift)
 
 
 @LABELLED
-@pytest.mark.parametrize("seed", range(11, 17))
-@pytest.mark.parametrize("count", [8, 40, 150])
+@pytest.mark.parametrize("seed", range(11, 14))
+@pytest.mark.parametrize("count", [8, 60])
 def test_without_a_drift_nothing_is_lost(taught: bytes, seed: int, count: int, labelled: bool) -> None:
     x, y = noisy(count, seed)
     found = choose(Preparer(taught, noisy(200, 2)[0], x), x, y if labelled else None, "auto")
@@ -306,14 +311,15 @@ def test_without_a_drift_nothing_is_lost(taught: bytes, seed: int, count: int, l
         assert accuracy(found.prepared.whole(), "") > accuracy(taught, "") - 0.05
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("drift", ["", "offset", "each sample's offset"])
 def test_the_choice_is_never_worse_on_labelled_samples(taught: bytes, drift: str, seed: int) -> None:
     """The chosen model, before any training; also with a filter that a training has found to be good."""
     x, y = noisy(8 + 12 * seed, 20 + seed, drift)
     found = choose(Preparer(taught, noisy(30, seed)[0], x), x, y, "auto", seed)
     assert found.rows[0].chain == Chain() and found.rows[0].accuracy == evaluate_plain(taught, x, y)["accuracy"]
-    assert evaluate_plain(found.prepared.whole(), x, y)["accuracy"] >= found.rows[0].accuracy
+    for prepared in (found.prepared, found.untrained):
+        assert evaluate_plain(prepared.whole(), x, y)["accuracy"] >= found.rows[0].accuracy
     assert any(row.chain == found.prepared.chain for row in found.rows)
 
 
@@ -326,29 +332,26 @@ def test_a_filter_that_only_training_can_use_is_not_taken(taught: bytes, monkeyp
     def flattered(model: bytes, samples: Any, fold: int, *rest: Any) -> Any:
         score = scored(model, samples, fold, *rest)
         filtered = any("filter" in tensor_name(t) for t in load_model(model).subgraphs[0].tensors)
-        return choice.Scores and type(score)(
-            score.losses * (0.01 if filtered else 1.0), score.hits | filtered, score.passes
-        )
+        return type(score)(score.losses * (0.01 if filtered else 1.0), score.hits | filtered, score.passes)
 
     monkeypatch.setattr(choice, "score_fold", flattered)
     assert choose(preparer, x, y, "auto").prepared.chain.filter != "none"
     prepare = preparer.prepare
     ruined = SimTrainer(patch(taught, "exact"))
     ruined.fit(x, (y + 1) % 3, epochs=20, holdout=0.0, verbose=False)
+    tree = load_model(ruined.bake())
+    add_filter(tree, "smooth3", ZERO)
 
-    def bad(chain: Chain) -> Any:
-        found = prepare(chain)
-        return found if chain.filter == "none" else type(found)(chain, add_named_filter(taught, y), None)
-
-    def add_named_filter(model: bytes, _: np.ndarray) -> bytes:
-        tree = load_model(ruined.bake())
-        from tflm_zo.input_filter import add_filter
-
-        add_filter(tree, "smooth3", ZERO)
-        return save_model(tree)
+    def bad(chain: Chain) -> Prepared:
+        return (
+            prepare(chain)
+            if chain.filter == "none"
+            else Prepared(chain, save_model(tree), prepare(chain).normalization)
+        )
 
     with mock.patch.object(preparer, "prepare", bad):
-        assert choose(preparer, x, y, "auto").prepared.chain.filter == "none"
+        found = choose(preparer, x, y, "auto")
+    assert found.prepared.chain.filter == "none" and sum(row.trained for row in found.rows) == 4
 
 
 def test_a_model_that_is_right_already_stays(taught: bytes) -> None:
@@ -381,9 +384,3 @@ def test_information_lies_between_nothing_and_the_entropy_of_classes(classes: in
     expected = -(q * np.log(q)).sum() + (p * np.log(np.maximum(p, 1e-300))).sum(axis=1).mean()
     assert found == pytest.approx(expected, abs=1e-3) and -1e-9 <= found <= np.log(max(classes, 2)) + 1e-3
     assert information(np.repeat(p[:1], 5, axis=0)) == pytest.approx(0, abs=1e-9)
-    assert (
-        dequantize(
-            input_codes(np.zeros((1, 8, 8, 1)), (1, 8, 8, 1), None).astype(np.int8), mock.Mock(zero_point=0, scale=1.0)
-        ).sum()
-        == 0
-    )

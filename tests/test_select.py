@@ -202,7 +202,7 @@ def test_where_nothing_is_gained_nothing_is_trained(small: bytes, tmp_path: Path
     trainer = SimTrainer(patch(small, "exact"))
     trainer.fit(*noisy_samples(1000, 5), passes=40_000, epochs=100, verbose=False)
     (tmp_path / "model.tflite").write_bytes(trainer.bake())
-    x, y = noisy_samples(90, 7)
+    x, y = noisy_samples(90, 9)
     np.savez(tmp_path / "data.npz", x=x, y=y)
     words = ["--data", "data.npz", "--passes", "300", "--seed", "3", "--jobs", "1", "--quiet", "--json"]
     done = run(tmp_path, "select", "model.tflite", *words)

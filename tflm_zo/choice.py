@@ -200,7 +200,10 @@ def _with_filter(
         samples = into_folds(seen, y, _FOLDS, seed)
         passes = _EPOCHS * (len(seen) - len(seen) // _FOLDS)
         patched = patch_for_adapting(prepared.model, loss)
-        score = join([score_fold(patched, samples, fold, seed, passes, {}) for fold in range(_FOLDS)])
+        try:
+            score = join([score_fold(patched, samples, fold, seed, passes, {}) for fold in range(_FOLDS)])
+        except ZoError:  # weight perturbation takes more passes than a short training has
+            return chosen, []
         scores = Scores(errors_of(score.losses, score.hits), score.hits, score.losses.astype(np.float64))
         labels = None if score.hits is None else y.reshape(-1)[np.concatenate(samples.folds)]
         error = float(np.mean(scores.errors))
