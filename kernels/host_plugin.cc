@@ -4,6 +4,7 @@
 // state and to the schedule for tflm_zo/plugin.py.
 #include <new>
 
+#include "exact_rates.h"
 #include "loss_op.h"
 #include "node_op.h"
 #include "parameter_op.h"
@@ -83,6 +84,18 @@ TFLM_ZO_EXPORT int tflm_zo_recalibrate(const void* state, tflm_zo::ChannelSum* m
 TFLM_ZO_EXPORT float* tflm_zo_moments(const void* state, int index) {
   tflm_zo::ParameterView view;
   return tflm_zo::GetParameter(State(state), index, &view) ? view.moments : nullptr;
+}
+
+TFLM_ZO_EXPORT double tflm_zo_limit_before_head(double head_limit) {
+  return tflm_zo::LimitBeforeHead(head_limit);
+}
+
+// Writes the learning rates of the head and of the layers before it.
+TFLM_ZO_EXPORT void tflm_zo_exact_rates(double head_limit, double feature_energy,
+                                        double layer_energy, double* rates) {
+  const auto found = tflm_zo::RatesOf(head_limit, feature_energy, layer_energy);
+  rates[0] = found.head;
+  rates[1] = found.before_head;
 }
 
 TFLM_ZO_EXPORT int tflm_zo_schedule_valid(const tflm_zo::ScheduleSettings* settings, int batch) {

@@ -160,6 +160,29 @@ def test_input_and_classes_are_those_of_the_model(patched: bytes, sketch: tuple[
         assert constant((tmp_path / name / "model.h").read_text(), "kClasses") == classes
 
 
+@pytest.mark.parametrize(
+    ("trainable", "loss", "limit", "nodes"),
+    [
+        ("exact", "auto", 3.0, (1, 2)),
+        ("all", "auto", 3.0, (2, 3)),
+        ("exact", "entropy", 0.2, (1, 2)),
+        ("head", "auto", 3.0, (0, 0)),
+    ],
+)
+def test_what_rates_are_measured_with(
+    tmp_path: Path, trainable: str, loss: str, limit: float, nodes: tuple[int, int]
+) -> None:
+    model = patch(small_models.small_model(), trainable, loss=loss)
+    export_sketch(model, tmp_path / "Sketch")
+    header = (tmp_path / "Sketch/model.h").read_text()
+    assert float(constant(header, "kHeadLimit").rstrip("f")) == pytest.approx(limit, rel=1e-7)
+    exact = range(int(constant(header, "kFirstExactNode")), int(constant(header, "kLastExactNode")))
+    assert (exact.start, exact.stop) == nodes
+    assert [n.closed_form for n in read_patched(model).nodes] == [
+        n in exact for n in range(len(read_patched(model).nodes))
+    ]
+
+
 @pytest.mark.skipif(not shutil.which("g++"), reason="no g++")
 @pytest.mark.parametrize("example", example_names())
 @pytest.mark.parametrize("library", [lib for name, lib in TFLM_LIBRARIES.items() if name != "tree"])

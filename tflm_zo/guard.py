@@ -36,8 +36,15 @@ MOST_TRIALS = 1
 
 # Standard errors by which the start must be beaten, plus what few samples need more; and by which weights must be worse
 # than the best ones to be given up at once.
-_BETTER, _FEW_SAMPLES = 0.5, 8.0
+_BETTER, _FEW_SAMPLES = 0.75, 8.0
 _WORSE_THAN_START, _WORSE = 1.0, 2.0
+# From so many samples on losses alone may speak for weights that answer as many right.
+_ENOUGH_FOR_LOSSES = 60
+# Samples are uneven if a class has so many times the mean of the classes; then the mean over classes must be better by
+# so many standard errors.
+_UNEVEN, _DEMAND_OF_UNEVEN = 1.5, 1.5
+# Of a class without samples so much of what is known may be forgotten.
+_FORGOTTEN = 0.5
 # The best weights are behind if those after them are worse by so many standard errors: no more is learned from there.
 _FADING = 1.0
 
@@ -114,7 +121,9 @@ class Comparison:
 
     ``gain``: how much lower the errors of the second are in the mean, ``deviation``: the standard error of that, and
     the same of the losses; ``gain_of_right``: how much larger its part of right answers (0 without ``classes``);
-    ``balanced_gain``: as ``gain``, with classes counting alike.
+    ``balanced_gain`` and ``balanced_deviation``: as ``gain`` and ``deviation``, with classes counting alike; the
+    deviation is 0 where the samples have about as many of each. Of a class of which there is no sample it is taken that
+    training forgets it for half of the samples that the first answers right.
     """
 
     gain: float
@@ -123,6 +132,7 @@ class Comparison:
     loss_deviation: float
     gain_of_right: float
     balanced_gain: float
+    balanced_deviation: float
     samples: int
     classes: bool
 
@@ -130,27 +140,41 @@ class Comparison:
         """Whether the second has lower errors, no fewer right answers, is no worse for the classes on average, and is
         better by so many standard errors: in its errors, with more right answers, or in its losses.
 
-        Losses are a proper score, so they also show what is too small to be seen in a few dozens of answers; alone they
-        would reward a model that is only less certain.
+        Losses are a proper score, so they also show what is too small to be seen in a few dozens of answers.
         """
-        if not (self.gain > 0 and self.gain_of_right >= 0 and self.balanced_gain >= 0):
+        if not (self.gain > 0 and self.gain_of_right >= 0):
             return False
-        by_errors = self.gain > demand * self.deviation and (self.gain_of_right > 0 or not self.classes)
-        return by_errors or self.loss_gain > demand * self.loss_deviation
+        # Rare classes have few judges, which must be sure all the same.
+        if not self.balanced_gain >= _DEMAND_OF_UNEVEN * self.balanced_deviation:
+            return False
+        more_right = self.gain_of_right > 0 or not self.classes
+        if self.gain > demand * self.deviation and more_right:
+            return True
+        # Of few samples the losses tell no more than that the model is more certain of the same answers.
+        return self.loss_gain > demand * self.loss_deviation and (more_right or self.samples >= _ENOUGH_FOR_LOSSES)
 
     def worse(self, demand: float) -> bool:
         """Whether the second is worse by so many standard errors."""
         return -self.gain > demand * self.deviation
 
 
-def compare(before: Scores, after: Scores, labels: np.ndarray | None) -> Comparison:
-    """Compare two sets of weights on the same samples with ``labels`` (n,), None without classes."""
+def compare(before: Scores, after: Scores, labels: np.ndarray | None, classes: int = 0) -> Comparison:
+    """Compare two sets of weights on the same samples with ``labels`` (n,), None without classes.
+
+    ``classes``: how many classes the model has, if more than there are among the labels.
+    """
     count = len(before.errors)
     difference, of_losses = before.errors - after.errors, before.losses - after.losses
     gain = float(np.mean(difference))
-    balanced, right = gain, 0.0
+    balanced, balanced_deviation, right = gain, 0.0, 0.0
     if labels is not None:
-        balanced = float(np.mean([np.mean(difference[labels == c]) for c in np.unique(labels)]))
+        present, counts = np.unique(labels, return_counts=True)
+        every = max(classes, len(present))
+        gains = [float(np.mean(difference[labels == c])) for c in present]
+        known = 0.0 if before.right is None else float(np.mean(before.right))
+        balanced = (sum(gains) - (every - len(present)) * _FORGOTTEN * known) / every
+        if every > len(present) or counts.max() > _UNEVEN * counts.mean():
+            balanced_deviation = float(np.std(difference)) * math.sqrt(float(np.sum(1.0 / counts))) / every
     if before.right is not None and after.right is not None:
         right = float(np.mean(after.right.astype(np.float64) - before.right))
     return Comparison(
@@ -160,6 +184,7 @@ def compare(before: Scores, after: Scores, labels: np.ndarray | None) -> Compari
         _standard_error(of_losses),
         right,
         balanced,
+        balanced_deviation,
         count,
         after.right is not None,
     )
@@ -172,12 +197,12 @@ def _standard_error(values: np.ndarray) -> float:
 class Guard:
     """The best weights of a fit, by the scores of samples that did not make them.
 
-    ``labels``: their classes (n,), None without classes. ``best``: scores of the best weights so far, at first of those
-    that the fit began with.
+    ``labels``: their classes (n,), None without classes; ``classes``: how many the model has. ``best``: scores of the
+    best weights so far, at first of those that the fit began with.
     """
 
-    def __init__(self, labels: np.ndarray | None, best: Scores, best_is_start: bool = True) -> None:
-        self._labels = labels
+    def __init__(self, labels: np.ndarray | None, best: Scores, best_is_start: bool = True, classes: int = 0) -> None:
+        self._labels, self._classes = labels, classes
         self.best = best
         self.best_is_start = best_is_start
         # Whether the weights judged last are worse than the best by more than chance.
@@ -193,7 +218,8 @@ class Guard:
 
         The start must be beaten beyond chance (:meth:`Comparison.better`); later ones must be no worse in anything.
         """
-        found = compare(self.best, now, self._labels)
+        # What the classes without samples lose, they lose once.
+        found = compare(self.best, now, self._labels, self._classes if self.best_is_start else 0)
         self.fading = found.worse(_FADING)
         if self.best_is_start:
             demand = _BETTER + _FEW_SAMPLES / max(found.samples, 1)

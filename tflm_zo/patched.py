@@ -114,6 +114,12 @@ class PatchedModel:
         """Whether the last fully connected layer can be trained with its exact gradient."""
         return self.head_layer >= 0
 
+    @property
+    def closed_nodes(self) -> range:
+        """Numbers of the nodes whose gradient the head gives: the patcher numbers them last, in succession."""
+        closed = [node.number for node in self.nodes if node.closed_form]
+        return range(closed[0], closed[-1] + 1) if closed else range(0)
+
 
 def read_patched(data: bytes) -> PatchedModel:
     """Return the description of a patched model.

@@ -140,6 +140,11 @@ def library() -> ctypes.CDLL:
     lib.tflm_zo_recalibrate.argtypes = [pointer, pointer, integer, pointer, ctypes.c_int64, ctypes.c_uint32]
     lib.tflm_zo_moments.argtypes = [pointer, integer]
     lib.tflm_zo_moments.restype = pointer
+    real = ctypes.c_double
+    lib.tflm_zo_limit_before_head.argtypes = [real]
+    lib.tflm_zo_limit_before_head.restype = real
+    lib.tflm_zo_exact_rates.argtypes = [real, real, real, ctypes.POINTER(real)]
+    lib.tflm_zo_exact_rates.restype = None
     lib.tflm_zo_schedule_valid.argtypes = [ctypes.POINTER(_Settings), integer]
     lib.tflm_zo_write_parameter.argtypes = [pointer, integer, pointer, integer]
     lib.tflm_zo_schedule_new.argtypes = [ctypes.POINTER(_Settings)]
@@ -261,6 +266,18 @@ class Schedule:
     def flush(self) -> bool:
         """If an update is pending, put the command that applies it into ``command``."""
         return bool(library().tflm_zo_schedule_flush(self._handle, self.command.ctypes.data))
+
+
+def limit_before_head(head_limit: float) -> float:
+    """Return rate times kernel of the layers before the head and of those that are perturbed."""
+    return float(library().tflm_zo_limit_before_head(head_limit))
+
+
+def exact_rates(head_limit: float, feature_energy: float, layer_energy: float) -> tuple[float, float]:
+    """Return the learning rates of the head and of the layers before it; see ``kernels/exact_rates.h``."""
+    rates = (ctypes.c_double * 2)()
+    library().tflm_zo_exact_rates(head_limit, feature_energy, layer_energy, rates)
+    return rates[0], rates[1]
 
 
 def make_command(actions: int = 0, **fields: int) -> np.ndarray:

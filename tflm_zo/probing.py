@@ -96,12 +96,8 @@ class _Prober:
         self._codes, self._targets = codes, targets
 
     def exact(self) -> ExactSizes:
-        closed = [node.number for node in self._model.nodes if node.closed_form]
-        command = plugin.make_command(
-            plugin.LOSS | plugin.MEASURE,
-            node_first=closed[0] if closed else 0,
-            node_last=closed[-1] + 1 if closed else 0,
-        )
+        closed = self._model.closed_nodes
+        command = plugin.make_command(plugin.LOSS | plugin.MEASURE, node_first=closed.start, node_last=closed.stop)
         reports = [self._measure(i, command) for i in self._samples(_EXACT_SAMPLES)]
         # A sample whose loss has no gradient at all shows no kernel.
         kernels = [float(r["layer_energy"]) for r in reports if r["layer_energy"] > 0]

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tflm_zo import plugin
 from tflm_zo.adapter import NAME as ADAPTER
 from tflm_zo.op_options import LOSS_CROSS_ENTROPY, LOSS_ENTROPY
 from tflm_zo.patched import PatchedModel
@@ -23,9 +24,6 @@ from tflm_zo.patched import PatchedModel
 # curvature is the same everywhere). Entropy follows its mean prediction, which must not be left behind.
 _HEAD_PARTS = {LOSS_CROSS_ENTROPY: 0.75, LOSS_ENTROPY: 0.05}
 _SQUARED_ERROR_PART = 0.5
-# The layers before the head and those that are perturbed get this part of what the head gets: their kernels grow
-# while they learn, the head's does not.
-_PART_OF_THE_HEAD = 1.0 / 3.0
 
 # Fits of more epochs than this get lower rates: less noise, less overfitting.
 _FEW_EPOCHS = 12
@@ -84,14 +82,12 @@ def fewer_for_long(model: PatchedModel, epochs: int) -> float:
 def exact_rates(model: PatchedModel, sizes: ExactSizes, epochs: int) -> tuple[float, float]:
     """Return the learning rates of the head and of the layers before it.
 
-    The head's kernel is 1 + |x|^2 of its own input x (the bias has an input of 1). The factors are flat within a
-    factor of three around their best.
+    The head's kernel is 1 + |x|^2 of its own input x (the bias has an input of 1); the layers before it get a third of
+    its limit, and no higher rate. The factors are flat within a factor of three around their best. A board that learns
+    by itself measures its rates by the same formula (``kernels/exact_rates.h``).
     """
     limit = head_limit(model) * fewer_for_long(model, epochs)
-    head = limit / (1.0 + sizes.feature_energy)
-    if sizes.closed_kernel <= 0.0:
-        return head, head
-    return head, min(head, _PART_OF_THE_HEAD * limit / sizes.closed_kernel)
+    return plugin.exact_rates(limit, sizes.feature_energy, sizes.closed_kernel)
 
 
 def perturbed_rate(
@@ -110,8 +106,9 @@ def perturbed_rate(
     if not energy > 0.0 or not gradient_energy > 0.0:
         return 0.0
     noise = directions / (directions + max(dimension - 1.0, 0.0))
-    part = _PART_OF_THE_HEAD * noise if sizes.unit_energy > 0.0 else math.sqrt(noise)
-    return part * head_limit(model) * gradient_energy / energy
+    if sizes.unit_energy > 0.0:
+        return noise * plugin.limit_before_head(head_limit(model)) * gradient_energy / energy
+    return math.sqrt(noise) * head_limit(model) * gradient_energy / energy
 
 
 def mean(values: Sequence[float]) -> float:

@@ -68,7 +68,8 @@ class Hyperparameters:
     one size.
 
     holdout: the part of the labelled samples that is not trained on, but tells whether training helps (None: by their
-    number, see :mod:`tflm_zo.guard`; 0: none, and whatever the training ends with is kept).
+    number, see :mod:`tflm_zo.guard`; 0: none, and whatever the training ends with is kept; so it is with loss
+    entropy, which has no labels to judge by).
 
     queries: directions per group, of each step (weights) or each sample (nodes, adapter: 1). antithetic: losses at
     +sigma and -sigma rather than at +sigma and the clean model. layerwise: perturb one layer at a time.

@@ -220,7 +220,8 @@ class Trainer:
         labels = targets[:, 0] if labelled and self._classes else None
 
         def divided(share: float | None) -> Watch:
-            return Watch(divide(labels, len(codes), share, hyper.passes, self.seed), codes, targets, labels)
+            phases = divide(labels, len(codes), share, hyper.passes, self.seed)
+            return Watch(phases, codes, targets, labels, self.model.loss.classes)
 
         watch = divided(hyper.holdout if labelled else 0.0)
         if watch.guards:

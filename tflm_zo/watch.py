@@ -112,13 +112,19 @@ def explain(outcome: Outcome) -> str:
 
 
 class Watch:
-    """The guard of one fit on samples ``codes`` (n, ...) with ``targets`` (n, ...) and ``labels`` (n,) or None."""
+    """The guard of one fit on samples ``codes`` (n, ...) with ``targets`` (n, ...) and ``labels`` (n,) or None, of
+    ``classes``."""
 
     def __init__(
-        self, phases: tuple[Phase, ...], codes: np.ndarray, targets: np.ndarray, labels: np.ndarray | None
+        self,
+        phases: tuple[Phase, ...],
+        codes: np.ndarray,
+        targets: np.ndarray,
+        labels: np.ndarray | None,
+        classes: int = 0,
     ) -> None:
         self._phases = phases
-        self._codes, self._targets = codes, targets
+        self._codes, self._targets, self._classes = codes, targets, classes
         self._judges = np.concatenate([phase.judges for phase in phases])
         self._labels = None if labels is None else labels[self._judges]
         self._trial: list[Scores] = []
@@ -177,7 +183,7 @@ class Watch:
         if not self.guards:
             return
         start = self._score(fit, self._judges)
-        self.guard = Guard(self._labels, start)
+        self.guard = Guard(self._labels, start, classes=self._classes)
         self.outcome.error_before = float(np.mean(start.errors))
         self.outcome.kept = "start"
         self.finished = not self.guard.can_gain
@@ -292,7 +298,7 @@ def restore(watch: Watch, state: WatchState) -> None:
     watch.finished = bool(state.values["finished"])
     watch.outcome = Outcome(**state.values["outcome"])
     if "best_is_start" in state.values:
-        watch.guard = Guard(watch._labels, _get(state, "best"), bool(state.values["best_is_start"]))
+        watch.guard = Guard(watch._labels, _get(state, "best"), bool(state.values["best_is_start"]), watch._classes)
     watch._trial = [_get(state, f"trial/{n}") for n in range(watch.phase) if f"trial/{n}/errors" in state.arrays]
 
 

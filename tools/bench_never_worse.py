@@ -31,7 +31,7 @@ from tflm_zo.files import write_atomic
 
 def measure(options: argparse.Namespace) -> dict[Training, Result]:
     """Run all trainings, ``options.jobs`` at a time."""
-    sizes, seeds = ((50, 200), 1) if options.quick else (never_worse.SIZES, 3)
+    sizes, seeds = ((50, 200), 1) if options.quick else (tuple(options.sizes), 3)
     drift_seeds = TUNING_SEEDS if options.tuning else TABLE_SEEDS
     wanted: list[Training] = []
     results: dict[Training, Result] = {}
@@ -65,6 +65,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the models and samples")
     parser.add_argument("--tasks", nargs="+", help="names of tasks (default: all)")
     parser.add_argument("--method", choices=("fit", "adapt"), default="fit", help="the default fit, or the whole chain")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=never_worse.SIZES, help="numbers of samples (default: %(default)s)"
+    )
     parser.add_argument("--quick", action="store_true", help="two sizes and one seed only")
     parser.add_argument("--slow", action="store_true", help="with MCUNet")
     parser.add_argument("--tuning", action="store_true", help="drifts to choose constants with, not those of the table")

@@ -10,6 +10,7 @@
 #error "Include the header of the TFLM library before TflmZo.h: by it Arduino finds the library."
 #endif
 
+#include "tflm_zo/exact_rates.h"
 #include "tflm_zo/loss_op.h"
 #include "tflm_zo/model_state.h"
 #include "tflm_zo/nano33ble.h"

@@ -2,7 +2,8 @@
 //
 // A patched model without TFLM: one fully connected layer between the genuine parameter op and the
 // genuine loss op, which run on eval tensors and a context made here. It trains for real, in 12
-// weights.
+// weights. If asked for, another layer of the same kind is in front of it, which the genuine node
+// op trains in closed form.
 #ifndef TFLM_ZO_TESTS_SMALL_MODEL_H_
 #define TFLM_ZO_TESTS_SMALL_MODEL_H_
 
@@ -12,6 +13,7 @@
 #include "app/model_runtime.h"
 #include "loss_op.h"
 #include "momentum.h"
+#include "node_op.h"
 #include "op_options.h"
 #include "parameter_op.h"
 #include "session.h"
@@ -23,12 +25,21 @@ class SmallModel final : public tflm_zo::ModelRuntime {
   static constexpr int kWeightCount = kFeatures * kClasses;
   static constexpr int kParameters = 3;  // weights, bias, residual
 
-  SmallModel() {
+  // Real units of a code of the model's input, and of the head's (the features).
+  static constexpr float kInputScale = 0.02f;
+  static constexpr float kFeatureScale = 0.01f;
+
+  explicit SmallModel(bool with_layer = false) : has_layer_(with_layer) {
     for (int i = 0; i < kWeightCount; ++i) {
       initial_weights_[i] = static_cast<int8_t>((i * 37) % 101 - 50);
     }
     initial_weights_[5] = 127;  // no headroom: never perturbed
     for (int j = 0; j < kClasses; ++j) initial_bias_[j] = 100 * j - 90;
+    for (int i = 0; i < kFeatures * kFeatures; ++i) {
+      initial_layer_[i] = static_cast<int8_t>(i % (kFeatures + 1) == 0 ? 60 : (i * 29) % 41 - 20);
+    }
+    std::memcpy(layer_, initial_layer_, sizeof(layer_));
+    parameter_options_.head.node_count = has_layer_ ? 1 : 0;
     Describe();
     context_.impl = this;
     context_.ReportError = &Ignore;
@@ -48,6 +59,9 @@ class SmallModel final : public tflm_zo::ModelRuntime {
     Prepare(tflm_zo::ParameterOp(), &parameter_options_, sizeof(parameter_options_),
             &parameter_node_);
     Prepare(tflm_zo::LossOp(), &loss_options_, sizeof(loss_options_), &loss_node_);
+    if (has_layer_) {
+      Prepare(tflm_zo::NodeOp(), &layer_options_, sizeof(layer_options_), &layer_node_);
+    }
   }
 
   SmallModel(const SmallModel&) = delete;
@@ -83,13 +97,15 @@ class SmallModel final : public tflm_zo::ModelRuntime {
   bool Invoke() override {
     invocations += 1;
     if (tflm_zo::ParameterOp().invoke(&context_, &parameter_node_) != tflm_zo::kOk) return false;
-    for (int j = 0; j < kClasses; ++j) {
-      int32_t sum = bias_[j];
-      for (int i = 0; i < kFeatures; ++i) sum += weights_[j * kFeatures + i] * input_[i];
-      const int32_t code = sum / 64;
-      logits_[j] = static_cast<int8_t>(code < -128 ? -128 : code > 127 ? 127 : code);
+    for (int i = 0; has_layer_ && i < kFeatures; ++i) {
+      features_[i] = Output(layer_ + i * kFeatures, input_, layer_bias_[i]);
     }
-    return tflm_zo::LossOp().invoke(&context_, &loss_node_) == tflm_zo::kOk;
+    const int8_t* features = has_layer_ ? features_ : input_;
+    for (int j = 0; j < kClasses; ++j) {
+      logits_[j] = Output(weights_ + j * kFeatures, features, bias_[j]);
+    }
+    if (tflm_zo::LossOp().invoke(&context_, &loss_node_) != tflm_zo::kOk) return false;
+    return !has_layer_ || tflm_zo::NodeOp().invoke(&context_, &layer_node_) == tflm_zo::kOk;
   }
 
   // All that training changes, for comparisons.
@@ -103,6 +119,14 @@ class SmallModel final : public tflm_zo::ModelRuntime {
 
   const int8_t* initial_weights() const { return initial_weights_; }
   const int8_t* weights() const { return weights_; }
+  const int32_t* bias() const { return bias_; }
+  // Of the layer in front, and the features that it has made.
+  static constexpr uint32_t kLayerBytes = kFeatures * kFeatures + 4 * kFeatures;
+  void CopyLayer(uint8_t* to) const {
+    std::memcpy(to, layer_, sizeof(layer_));
+    std::memcpy(to + sizeof(layer_), layer_bias_, sizeof(layer_bias_));
+  }
+  const int8_t* features() const { return features_; }
 
   uint32_t invocations = 0;
   bool missing_input = false;
@@ -121,6 +145,12 @@ class SmallModel final : public tflm_zo::ModelRuntime {
     kLogits,
     kTarget,
     kReport,
+    kFeatureTensor,
+    kLayer,
+    kInitialLayer,
+    kLayerBias,
+    kInitialLayerBias,
+    kFeatureGradient,
     kTensorCount
   };
 
@@ -134,19 +164,29 @@ class SmallModel final : public tflm_zo::ModelRuntime {
     float accumulator_scales[kClasses];
     float weight_factors[kClasses];
   };
+  struct LayerTable {
+    tflm_zo::NodeOptions head;
+    float factors[2];
+  };
   struct Indices {
     int size;
-    int data[8];
+    int data[10];
   };
 
   static void Ignore(tflm_zo::Context*, const char*, ...) {}
+
+  static int8_t Output(const int8_t* weights, const int8_t* x, int32_t sum) {
+    for (int i = 0; i < kFeatures; ++i) sum += weights[i] * x[i];
+    const int32_t code = sum / 64;
+    return static_cast<int8_t>(code < -128 ? -128 : code > 127 ? 127 : code);
+  }
 
   void Describe() {
     using tflm_zo::abi::kFloat32;
     using tflm_zo::abi::kInt32;
     using tflm_zo::abi::kInt8;
     Set(kCommand, command_, kInt32, tflm_zo::kCommandWords);
-    Set(kSession, session_, kInt32, kSessionWords);
+    Set(kSession, session_, kInt32, has_layer_ ? kSessionWords : kSessionWords - kNodeWords);
     Set(kWeights, weights_, kInt8, kWeightCount);
     Set(kInitialWeights, initial_weights_, kInt8, kWeightCount);
     Set(kBias, bias_, kInt32, kClasses);
@@ -157,6 +197,18 @@ class SmallModel final : public tflm_zo::ModelRuntime {
     Set(kLogits, logits_, kInt8, kClasses);
     Set(kTarget, &target_, kInt32, 1);
     Set(kReport, report_, kInt32, tflm_zo::kReportWords);
+    Set(kFeatureTensor, features_, kInt8, kFeatures);
+    Set(kLayer, layer_, kInt8, kFeatures * kFeatures);
+    Set(kInitialLayer, initial_layer_, kInt8, kFeatures * kFeatures);
+    Set(kLayerBias, layer_bias_, kInt32, kFeatures);
+    Set(kInitialLayerBias, initial_layer_bias_, kInt32, kFeatures);
+    Set(kFeatureGradient, feature_gradient_, kFloat32, kFeatures);
+    if (has_layer_) {
+      loss_inputs_.data[3] = kFeatureTensor;
+      loss_outputs_.size = 2;
+    }
+    layer_node_.inputs = Array(&layer_inputs_);
+    layer_node_.outputs = Array(&no_outputs_);
     parameter_node_.inputs = Array(&parameter_inputs_);
     parameter_node_.outputs = Array(&no_outputs_);
     loss_node_.inputs = Array(&loss_inputs_);
@@ -184,7 +236,10 @@ class SmallModel final : public tflm_zo::ModelRuntime {
     return allocated_ <= sizeof(persistent_) ? memory : nullptr;
   }
 
-  static constexpr int kSessionWords = tflm_zo::kSessionWords + 3 * kParameters;
+  static constexpr int kNodeWords = 4;
+  static constexpr int kSessionWords = tflm_zo::kSessionWords + 3 * kParameters + kNodeWords;
+
+  bool has_layer_;
 
   int8_t initial_weights_[kWeightCount] = {};
   int32_t initial_bias_[kClasses] = {};
@@ -198,6 +253,12 @@ class SmallModel final : public tflm_zo::ModelRuntime {
   int8_t logits_[kClasses] = {};
   int32_t target_ = 0;
   int32_t report_[tflm_zo::kReportWords] = {};
+  int8_t features_[kFeatures] = {};
+  int8_t layer_[kFeatures * kFeatures] = {};
+  int8_t initial_layer_[kFeatures * kFeatures] = {};
+  int32_t layer_bias_[kFeatures] = {};
+  int32_t initial_layer_bias_[kFeatures] = {};
+  float feature_gradient_[kFeatures] = {};
 
   // kind, layer, variable, initial, channels, stride, headroom, exact, moments, factor offset
   // and count
@@ -209,23 +270,44 @@ class SmallModel final : public tflm_zo::ModelRuntime {
       {400.0f, 40000.0f}};
   LossTable loss_options_ = {
       {tflm_zo::kLossOptionsMagic, tflm_zo::kOptionsVersion, tflm_zo::kCrossEntropy, kClasses,
-       0.05f, 0, 1, kFeatures, 0, 0.01f, 4, 1},
+       0.05f, 0, 1, kFeatures, 0, kFeatureScale, 4, 1},
       {0.0005f, 0.0005f, 0.0005f},
       {0.2f, 0.2f, 0.2f}};
+  // An output code is 64 codes of the accumulator: the weights' scale is 1 / 128.
+  LayerTable layer_options_ = {
+      {tflm_zo::kNodeOptionsMagic,
+       tflm_zo::kOptionsVersion,
+       0,
+       {tflm_zo::kFullyConnected, 1, 1, kFeatures, 1, 1, kFeatures, 1, 1, 1, 1, 1, 1, 0, 0, 1},
+       0,
+       -128,
+       127,
+       4,
+       1 << 20,
+       1.0f / kFeatureScale,
+       1,
+       1,
+       1,
+       1},
+      {128.0f * kInputScale, 128.0f / kInputScale}};
   Indices parameter_inputs_ = {
       8, {kCommand, kSession, kWeights, kInitialWeights, kBias, kInitialBias, kResidual, kMoments}};
   Indices no_outputs_ = {0, {}};
   Indices loss_inputs_ = {7, {kLogits, kTarget, kSession, kInput, kWeights, kBias, kResidual}};
-  Indices loss_outputs_ = {1, {kReport}};
+  Indices loss_outputs_ = {1, {kReport, kFeatureGradient}};
+  Indices layer_inputs_ = {10,
+                           {kSession, kInput, kFeatureTensor, kLayer, kInitialLayer, kLayerBias,
+                            kInitialLayerBias, kFeatureGradient, -1, kReport}};
 
   tflm_zo::Context context_{};
   tflm_zo::Node parameter_node_{};
   tflm_zo::Node loss_node_{};
+  tflm_zo::Node layer_node_{};
   tflm_zo::abi::IntArray shapes_[kTensorCount] = {};
   tflm_zo::EvalTensor tensors_[kTensorCount] = {};
   alignas(16) uint8_t persistent_[256] = {};
   size_t allocated_ = 0;
-  float scratch_[kClasses] = {};
+  float scratch_[kFeatures + 1] = {};  // the most that an op asks for
   bool prepared_ = true;
 };
 

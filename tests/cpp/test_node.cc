@@ -41,7 +41,8 @@ double NaiveGradient(const LayerShape& s, const int8_t* x, int32_t zero, int32_t
 // A node op on the convolution above, with eval tensors and a context of its own.
 class ConvNode {
  public:
-  explicit ConvNode(bool accumulate, bool bias_only = false) {
+  // closed_form: all outputs of a channel are averaged to a feature; else perturbed.
+  explicit ConvNode(bool accumulate, bool bias_only = false, bool closed_form = false) {
     FillCodes(x_, sizeof(x_), 21);
     FillCodes(y, sizeof(y), 22);
     FillCodes(initial_, sizeof(initial_), 23);
@@ -66,8 +67,17 @@ class ConvNode {
     Set(5, b, abi::kInt32, 3);
     Set(6, initial_bias_, abi::kInt32, 3);
     Set(8, accumulator_, abi::kFloat32, bias_only ? 3 : 57);
+    Set(7, feature_gradient, abi::kFloat32, 3);
+    Set(9, &report, abi::kInt32, kReportWords);
     const int inputs[10] = {0, 1, 2, 3, 4, 5, 6, -1, accumulate ? 8 : -1, -1};
     std::memcpy(inputs_.data, inputs, sizeof(inputs));
+    if (closed_form) {
+      inputs_.data[7] = 7;
+      inputs_.data[9] = 9;
+      options_.head.window_height = kConv.output_height;
+      options_.head.window_width = kConv.output_width;
+      options_.head.pooled_width = 1;
+    }
     if (bias_only) inputs_.data[1] = inputs_.data[3] = -1;  // neither x nor trained weights
     node_.inputs = reinterpret_cast<abi::IntArray*>(&inputs_);
     node_.outputs = reinterpret_cast<abi::IntArray*>(&outputs_);
@@ -82,17 +92,42 @@ class ConvNode {
     context_.GetEvalTensor = [](const Context* c, int i) { return &Self(c)->tensors_[i]; };
     node_.user_data =
         NodeOp().init(&context_, reinterpret_cast<const char*>(&options_), sizeof(options_));
-    prepared = NodeOp().prepare(&context_, &node_) == kOk;
+    prepared = Prepare();
     session().parameter_count = 0;
     NodeSettings(&session())[0] = NodeSetting{5, 1, 0.01f, {}};
   }
 
+  // Squared length of the gradient of weights and biases in real units, from dL/dy of an output of
+  // channel o that is not saturated, as the definition has it.
+  double GradientEnergy(const float* dy_of_channel) const {
+    double energy = 0.0;
+    for (int32_t o = 0; o < 3; ++o) {
+      float dy[6];
+      double sum = 0.0;
+      for (int32_t p = 0; p < 6; ++p) {
+        dy[p] = y[3 * p + o] <= -100 || y[3 * p + o] >= 127 ? 0.0f : dy_of_channel[o];
+        sum += dy[p];
+      }
+      const bool weights = inputs_.data[3] >= 0;
+      for (int32_t k = 0; weights && k < FilterSize(kConv); ++k) {
+        const double dw = NaiveGradient(kConv, x_, -3, o, k, dy);
+        energy += dw * dw * 4.0 / 5000.0;  // the square of the input's scale
+      }
+      energy += sum * sum;
+    }
+    return energy;
+  }
+
   Session& session() { return *reinterpret_cast<Session*>(session_); }
+  bool Prepare() { return NodeOp().prepare(&context_, &node_) == kOk; }
+  void WithoutReport() { inputs_.data[9] = -1; }
   bool Invoke() { return NodeOp().invoke(&context_, &node_) == kOk; }
 
   int8_t y[18];
   int8_t w[54];
   int32_t b[3] = {1, 2, 3};
+  float feature_gradient[3] = {0.5f, -2.0f, 0.25f};
+  Report report{};
   bool prepared = false;
 
  private:
@@ -123,8 +158,8 @@ class ConvNode {
   float accumulator_[57] = {};
   float scratch_[18 + 1];
   alignas(16) uint8_t state_[64];
-  abi::IntArray shapes_[9];
-  EvalTensor tensors_[9];
+  abi::IntArray shapes_[10];
+  EvalTensor tensors_[10];
   Node node_{};
   Context context_{};
 };
@@ -302,6 +337,60 @@ TEST(WhatABrokenStepLeftIsForgotten) {
   }
   CHECK_BYTES_EQ(broken.w, fresh.w, sizeof(fresh.w));
   CHECK_BYTES_EQ(broken.b, fresh.b, sizeof(fresh.b));
+}
+
+TEST(MeasuresTheGradientAndChangesNothing) {
+  for (const bool closed_form : {false, true}) {
+    for (const bool bias_only : {false, true}) {
+      ConvNode node(false, bias_only, closed_form);
+      CHECK(node.prepared);
+      int8_t y[18], w[54];
+      node.y[4] = -100;  // saturated
+      std::memcpy(y, node.y, sizeof(y));
+      std::memcpy(w, node.w, sizeof(w));
+      const int32_t b[3] = {node.b[0], node.b[1], node.b[2]};
+      const float unit[3] = {1.0f, 1.0f, 1.0f};
+      float share[3];
+      for (int32_t o = 0; o < 3; ++o) share[o] = node.feature_gradient[o] / 6.0f;
+      // Of a node perturbed, what an output channel has on average.
+      const double expected =
+          closed_form ? node.GradientEnergy(share) : node.GradientEnergy(unit) / 3.0;
+      float& energy = closed_form ? node.report.layer_energy : node.session().layer_energy;
+      float& other = closed_form ? node.session().layer_energy : node.report.layer_energy;
+      node.session().actions = kMeasure;
+      CHECK(node.Invoke());  // not in the range
+      CHECK_EQ(energy, 0.0f);
+      node.session().node_last = 1;
+      CHECK(node.Invoke());
+      CHECK(expected > 0.0 && std::fabs(energy - expected) < 1e-5 * expected);
+      const float once = energy;
+      CHECK(node.Invoke());  // nodes are added up
+      CHECK_EQ(energy, once + once);
+      CHECK_EQ(other, 0.0f);
+      CHECK_BYTES_EQ(node.y, y, sizeof(y));
+      CHECK_BYTES_EQ(node.w, w, sizeof(w));
+      CHECK_BYTES_EQ(node.b, b, sizeof(b));
+    }
+  }
+}
+
+TEST(TheEnergyIsTheSameOnEveryMachine) {
+  float energies[2];
+  for (const bool closed_form : {false, true}) {
+    ConvNode node(false, false, closed_form);
+    node.session().actions = kMeasure;
+    node.session().node_last = 1;
+    CHECK(node.Invoke());
+    energies[closed_form] = closed_form ? node.report.layer_energy : node.session().layer_energy;
+  }
+  CHECK_EQ(Digest(energies, 2), 1624924105u);
+}
+
+TEST(AClosedFormWithoutAReportIsRefused) {
+  ConvNode node(false, false, true);
+  CHECK(node.prepared);
+  node.WithoutReport();
+  CHECK(!node.Prepare());
 }
 
 CHECK_MAIN()

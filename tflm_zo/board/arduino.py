@@ -19,6 +19,7 @@ from tflm_zo.errors import ZoError
 from tflm_zo.files import write_atomic
 from tflm_zo.model_file import load_model
 from tflm_zo.patched import PatchedModel, read_patched
+from tflm_zo.rates import head_limit
 from tflm_zo.split import SplitModel, split
 
 # Arduino builds everything under src/, of a sketch as of a library; the header's includes name the folder beside it.
@@ -289,6 +290,12 @@ constexpr int32_t kInputZeroPoint = {zero_point};
 
 // Classes that a label can name; 0: the labels are vectors.
 constexpr int32_t kClasses = {model.loss.classes};
+
+// What a board that learns by itself measures its learning rates with (OnDeviceTrainer::Measure, RatesOf): rate times
+// kernel of the head, and the nodes that the head gives the gradient of, [first, last).
+constexpr float kHeadLimit = {head_limit(model):.8e}f;
+constexpr int32_t kFirstExactNode = {model.closed_nodes.start};
+constexpr int32_t kLastExactNode = {model.closed_nodes.stop};
 
 #endif  // MODEL_H_
 """

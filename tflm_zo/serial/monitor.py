@@ -76,7 +76,8 @@ class RemoteTrainer(Trainer):
         """Train the board; see :meth:`Trainer.fit`.
 
         resume: go on with a fit of the same samples, seed and hyperparameters that the board is in, or has in its
-        checkpoint. checkpoints: save the weights in the board's flash at the start and whenever the guard finds better
+        checkpoint; a fit with a guard goes on in the object that began it, in another one only from its start.
+        checkpoints: save the weights in the board's flash at the start and whenever the guard finds better
         ones (without a guard: after each epoch); a board that starts anew then goes on from there. patience: end after
         so many epochs without a lower training loss.
 

@@ -5,7 +5,8 @@
 //
 // Over the serial monitor, or any terminal at 115200 baud:
 //   0 .. 9   the last movement was of this class: learn it
-//   s        save what was learned; it is loaded again at the next start
+//   s        save what was learned; it is loaded again at the next start, and what came later is
+//            forgotten then: a reset undoes a wrong label
 //   f        forget all: back to the exported weights
 //   r        the sensor has drifted: recalibrate it by the movements that come next, of all kinds
 // Or by buttons from D2, D3, D4 ... to ground: the one of the class, pressed after the movement.
@@ -37,8 +38,6 @@ using tflm_zo::TrainerStatus;
 constexpr uint32_t kAxes = 3;
 constexpr int kFirstButton = 2;
 constexpr int kButtons = kClasses < 6 ? kClasses : 6;
-// Of the largest rate that the head bears; the host's default.
-constexpr float kHeadRate = 3.0f;
 // Windows that recalibration looks at.
 constexpr uint32_t kRecalibrationWindows = 50;
 
@@ -115,8 +114,8 @@ void Classify() {
   board.SetLed(LedState::kIdle);
 }
 
-// One step on the last window. The rate follows from the window itself, as the host's does from its
-// first samples.
+// One step on the last window. The learning rates follow from the window itself, as the host's do
+// from some of its samples.
 void Learn(int32_t label) {
   if (!has_window) return;
   if (label >= kClasses) {
@@ -125,17 +124,20 @@ void Learn(int32_t label) {
     return;
   }
   board.SetLed(LedState::kTraining);
-  if (!Good(trainer->Evaluate(window, &label))) return;
+  if (!Good(trainer->Measure(window, &label, kFirstExactNode, kLastExactNode))) return;
   Serial.print("loss before ");
   Serial.println(trainer->report().loss);
+  const auto rates = tflm_zo::RatesOf(kHeadLimit, trainer->report());
   tflm_zo::ScheduleSettings settings{};
   settings.seed = 1;
   settings.antithetic = 1;
   settings.exact = 1;
-  settings.head_rate = kHeadRate / (1.0f + trainer->report().feature_energy);
+  settings.head_rate = rates.head;
   if (!Good(trainer->SetSchedule(settings, 1))) return;
   for (int32_t node = 0; node < trainer->node_count(); ++node) {
-    if (!Good(trainer->SetNode(node, 0, 1, settings.head_rate))) return;
+    // Other nodes would take perturbed passes.
+    const bool exact = node >= kFirstExactNode && node < kLastExactNode;
+    if (!Good(trainer->SetNode(node, 0, 1, exact ? rates.before_head : 0.0f))) return;
   }
   if (!Good(trainer->BeginStep(progress.steps, 1, 1.0f))) return;
   int32_t sample;

@@ -156,6 +156,18 @@ TrainerStatus OnDeviceTrainer::Evaluate(const void* input, const void* target) {
   return PassOn(input, CleanCommand(kLoss), target);
 }
 
+TrainerStatus OnDeviceTrainer::Measure(const void* input, const void* target, int32_t first_node,
+                                       int32_t last_node) {
+  if (state_ == nullptr) return TrainerStatus::kNotStarted;
+  if (first_node < 0 || first_node > last_node || last_node > node_count()) {
+    return TrainerStatus::kBadParameter;
+  }
+  Command command = CleanCommand(kLoss | kMeasure);
+  command.node_first = first_node;
+  command.node_last = last_node;
+  return PassOn(input, command, target);
+}
+
 int32_t OnDeviceTrainer::PredictedClass() const {
   const TensorMemory result = runtime_->Output(kResultOutput);
   // One sigmoid unit has no largest output; the loss op compares its logit with zero.

@@ -62,6 +62,11 @@ class OnDeviceTrainer {
   // Runs the model on one sample, with clean weights. Evaluate also computes the loss.
   TrainerStatus Infer(const void* input);
   TrainerStatus Evaluate(const void* input, const void* target);
+  // As Evaluate, and its report tells what learning rates the exact layers bear: RatesOf in
+  // exact_rates.h. Nodes [first_node, last_node) are those that the head gives the gradient of; the
+  // export writes them into model.h.
+  TrainerStatus Measure(const void* input, const void* target, int32_t first_node,
+                        int32_t last_node);
 
   // Of the last pass.
   const Report& report() const { return report_; }
