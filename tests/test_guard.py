@@ -321,6 +321,46 @@ def test_a_watch_goes_on_from_its_state(samples: int) -> None:
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize(("samples", "kept"), [(100, "start"), (400, "best")])
+def test_without_passes_for_the_last_phase_the_best_weights_stay(samples: int, kept: str) -> None:
+    watch, fit = new_watch(samples, {0: 0.5, 1: 0.9})
+    for _ in range(1 if samples == 400 else 2):
+        fit.weights = 1
+        assert watch.after_epoch(fit, 4, 4, 100000)
+    assert watch.outcome.kept == "last"
+    watch.give_up()
+    watch.end(fit)
+    assert watch.outcome.kept == kept and fit.weights == (1 if kept == "best" else 0)
+
+
+def test_held_out_samples_are_learned_once_training_has_helped() -> None:
+    """From the best weights; not if the last look found weights that are worse."""
+    watch, fit = new_watch(400, {0: 0.5, 1: 0.9})
+    fit.weights = 1
+    assert watch.after_epoch(fit, 4, 4, 100000)
+    assert fit.weights == 1 and not watch.unjudged and len(watch.trains) == 400
+    fit.weights = 7
+    assert not watch.after_epoch(fit, 1, 1, 100000)
+    watch.end(fit)
+    assert fit.weights == 7 and watch.outcome.kept == "last"
+    watch, fit = new_watch(400, {0: 0.5, 1: 0.9, 2: 0.7})
+    for epoch in (1, 2):
+        fit.weights = epoch
+        assert not watch.after_epoch(fit, 2 * epoch, 4, 100000)
+    watch.end(fit)
+    assert fit.weights == 1 and watch.outcome.kept == "best"
+
+
+def test_a_state_of_another_guard_is_refused() -> None:
+    """As a damaged checkpoint has it, or other hyperparameters make it: as many judges, but other phases."""
+    watch, _ = new_watch(400, {0: 0.5})
+    state = state_of(watch)
+    state.values["phase"] = 2
+    check_state(state)
+    with pytest.raises(ZoError, match="had another guard: give the same hyperparameters"):
+        restore(new_watch(400, {0: 0.5})[0], state)
+
+
 def test_a_state_of_other_samples_is_refused() -> None:
     watch, _ = new_watch(400, {0: 0.5})
     other, _ = new_watch(300, {0: 0.5})

@@ -25,8 +25,9 @@ from tflm_zo.watch import FEWEST
 
 # Chains are judged by at most so many samples.
 MOST_JUDGES = 500
-# Standard errors by which a chain must beat the model as it is: with labels, and without.
-_DEMAND, _DEMAND_WITHOUT_LABELS = 1.0, 2.0
+# Standard errors by which a chain must beat the model as it is: with labels, and without; plus what few samples need
+# more, as in a fit's guard.
+_DEMAND, _DEMAND_WITHOUT_LABELS, _FEW_SAMPLES = 1.0, 2.0, 8.0
 # Filters are tried by short trainings on halves: the loss of untrained models misleads (docs/research.md).
 _FOLDS, _EPOCHS = 2, 4
 _SMALLEST = 1e-6
@@ -106,7 +107,7 @@ def choose(preparer: Preparer, x: np.ndarray, y: np.ndarray | None, loss: str, s
         return _left(as_it_is[0], rows, "the model answers every labelled sample right as it is")
     best = min(found, key=lambda entry: float(np.mean(entry[2].errors)))
     comparison = compare(as_it_is[2], best[2], _classes(labels, as_it_is[2]))
-    demand = _DEMAND_WITHOUT_LABELS if labels is None else _DEMAND
+    demand = (_DEMAND_WITHOUT_LABELS if labels is None else _DEMAND) + _FEW_SAMPLES / len(judges)
     if best is as_it_is or not comparison.better(demand):
         return _left(as_it_is[0], rows, "no preparation is better than none beyond chance")
     untrained, why = best[0], _why(best[1], as_it_is[1])
