@@ -29,6 +29,12 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.close()
 
+    def grow(self, total: int) -> None:
+        """There are ``total`` more to come than was known at the start."""
+        if self._bar is not None:
+            self._bar.total += total
+            self._bar.refresh()
+
     def advance(self, passes: int) -> None:
         """Count ``passes`` (or others of the unit) more."""
         if self._bar is not None:

@@ -159,6 +159,7 @@ class Trainer:
                     if another:
                         try:
                             plan = self._plan(recipe, hyper, watch, watch.spent)
+                            bar.grow(plan.total_passes)
                         except ZoError:  # too few passes are left for another trial
                             watch.give_up()
                             another = False
