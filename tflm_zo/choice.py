@@ -33,6 +33,10 @@ _FOLDS, _EPOCHS = 2, 4
 _SMALLEST = 1e-6
 
 
+# A chain is as good as another if it is worse by no more than so many standard errors.
+_CLOSE = 1.0
+
+
 @dataclass(frozen=True)
 class Row:
     """A chain that was tried: ``error`` (with labels, see :mod:`tflm_zo.guard`) or mutual ``information`` (nats,
@@ -57,6 +61,10 @@ class Choice:
     rows: tuple[Row, ...]
     reason: str
     untrained: Prepared
+
+
+# A preparation that was tried, its row and its scores.
+_Tried = tuple[Prepared, Row, Scores]
 
 
 def make_trainer(model: bytes, seed: int = 0) -> Trainer:
@@ -90,7 +98,7 @@ def choose(preparer: Preparer, x: np.ndarray, y: np.ndarray | None, loss: str, s
     judges = spread_over(len(x), MOST_JUDGES)
     codes = preparer.codes(x[judges])
     labels = None if y is None else np.asarray(y)[judges]
-    found: list[tuple[Prepared, Row, Scores]] = []
+    found: list[_Tried] = []
     seen: dict[str | None, np.ndarray] = {}
     for chain in preparer.chains():
         prepared = preparer.prepare(chain)
@@ -105,7 +113,7 @@ def choose(preparer: Preparer, x: np.ndarray, y: np.ndarray | None, loss: str, s
         return _left(as_it_is[0], rows, "without labels and classes nothing tells preparations apart")
     if as_it_is[2].right is not None and np.all(as_it_is[2].right):
         return _left(as_it_is[0], rows, "the model answers every labelled sample right as it is")
-    best = min(found, key=lambda entry: float(np.mean(entry[2].errors)))
+    best = _simplest_of_the_best(found)
     comparison = compare(as_it_is[2], best[2], _classes(labels, as_it_is[2]))
     demand = (_DEMAND_WITHOUT_LABELS if labels is None else _DEMAND) + _FEW_SAMPLES / len(judges)
     if best is as_it_is or not comparison.better(demand):
@@ -122,6 +130,16 @@ def choose(preparer: Preparer, x: np.ndarray, y: np.ndarray | None, loss: str, s
         chosen, filtered = _with_filter(preparer, untrained, x, np.asarray(y), loss, seed, no_worse)
         rows += filtered
     return Choice(chosen, tuple(rows), why, untrained)
+
+
+def _simplest_of_the_best(found: list[_Tried]) -> _Tried:
+    """The chain with the fewest steps of those that are not worse than the best one by more than chance.
+
+    The lowest error of sixteen is so by luck in part, and every step costs time, and some of them RAM, in each pass.
+    """
+    best = min(found, key=lambda entry: float(np.mean(entry[2].errors)))
+    close = [entry for entry in found if not compare(best[2], entry[2], None).worse(_CLOSE)]
+    return min(close, key=lambda entry: (entry[1].chain.steps, float(np.mean(entry[2].errors))))
 
 
 def _left(as_it_is: Prepared, rows: Sequence[Row], reason: str) -> Choice:

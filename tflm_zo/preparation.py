@@ -56,6 +56,11 @@ class Chain:
     realigned: bool = False
 
     @property
+    def steps(self) -> int:
+        """How many steps it has."""
+        return (self.sample is not None) + self.channels + (self.filter != NO_FILTER) + self.realigned
+
+    @property
     def name(self) -> str:
         """For a reader."""
         steps = [
@@ -136,7 +141,7 @@ class Preparer:
         steps: list[str | None] = [None, *(s for s in SAMPLE_STEPS if self._takes(Chain(sample=s)))]
         realigned = (False, True) if self._takes(Chain(realigned=True)) else (False,)
         found = [Chain(s, c, NO_FILTER, r) for s in steps for c in (False, True) for r in realigned]
-        return iter(sorted(found, key=lambda chain: chain.name.count(",") + (chain != Chain())))
+        return iter(sorted(found, key=lambda chain: chain.steps))
 
     def filtered(self, chain: Chain) -> Iterator[Chain]:
         """The same chain with each of the filters that the model takes."""
