@@ -11,17 +11,17 @@ import numpy as np
 from suites.cache import digest
 from suites.corruptions import CORRUPTIONS, corrupted
 from suites.float_network import Setting
-from suites.suite import FILTERED, REALIGNED, Case, Method, Suite
+from suites.suite import FILTERED, PREPARED, REALIGNED, Case, Method, Suite
 from suites.yardsticks import Yardstick
 from tflm_zo.files import write_atomic
 
 ADAPT, TEST = 1000, 2000
 
 METHODS = (
-    Method("exact head alone", {"trainable": "head"}),
     Method("exact: head + last block", {"trainable": "exact"}),
     Method("realigned + exact", {"trainable": "exact"}, start=REALIGNED),
     Method("filtered, realigned + exact", {"trainable": "exact"}, start=FILTERED),
+    Method("adapt", start=PREPARED, chain=True),
 )
 
 # The network's real input is 0 to 255: rates that suit the other layers are large for its first.
