@@ -19,6 +19,7 @@ from tflm_zo.cli_options import (
     json_option,
     methods_by_layer,
     report_scores,
+    show_fit,
 )
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, require_writable, write_atomic
@@ -150,6 +151,8 @@ def monitor(
     }
     if recalibrate:
         result["recalibration_samples"] = len(x)
+    if trains:
+        result |= show_fit(history)
     if history.epochs:
         last = history.epochs[-1]
         click.echo(f"{trainer.progress.passes} forward passes, training loss {last['loss']:.4f}")
