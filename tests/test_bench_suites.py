@@ -19,6 +19,7 @@ from tflm_zo.simulator import SimModel, SimTrainer
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 
+from suites import cifar_c
 from suites.cache import Cache, digest
 from suites.memory import BackpropMemory, arena, backprop_memory, first_affordable_layer
 from suites.suite import FILTERED, PREPARED, Case, Method
@@ -255,3 +256,12 @@ def test_methods_name_hyperparameters(small: bytes) -> None:
         trainer = SimTrainer(patch(small, **method.patching))
         trainer.fit(case.x, case.y, epochs=1, verbose=False, **method.fitting)
         assert trainer.progress.passes > 0
+
+
+@pytest.mark.parametrize("name", cifar_c.CORRUPTIONS)
+def test_corruptions_of_small_images(name: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
+    seen = cifar_c.corrupted(images, name)
+    assert seen.shape == images.shape and seen.dtype == np.uint8
+    np.testing.assert_array_equal(seen, cifar_c.corrupted(images, name))
+    assert 1 < np.mean(np.abs(seen.astype(int) - images)) < 90
