@@ -2,7 +2,8 @@
 """Fresh drifts: of every family (:mod:`suites.drifts`) as many as there are seeds for tables, for several models.
 
 ``fresh-kws``: keyword spotting; ``fresh-resnet`` and ``fresh-mcunet``: CIFAR-10; ``fresh-inertial``: exercises by a
-smartwatch; ``fresh-keras``: small networks as people write them. With ``-tuning`` behind it, drifts to tune with.
+smartwatch; ``fresh-keras``: small networks as people write them. With ``-first`` behind it, one drift of each family;
+with ``-tuning``, drifts to tune with.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ MODELS = {
     "inertial": ("conv1d flat", "conv1d gap"),
     "keras": ("gap", "mobilenet", "dense digits", "dense cancer"),
 }
-# Each suite also with as many drifts of the seeds to choose constants with: for all but the tables.
-_TUNING = "tuning"
-PARTS = (*MODELS, *(f"{name}-{_TUNING}" for name in MODELS))
+# Each suite also with one drift of each family only, and with as many drifts of the seeds to choose constants with: for
+# all but the tables.
+_FIRST, _TUNING = "first", "tuning"
+PARTS = tuple(f"{name}{form}" for form in ("", f"-{_FIRST}", f"-{_TUNING}") for name in MODELS)
 
 METHODS = (
     Method("default"),
@@ -42,9 +44,10 @@ GRIDS = {
 
 
 def load(data: Path, prepared: Path, part: str) -> Suite:
-    """The suite of the models ``part``, or ``part-tuning``."""
-    model, _, tuning = part.partition("-")
-    seeds = list(TUNING_SEEDS)[: len(TABLE_SEEDS)] if tuning == _TUNING else TABLE_SEEDS
+    """The suite of the models ``part``, ``part-first`` or ``part-tuning``."""
+    model, _, form_of_suite = part.partition("-")
+    seeds = list(TUNING_SEEDS)[: len(TABLE_SEEDS)] if form_of_suite == _TUNING else list(TABLE_SEEDS)
+    seeds = seeds[:1] if form_of_suite == _FIRST else seeds
     loaded = [tasks.load(name, data, prepared) for name in MODELS[model]]
     cases = [task.case(family, seed, prepared) for task in loaded for family in families(task.kind) for seed in seeds]
     # One held-out part for each setting: there are many cases.
