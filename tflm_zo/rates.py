@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tflm_zo import plugin
@@ -24,6 +24,11 @@ from tflm_zo.patched import PatchedModel
 # curvature is the same everywhere). Entropy follows its mean prediction, which must not be left behind.
 _HEAD_PARTS = {LOSS_CROSS_ENTROPY: 0.75, LOSS_ENTROPY: 0.05}
 _SQUARED_ERROR_PART = 0.5
+
+# The limit is that of the steepest curvature, which cross-entropy has for few samples at a time: most networks learn
+# sooner with more, some are ruined by it. Where a guard would see that, and cut the rates, the layers before the head
+# begin with so much more.
+_BOLD = 3.0
 
 # Fits of more epochs than this get lower rates: less noise, less overfitting.
 _FEW_EPOCHS = 12
@@ -88,6 +93,13 @@ def exact_rates(model: PatchedModel, sizes: ExactSizes, epochs: int) -> tuple[fl
     """
     limit = head_limit(model) * fewer_for_long(model, epochs)
     return plugin.exact_rates(limit, sizes.feature_energy, sizes.closed_kernel)
+
+
+def under_guard(rates: Rates) -> Rates:
+    """Return the rates that a fit with a guard begins with."""
+    if rates.head is None or rates.closed is None:
+        return rates
+    return replace(rates, closed=min(rates.head, _BOLD * rates.closed))
 
 
 def perturbed_rate(

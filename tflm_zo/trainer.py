@@ -24,7 +24,7 @@ from tflm_zo.interpreter import TrainingInterpreter
 from tflm_zo.patched import Parameter, read_patched
 from tflm_zo.probing import measure_rates, passes_to_measure
 from tflm_zo.progress import ProgressBar
-from tflm_zo.rates import Rates
+from tflm_zo.rates import Rates, under_guard
 from tflm_zo.recipe import Hyperparameters, Recipe, make_recipe
 from tflm_zo.samples import dequantize, input_codes, sample_codes
 from tflm_zo.totals import StepTotals, sum_in_order
@@ -144,7 +144,8 @@ class Trainer:
             self._reset_fit()
         if self.progress.rates is None:
             x_trained, y_trained = codes[watch.trains], targets[watch.trains]
-            self.progress.rates = self._measure(recipe, hyper, x_trained, y_trained, plan.epochs)
+            rates = self._measure(recipe, hyper, x_trained, y_trained, plan.epochs)
+            self.progress.rates = under_guard(rates) if watch.guards and hyper.head_lr is None else rates
         recipe = recipe.with_rates(self.progress.rates)
         history = History(rates=self.progress.rates)
         self._watch = watch
