@@ -133,7 +133,7 @@ def test_the_start_is_beaten_beyond_chance_only() -> None:
             after = scores(rng.exponential(1, 60), rng.random(60) < part)
             accepted[part] += Guard(labels, before).judge(after) is Verdict.BETTER
     # Either of two kinds of evidence will do, by little more than half a standard error each.
-    assert accepted[0.3] < 0.02 * 300 and accepted[0.5] < 0.35 * 300 and accepted[0.9] > 0.95 * 300
+    assert accepted[0.3] < 0.05 * 300 and accepted[0.5] < 0.35 * 300 and accepted[0.9] > 0.95 * 300
 
 
 @pytest.mark.parametrize(("count", "surer_is"), [(40, Verdict.GO_ON), (400, Verdict.BETTER)])

@@ -137,12 +137,12 @@ class Comparison:
     classes: bool
 
     def better(self, demand: float) -> bool:
-        """Whether the second has lower errors, no fewer right answers, is no worse for the classes on average, and is
-        better by so many standard errors: in its errors, with more right answers, or in its losses.
+        """Whether the second has lower errors, is no worse for the classes on average, and is better by so many
+        standard errors: in its errors, with more right answers, or in its losses.
 
         Losses are a proper score, so they also show what is too small to be seen in a few dozens of answers.
         """
-        if not (self.gain > 0 and self.gain_of_right >= 0):
+        if not self.gain > 0:
             return False
         # Rare classes have few judges, which must be sure all the same.
         if not self.balanced_gain >= _DEMAND_OF_UNEVEN * self.balanced_deviation:
@@ -151,7 +151,7 @@ class Comparison:
         if self.gain > demand * self.deviation and more_right:
             return True
         # Of few samples the losses tell no more than that the model is more certain of the same answers.
-        return self.loss_gain > demand * self.loss_deviation and (more_right or self.samples >= _ENOUGH_FOR_LOSSES)
+        return (more_right or self.samples >= _ENOUGH_FOR_LOSSES) and self.loss_gain > demand * self.loss_deviation
 
     def worse(self, demand: float) -> bool:
         """Whether the second is worse by so many standard errors."""
