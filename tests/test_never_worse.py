@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,9 @@ def test_ctrl_c_in_the_last_batch_of_an_epoch_loses_no_look(
             self.looks += 1
             return self.looks > 1
 
-    monkeypatch.setattr(SimTrainer, "_epoch", lambda self, work, plan, interrupt: epoch(self, work, plan, OneBatch()))
+    monkeypatch.setattr(
+        SimTrainer, "_epoch", lambda self, work, plan: epoch(self, replace(work, interrupt=OneBatch()), plan)
+    )
     monkeypatch.setattr("tflm_zo.trainer._interruptible", Interrupted)
     part, fits = SimTrainer(model, seed=3), 0
     while (history := part.fit(x, y, resume=True, **settings)).interrupted:

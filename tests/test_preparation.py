@@ -21,7 +21,8 @@ from tflm_zo.choice import choose, information
 from tflm_zo.evaluate import evaluate_plain, predict_plain
 from tflm_zo.input_filter import FILTERS, add_filter
 from tflm_zo.model_file import load_model, save_model, tensor_name
-from tflm_zo.preparation import AS_IT_IS, SAMPLE_STEPS, Chain, Prepared, Preparer, spread_over
+from tflm_zo.preparation import AS_IT_IS, SAMPLE_STEPS, Chain, Prepared, Preparer
+from tflm_zo.samples import spread_over
 from tflm_zo.simulator import SimTrainer
 
 RNG = np.random.default_rng(3)

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.guard import Scores, compare, errors_of
+from tflm_zo.guard import Scores, compare
 from tflm_zo.patch import patch
-from tflm_zo.preparation import Chain, Prepared, Preparer, spread_over
+from tflm_zo.preparation import Chain, Prepared, Preparer
+from tflm_zo.samples import spread_over
 from tflm_zo.simulator import SimTrainer
 from tflm_zo.trainer import Trainer
 from tflm_zo.tuning.folds import into_folds, join, score_fold
@@ -167,7 +168,7 @@ def _judge(prepared: Prepared, seen: np.ndarray, labels: np.ndarray | None, loss
     trainer = make_trainer(patch_for_adapting(prepared.model, loss))
     if labels is not None:
         losses, right = trainer.sample_scores(seen, labels)
-        scores = Scores(errors_of(losses, right), right, losses.astype(np.float64))
+        scores = Scores.of(losses, right)
         accuracy = None if right is None else float(np.mean(right))
         return Row(prepared.chain, float(np.mean(scores.errors)), None, accuracy), scores
     if not trainer.model.loss.classes:
@@ -208,22 +209,22 @@ def _with_filter(
     Without the simulator filters are not tried: it would take too long.
     """
     chains = list(preparer.filtered(chosen.chain))
-    if not isinstance(make_trainer(patch_for_adapting(chosen.model, loss)), SimTrainer):
+    if not chains or not isinstance(make_trainer(patch_for_adapting(chosen.model, loss)), SimTrainer):
         return chosen, []
     seen = chosen.codes(preparer.codes(x)[:, 0])
+    samples = into_folds(seen, y, _FOLDS, seed)
+    passes = _EPOCHS * (len(seen) - len(seen) // _FOLDS)
     best, rows = chosen, []
     without: Scores | None = None
     lowest = float("inf")
-    for chain in [chosen.chain, *chains] if chains else []:
+    for chain in [chosen.chain, *chains]:
         prepared = chosen if chain == chosen.chain else preparer.prepare(chain)
-        samples = into_folds(seen, y, _FOLDS, seed)
-        passes = _EPOCHS * (len(seen) - len(seen) // _FOLDS)
         patched = patch_for_adapting(prepared.model, loss)
         try:
             score = join([score_fold(patched, samples, fold, seed, passes, {}) for fold in range(_FOLDS)])
         except ZoError:  # weight perturbation takes more passes than a short training has
             return chosen, []
-        scores = Scores(errors_of(score.losses, score.hits), score.hits, score.losses.astype(np.float64))
+        scores = Scores.of(score.losses, score.hits)
         labels = None if score.hits is None else y.reshape(-1)[np.concatenate(samples.folds)]
         error = float(np.mean(scores.errors))
         rows.append(Row(prepared.chain, error, None, score.accuracy, trained=True))

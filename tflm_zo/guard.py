@@ -114,6 +114,11 @@ class Scores:
     right: np.ndarray | None
     losses: np.ndarray
 
+    @classmethod
+    def of(cls, losses: np.ndarray, right: np.ndarray | None) -> Scores:
+        """Return the scores of samples with these losses (n) and, for classes, right answers (bool, n)."""
+        return cls(errors_of(losses, right), right, losses.astype(np.float64))
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -31,7 +31,7 @@ from tflm_zo.sample_normalization import (
     normalize_codes,
     take_sample_normalization,
 )
-from tflm_zo.samples import input_codes
+from tflm_zo.samples import input_codes, spread_over
 from tflm_zo.training_ops import is_patched
 
 AS_IT_IS = "as it is"
@@ -94,13 +94,6 @@ class Prepared:
         return save_model(tree)
 
 
-def spread_over(count: int, most: int) -> np.ndarray:
-    """Return the indices of at most so many of ``count`` samples, from all over them: they may be in the order of their
-    classes."""
-    taken = min(count, most)
-    return np.asarray(np.arange(taken) * count // max(taken, 1))
-
-
 def preparable_input(tree: Any) -> Any:
     """Return the tensor of the input of a model that can be prepared; raises :class:`ZoError` for another."""
     if is_patched(tree):
@@ -129,6 +122,7 @@ class Preparer:
         after = self.codes(x)
         self._reference = before[spread_over(len(before), _MOST_SAMPLES)]
         self._after = after[spread_over(len(after), _MOST_SAMPLES)]
+        self._normalizations: dict[str, SampleNormalization] = {}
         self._normal: dict[tuple[str, bool], np.ndarray] = {}
         self._realigners: dict[str | None, Realigner] = {}
 
@@ -181,8 +175,13 @@ class Preparer:
     def _normalization(self, sample: str | None) -> SampleNormalization | None:
         if sample is None:
             return None
-        axes = CHANNEL if sample == CHANNEL_MEANS else ALL
-        return SampleNormalization.usual(self._reference[:, 0], with_spread=sample == MEAN_AND_SPREAD, axes=axes)
+        if sample not in self._normalizations:
+            self._normalizations[sample] = SampleNormalization.usual(
+                self._reference[:, 0],
+                with_spread=sample == MEAN_AND_SPREAD,
+                axes=CHANNEL if sample == CHANNEL_MEANS else ALL,
+            )
+        return self._normalizations[sample]
 
     def _normalized(self, sample: str | None, *, after: bool) -> np.ndarray:
         """The samples before or after the drift, int8 (n, ...), as what follows the step ``sample`` gets them."""

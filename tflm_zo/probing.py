@@ -12,6 +12,7 @@ from tflm_zo.patched import PatchedModel
 from tflm_zo.plugin import Group, GroupMode
 from tflm_zo.rates import ExactSizes, GroupSizes, Rates, exact_rates, mean, perturbed_rate
 from tflm_zo.recipe import Hyperparameters, Recipe
+from tflm_zo.samples import spread_over
 
 # Samples that the exact layers, and each group of perturbed layers, are measured on.
 _EXACT_SAMPLES, _GROUP_SAMPLES = 32, 8
@@ -98,7 +99,7 @@ class _Prober:
     def exact(self) -> ExactSizes:
         closed = self._model.closed_nodes
         command = plugin.make_command(plugin.LOSS | plugin.MEASURE, node_first=closed.start, node_last=closed.stop)
-        reports = [self._measure(i, command) for i in self._samples(_EXACT_SAMPLES)]
+        reports = [self._measure(i, command) for i in spread_over(len(self._codes), _EXACT_SAMPLES)]
         # A sample whose loss has no gradient at all shows no kernel.
         kernels = [float(r["layer_energy"]) for r in reports if r["layer_energy"] > 0]
         return ExactSizes(
@@ -111,7 +112,7 @@ class _Prober:
         nodes = group.mode is GroupMode.NODES
         members = {("node_first" if nodes else "first"): group.first, ("node_last" if nodes else "last"): group.last}
         slopes, units = [], []
-        for query, i in enumerate(self._samples(_GROUP_SAMPLES)):
+        for query, i in enumerate(spread_over(len(self._codes), _GROUP_SAMPLES)):
             difference = 0.0
             for sign in (1, -1):
                 command = plugin.make_command(plugin.LOSS, sign=sign, seed=self._seed, query=query, **members)
@@ -121,11 +122,6 @@ class _Prober:
                 command = plugin.make_command(plugin.MEASURE, **members)
                 units.append(float(self._measure(i, command)["layer_energy"]))
         return GroupSizes(mean(slopes), mean(units))
-
-    def _samples(self, most: int) -> list[int]:
-        """Samples from all over the set, which may be in the order of the classes."""
-        count = min(len(self._codes), most)
-        return [i * len(self._codes) // count for i in range(count)]
 
     def _measure(self, sample: int, command: np.ndarray) -> np.void:
         report = self._run(self._codes[sample], self._targets[sample], command)

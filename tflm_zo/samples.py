@@ -39,6 +39,13 @@ def input_codes(
     return _codes(np.asarray(x), shape, quantization, name, "the model's input")
 
 
+def spread_over(count: int, most: int) -> np.ndarray:
+    """Return the indices of at most so many of ``count`` samples, from all over them: they may be in the order of their
+    classes."""
+    taken = min(count, most)
+    return np.asarray(np.arange(taken) * count // max(taken, 1))
+
+
 def sample_codes(x: np.ndarray, y: np.ndarray | None, model: PatchedModel) -> tuple[np.ndarray, np.ndarray]:
     """Return samples as :func:`input_codes`, and labels as target tensors: int32 (n, 1) classes, or int8 (n, *shape).
 

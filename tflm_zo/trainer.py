@@ -19,7 +19,7 @@ from tflm_zo.counter_random import permutation
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
 from tflm_zo.fit_plan import FitPlan
-from tflm_zo.guard import Scores, errors_of
+from tflm_zo.guard import Scores
 from tflm_zo.interpreter import TrainingInterpreter
 from tflm_zo.patched import Parameter, read_patched
 from tflm_zo.probing import measure_rates, passes_to_measure
@@ -58,13 +58,18 @@ class History:
 
 @dataclass(frozen=True)
 class Work:
-    """What a fit goes through: input codes (n, ...), targets (n, ...), the order of passes; and where it is shown."""
+    """What a phase of a fit goes through: input codes (n, ...), targets (n, ...), the order of passes; where it is
+    shown, who judges it, what ends it early, where it is written down; and what is wanted after each epoch."""
 
     codes: np.ndarray
     targets: np.ndarray
     schedule: plugin.Schedule
     bar: ProgressBar
     watch: Watch
+    interrupt: threading.Event
+    history: History
+    validation_data: tuple[np.ndarray, np.ndarray | None] | None
+    callbacks: Sequence[Callback]
 
 
 class Trainer:
@@ -149,21 +154,21 @@ class Trainer:
         recipe = recipe.with_rates(self.progress.rates)
         history = History(rates=self.progress.rates)
         self._watch = watch
-        self._configure_fit(recipe, hyper, plan)
+        schedule = self._configure_fit(recipe, hyper, plan)
         with _interruptible() as interrupt, ProgressBar(plan.total_passes, verbose) as bar:
             try:
-                another = not watch.finished
-                while another:
+                while not watch.finished:
+                    samples = codes[watch.trains], targets[watch.trains]
+                    work = Work(*samples, schedule, bar, watch, interrupt, history, validation_data, callbacks)
+                    if not self._phase(work, plan):
+                        break
+                    try:
+                        plan = self._plan(recipe, hyper, watch, watch.spent)
+                    except ZoError:  # too few passes are left for another trial
+                        watch.give_up()
+                        break
+                    bar.grow(plan.total_passes)
                     schedule = self._configure_fit(recipe, hyper, plan)
-                    work = Work(codes[watch.trains], targets[watch.trains], schedule, bar, watch)
-                    another = self._phase(work, plan, interrupt, history, validation_data, callbacks)
-                    if another:
-                        try:
-                            plan = self._plan(recipe, hyper, watch, watch.spent)
-                            bar.grow(plan.total_passes)
-                        except ZoError:  # too few passes are left for another trial
-                            watch.give_up()
-                            another = False
             finally:
                 # Also when an exception breaks off in the middle of a query.
                 self._state.restore_clean()
@@ -172,36 +177,28 @@ class Trainer:
         history.layer_executions, history.saved_executions = executed_now - executed, saved_now - saved
         return history
 
-    def _phase(
-        self,
-        work: Work,
-        plan: FitPlan,
-        interrupt: threading.Event,
-        history: History,
-        validation_data: tuple[np.ndarray, np.ndarray | None] | None,
-        callbacks: Sequence[Callback],
-    ) -> bool:
+    def _phase(self, work: Work, plan: FitPlan) -> bool:
         """Train through the epochs of a phase; returns whether another one follows."""
-        watch = work.watch
+        watch, history = work.watch, work.history
         if watch.guard is None:
             watch.begin(self)
             self._come_to(watch, history)
         another = False
         while self.progress.epoch < plan.epochs and not (another or history.interrupted or watch.finished):
-            logs, whole = self._epoch(work, plan, interrupt)
+            logs, whole = self._epoch(work, plan)
             history.epochs.append(logs)
-            history.interrupted = interrupt.is_set()
+            history.interrupted = work.interrupt.is_set()
             if whole:  # also if Ctrl-C came in its last batch: a resumed fit begins with the next epoch
                 another = watch.after_epoch(self, self.progress.epoch, plan.epochs, plan.total_passes)
                 if another:
                     watch.spent = self.progress.passes
                     self.progress.epoch = self.progress.batch = 0
                 self._come_to(watch, history)
-            if validation_data is not None and not history.interrupted:
-                scores = self.evaluate(*validation_data)
+            if work.validation_data is not None and not history.interrupted:
+                scores = self.evaluate(*work.validation_data)
                 logs |= {f"val_{k}": v for k, v in scores.items()}
             work.bar.show(logs)
-            for callback in callbacks:
+            for callback in work.callbacks:
                 history.interrupted |= bool(callback(self, logs))
         return another and not history.interrupted
 
@@ -291,7 +288,7 @@ class Trainer:
         """Score the present weights on samples (input codes, targets) for the guard; a pass for each."""
         losses, right = self._losses(codes, targets)
         self.progress.passes += len(codes)
-        return Scores(errors_of(losses, right), right, losses.astype(np.float64))
+        return Scores.of(losses, right)
 
     def _set_aside(self) -> None:
         """Remember the present weights of a fit that is interrupted."""
@@ -340,13 +337,13 @@ class Trainer:
         for number, node in recipe.nodes.items():
             self._state.configure_node(number, node.sigma, node.block, node.rate or 0.0, node.mask)
 
-    def _epoch(self, work: Work, plan: FitPlan, interrupt: threading.Event) -> tuple[dict[str, float], bool]:
+    def _epoch(self, work: Work, plan: FitPlan) -> tuple[dict[str, float], bool]:
         """Train on the batches that are left of the present epoch; returns its logs and whether it came to its end."""
         progress = self.progress
         order = permutation(self.seed, progress.epoch, len(work.codes))
         loss, right, count = 0.0, 0, 0
         scored = self._scored(work.targets)
-        while progress.batch < plan.batches_in(progress.epoch) and not interrupt.is_set():
+        while progress.batch < plan.batches_in(progress.epoch) and not work.interrupt.is_set():
             batch = order[progress.batch * plan.batch_size :][: plan.batch_size]
             done = progress.epoch * plan.batches + progress.batch
             totals = self._step(work, batch, plan.rate_scale(done) * work.watch.factor)

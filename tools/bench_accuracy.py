@@ -26,11 +26,10 @@ from pathlib import Path
 
 from suites import jobs
 from suites.jobs import SUITES, Place
+from suites.output import emit
 from suites.processes import one_thread
 from suites.report import Results, markdown, picture
 from suites.suite import AS_IT_IS
-
-from tflm_zo.files import write_atomic
 
 
 def measure(place: Place, options: argparse.Namespace) -> Results:
@@ -119,10 +118,7 @@ def main() -> None:
     text = markdown(results, shlex.join(["python", "tools/bench_accuracy.py", *sys.argv[1:]]))
     if options.picture is not None:
         picture(results, options.picture)
-    if options.output is None:
-        print(text)
-    else:
-        write_atomic(options.output, text.encode())
+    emit(text, options.output)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 from suites.cifar_c import CORRUPTIONS, corrupted
+from suites.output import emit
 
 import tflm_zo
-from tflm_zo.files import write_atomic
 from tflm_zo.model_file import load_model, save_model
 from tflm_zo.patch import patch
 from tflm_zo.sample_normalization import normalize_codes, take_sample_normalization
@@ -82,10 +82,7 @@ def main() -> None:
         print(f"{lines[-1]} {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
     lines.append("| **mean** | " + " | ".join(f"**{score:.3f}**" for score in np.mean(numbers, axis=0)) + " | | |")
     text = "\n".join(lines) + "\n"
-    if options.output is None:
-        print(text)
-    else:
-        write_atomic(options.output, text.encode())
+    emit(text, options.output)
 
 
 if __name__ == "__main__":

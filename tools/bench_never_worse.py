@@ -23,10 +23,10 @@ from pathlib import Path
 from suites import never_worse, tasks
 from suites.drifts import TABLE_SEEDS, TUNING_SEEDS
 from suites.never_worse import Result, Training
+from suites.output import emit
 from suites.processes import one_thread
 
 from tflm_zo.errors import ZoError
-from tflm_zo.files import write_atomic
 
 
 def measure(options: argparse.Namespace) -> dict[Training, Result]:
@@ -80,10 +80,7 @@ def main() -> None:
     one_thread()
     results = measure(options)
     text = never_worse.markdown(results, shlex.join(["python", "tools/bench_never_worse.py", *sys.argv[1:]]))
-    if options.output is None:
-        print(text)
-    else:
-        write_atomic(options.output, text.encode())
+    emit(text, options.output)
 
 
 if __name__ == "__main__":

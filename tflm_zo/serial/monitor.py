@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -168,26 +167,18 @@ class RemoteTrainer(Trainer):
         self._device.checkpoint()
         self._checkpoint_step = self.progress.step
 
-    def _phase(
-        self,
-        work: Work,
-        plan: FitPlan,
-        interrupt: threading.Event,
-        history: History,
-        validation_data: tuple[np.ndarray, np.ndarray | None] | None,
-        callbacks: Sequence[Callback],
-    ) -> bool:
+    def _phase(self, work: Work, plan: FitPlan) -> bool:
         """A board that starts anew goes on from its newest checkpoint, and so does what belongs to it here."""
         while True:
             try:
-                return super()._phase(work, plan, interrupt, history, validation_data, callbacks)
+                return super()._phase(work, plan)
             except BoardRestarted as restarted:
                 if not self._checkpoints:
                     raise
                 self._take_up(restarted.hello, plan.batches)
                 if self._mark is not None:
                     restore(work.watch, self._mark.guard)
-                    del history.epochs[self._mark.epochs :]
+                    del work.history.epochs[self._mark.epochs :]
                 self._configure(self._recipe)
 
     def _come_to(self, watch: Watch, history: History) -> None:
