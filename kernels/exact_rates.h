@@ -2,7 +2,7 @@
 //
 // Learning rates of the layers that are updated in closed form, from what measuring passes report.
 // The formula of boards, in single precision from one sample, and of the host, in double precision
-// from the means of some; tflm_zo/rates.py says where it comes from.
+// from the means of some; tflm_zo/training/rates.py says where it comes from.
 #ifndef TFLM_ZO_KERNELS_EXACT_RATES_H_
 #define TFLM_ZO_KERNELS_EXACT_RATES_H_
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The host plugin: registers the ops with TFLM's Python interpreter, and a C interface to their
-// state and to the schedule for tflm_zo/plugin.py.
+// state and to the schedule for tflm_zo/ops/plugin.py.
 #include <new>
 
 #include "exact_rates.h"

@@ -2,7 +2,7 @@
 //
 // Custom options of the ops: what the patcher knows about the model and the ops need at run time.
 // They are read in place from the flatbuffer, so they cost flash and no RAM. Little-endian, 4-byte
-// aligned; written by tflm_zo/op_options.py.
+// aligned; written by tflm_zo/ops/options.py.
 #ifndef TFLM_ZO_KERNELS_OP_OPTIONS_H_
 #define TFLM_ZO_KERNELS_OP_OPTIONS_H_
 

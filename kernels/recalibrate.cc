@@ -11,7 +11,8 @@
 namespace tflm_zo {
 namespace {
 
-// Weight code of gain 1, and 1 / unit of offsets in input codes; tflm_zo/adapter.py has it too.
+// Weight code of gain 1, and 1 / unit of offsets in input codes; tflm_zo/patching/adapter.py has it
+// too.
 constexpr float kUnit = 32.0f;
 
 struct MeanAndSpread {

@@ -9,9 +9,9 @@ import numpy as np
 import reference
 from tflite_micro.python.tflite_micro import runtime
 
-from tflm_zo import plugin
-from tflm_zo.op_options import KIND_BIAS
-from tflm_zo.patched import read_patched
+from tflm_zo.ops import plugin
+from tflm_zo.ops.options import KIND_BIAS
+from tflm_zo.patching.patched_model import read_patched
 
 
 def command(**fields: Any) -> np.ndarray:

@@ -14,16 +14,17 @@ import small_models
 from click.testing import CliRunner
 from test_preparation import noisy
 
-from tflm_zo import Trainer, ZoError, adapt, choice, patch
-from tflm_zo.adapt import Adaptation
-from tflm_zo.cli import main
-from tflm_zo.evaluate import evaluate_plain, predict_plain
-from tflm_zo.guard import held_out_count
-from tflm_zo.layers import quantization_of
-from tflm_zo.model_file import load_model, shape_of
-from tflm_zo.preparation import Chain, Preparer
-from tflm_zo.samples import quantize
-from tflm_zo.simulator import SimTrainer
+from tflm_zo import Trainer, ZoError, adapt, patch
+from tflm_zo.adaptation import choice
+from tflm_zo.adaptation.adapt import Adaptation
+from tflm_zo.cli.main import main
+from tflm_zo.model.file import load_model, shape_of
+from tflm_zo.model.layers import quantization_of
+from tflm_zo.model.samples import quantize
+from tflm_zo.realignment.preparation import Chain, Preparer
+from tflm_zo.tflm.evaluate import evaluate_plain, predict_plain
+from tflm_zo.training.guard import held_out_count
+from tflm_zo.training.sim_trainer import SimTrainer
 
 REFERENCE = noisy(150, 2)[0]
 X, Y = noisy(90, 3, "offset")

@@ -17,8 +17,8 @@ import pytest
 import small_models
 
 from tflm_zo import Trainer, ZoError, patch
-from tflm_zo.demo import run_demo
-from tflm_zo.evaluate import predict_plain
+from tflm_zo.demo.run import run_demo
+from tflm_zo.tflm.evaluate import predict_plain
 
 TFLM_ZO = [sys.executable, "-m", "tflm_zo.cli"]
 X, Y = small_models.separable_samples(60, seed=1)

@@ -16,7 +16,7 @@ import small_models
 from tflm_zo.board.arduino import export_sketch
 from tflm_zo.board.code_size import code_size, code_sizes
 from tflm_zo.errors import ZoError
-from tflm_zo.patch import patch
+from tflm_zo.patching.patch import patch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ARM = "arm-none-eabi-g++"

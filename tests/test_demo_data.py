@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tflm_zo import backprop as backprop_module
-from tflm_zo.backprop import backprop
-from tflm_zo.convert import accuracy_report, convert
-from tflm_zo.demo_data import Digits, drift, load_digits, train_model
+from tflm_zo.conversion.convert import accuracy_report, convert
+from tflm_zo.conversion.keras_support import predict_float
+from tflm_zo.demo import backprop as backprop_module
+from tflm_zo.demo.backprop import backprop
+from tflm_zo.demo.digits import Digits, drift, load_digits, train_model
 from tflm_zo.errors import ZoError
-from tflm_zo.keras_support import predict_float
 
 pytest.importorskip("sklearn", reason="the demo needs scikit-learn (extra: demo)")
 

@@ -13,15 +13,16 @@ from engine import Engine, command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tflm_zo import patch, plugin
-from tflm_zo.rates import head_limit
+from tflm_zo import patch
+from tflm_zo.ops import plugin
+from tflm_zo.training.rates import head_limit
 
 energies = st.floats(0.0, 1e9)
 
 
 @given(limit=st.floats(0.01, 100.0), features=energies, layer=energies)
 def test_the_formula(limit: float, features: float, layer: float) -> None:
-    """The compiled formula is the one that tflm_zo.rates describes, in double precision to the bit."""
+    """The compiled formula is the one that tflm_zo.training.rates describes, in double precision to the bit."""
     head = limit / (1.0 + features)
     before = head if layer == 0.0 else min(head, 1.0 / 3.0 * limit / layer)
     assert plugin.exact_rates(limit, features, layer) == (head, before)

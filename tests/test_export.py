@@ -30,15 +30,15 @@ from tflm_zo.board.arduino import (
     export_library,
     export_sketch,
 )
-from tflm_zo.board.cli import export as export_command
+from tflm_zo.board.memory_plan import plan_memory
 from tflm_zo.board.model_ops import add_method, model_ops
-from tflm_zo.board.plan import plan_memory
+from tflm_zo.cli.board import export as export_command
 from tflm_zo.errors import ZoError
-from tflm_zo.model_file import load_model, save_model, schema
-from tflm_zo.patch import patch
-from tflm_zo.patched import read_patched
-from tflm_zo.split import split
-from tflm_zo.training_ops import NODE_OP
+from tflm_zo.model.file import load_model, save_model, schema
+from tflm_zo.ops.names import NODE_OP
+from tflm_zo.patching.frozen_prefix import split
+from tflm_zo.patching.patch import patch
+from tflm_zo.patching.patched_model import read_patched
 
 ARDUINO_CORE = Path(__file__).parent / "arduino_core"
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tflm_zo.errors import ZoError
-from tflm_zo.guard import (
+from tflm_zo.training.guard import (
     CUT,
     MOST_CUTS,
     Guard,
@@ -23,7 +23,7 @@ from tflm_zo.guard import (
     held_out_count,
     hold_out,
 )
-from tflm_zo.watch import Watch, WatchState, check_state, divide, restore, state_of
+from tflm_zo.training.watch import Watch, WatchState, check_state, divide, restore, state_of
 
 labels_of_sets = st.lists(st.integers(0, 4), min_size=8, max_size=150).map(np.array)
 seeds = st.integers(0, 2**32 - 1)

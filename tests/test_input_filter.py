@@ -12,13 +12,13 @@ import small_models
 from click.testing import CliRunner
 
 from tflm_zo import Trainer, ZoError, patch, realign
-from tflm_zo.cli import main
-from tflm_zo.evaluate import evaluate_plain, predict_plain
-from tflm_zo.input_filter import FILTERS, add_filter
-from tflm_zo.model_file import load_model, save_model
-from tflm_zo.simulator import SimModel
+from tflm_zo.cli.main import main
+from tflm_zo.model.file import load_model, save_model
+from tflm_zo.realignment.filters import FILTERS, add_filter
+from tflm_zo.simulator.model import SimModel
+from tflm_zo.tflm.evaluate import evaluate_plain, predict_plain
+from tflm_zo.training.folds import into_folds, join, score_fold
 from tflm_zo.tuning.filter_choice import choose_filter
-from tflm_zo.tuning.folds import into_folds, join, score_fold
 
 RNG = np.random.default_rng(3)
 CODES = RNG.integers(-128, 128, (60, *small_models.INPUT_SHAPE)).astype(np.int8)

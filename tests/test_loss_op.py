@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tflm_zo import patch
-from tflm_zo.interpreter import Interpreter
+from tflm_zo.tflm.interpreter import Interpreter
 
 RATE = reference.LOSS | reference.HEAD
 
@@ -276,7 +276,7 @@ def test_head_behind_trained_layers_learns_from_its_live_features() -> None:
 
 def _truncated(model: bytes) -> Interpreter:
     """The model up to the input of its fully connected layer."""
-    from tflm_zo.model_file import load_model, save_model
+    from tflm_zo.model.file import load_model, save_model
 
     tree = load_model(model)
     graph = tree.subgraphs[0]

@@ -20,16 +20,16 @@ import small_models
 from faulty_line import FaultyLine
 
 from tflm_zo.errors import ZoError
-from tflm_zo.patch import patch
-from tflm_zo.serial import host_app
+from tflm_zo.patching.frozen_prefix import layer_count, split
+from tflm_zo.patching.patch import patch
+from tflm_zo.serial import virtual_board as host_app
 from tflm_zo.serial.device import Device
-from tflm_zo.serial.host_app import HostApp, PseudoTerminal
 from tflm_zo.serial.link import BoardRestarted, Link
 from tflm_zo.serial.messages import Request
-from tflm_zo.serial.monitor import RemoteTrainer
 from tflm_zo.serial.port import SerialPort
-from tflm_zo.split import layer_count, split
-from tflm_zo.trainer import Trainer
+from tflm_zo.serial.remote_trainer import RemoteTrainer
+from tflm_zo.serial.virtual_board import HostApp, PseudoTerminal
+from tflm_zo.training.trainer import Trainer
 
 pytest.importorskip("serial")
 
@@ -400,7 +400,7 @@ def test_errors_say_what_to_do(small: bytes, make_board: Callable[..., Board], t
 
 
 def run_tflm_zo(command: str, *words: str, cwd: Path) -> subprocess.Popen[str]:
-    program = f"from tflm_zo.serial.cli import {command}; {command}()"
+    program = f"from tflm_zo.cli.serial import {command}; {command}()"
     return subprocess.Popen(
         [sys.executable, "-u", "-c", program, *words],
         cwd=cwd,

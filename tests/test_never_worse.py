@@ -14,13 +14,13 @@ import pytest
 import small_models
 
 from tflm_zo import Trainer, ZoError, patch
-from tflm_zo.guard import MOST_CUTS, hold_out
 from tflm_zo.serial.device import Device
-from tflm_zo.serial.host_app import HostApp, PseudoTerminal
-from tflm_zo.serial.monitor import RemoteTrainer
 from tflm_zo.serial.port import SerialPort
-from tflm_zo.simulator import SimTrainer
-from tflm_zo.trainer import History
+from tflm_zo.serial.remote_trainer import RemoteTrainer
+from tflm_zo.serial.virtual_board import HostApp, PseudoTerminal
+from tflm_zo.training.guard import MOST_CUTS, hold_out
+from tflm_zo.training.sim_trainer import SimTrainer
+from tflm_zo.training.trainer import History
 
 
 def noisy_samples(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -268,7 +268,7 @@ def test_ctrl_c_in_the_last_batch_of_an_epoch_loses_no_look(
     monkeypatch.setattr(
         SimTrainer, "_epoch", lambda self, work, plan: epoch(self, replace(work, interrupt=OneBatch()), plan)
     )
-    monkeypatch.setattr("tflm_zo.trainer._interruptible", Interrupted)
+    monkeypatch.setattr("tflm_zo.training.trainer._interruptible", Interrupted)
     part, fits = SimTrainer(model, seed=3), 0
     while (history := part.fit(x, y, resume=True, **settings)).interrupted:
         fits += 1

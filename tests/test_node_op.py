@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_reference import Ends, Layer, Node
 
-from tflm_zo import patch, plugin
-from tflm_zo.masks import MASKS, Mask, node_mask
-from tflm_zo.model_file import load_model, save_model
-from tflm_zo.training_ops import PREFIX
+from tflm_zo import patch
+from tflm_zo.model.file import load_model, save_model
+from tflm_zo.ops import plugin
+from tflm_zo.ops.names import PREFIX
+from tflm_zo.training.masks import MASKS, Mask, node_mask
 
 FIELDS = {name: np.zeros((), dtype=plugin.COMMAND_DTYPE[name])[()] for name in plugin.COMMAND_DTYPE.names or ()}
 EVALUATE = reference.LOSS | reference.ACCUMULATE

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tflm_zo import ZoError, patch
-from tflm_zo.counter_random import random_words, signs, stream_key
-from tflm_zo.interpreter import Interpreter
-from tflm_zo.masks import MASKS, Mask, parameter_mask
+from tflm_zo.ops.counter_random import random_words, signs, stream_key
+from tflm_zo.tflm.interpreter import Interpreter
+from tflm_zo.training.masks import MASKS, Mask, parameter_mask
 
 # "*" leaves no exact head: the fully connected layer is perturbed like any other.
 MODELS = {

@@ -13,12 +13,12 @@ import pytest
 import small_models
 
 from tflm_zo import ZoError, bake, patch
-from tflm_zo.evaluate import predict_plain
-from tflm_zo.interpreter import Interpreter
-from tflm_zo.layers import trainable_layers
-from tflm_zo.model_file import FILE_IDENTIFIER, load_model, save_model, schema, shape_of
-from tflm_zo.patched import read_patched
-from tflm_zo.trainer import Trainer
+from tflm_zo.model.file import FILE_IDENTIFIER, load_model, save_model, schema, shape_of
+from tflm_zo.model.layers import trainable_layers
+from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.tflm.evaluate import predict_plain
+from tflm_zo.tflm.interpreter import Interpreter
+from tflm_zo.training.trainer import Trainer
 
 MLPERF = [
     "kws_ref_model.tflite",

@@ -14,16 +14,18 @@ import small_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tflm_zo import Trainer, ZoError, choice, patch, preparation
-from tflm_zo.adapter import UNIT, add_adapter
-from tflm_zo.channel_statistics import channel_statistics
-from tflm_zo.choice import choose, information
-from tflm_zo.evaluate import evaluate_plain, predict_plain
-from tflm_zo.input_filter import FILTERS, add_filter
-from tflm_zo.model_file import load_model, save_model, tensor_name
-from tflm_zo.preparation import AS_IT_IS, SAMPLE_STEPS, Chain, Prepared, Preparer
-from tflm_zo.samples import spread_over
-from tflm_zo.simulator import SimTrainer
+from tflm_zo import Trainer, ZoError, patch
+from tflm_zo.adaptation import choice
+from tflm_zo.adaptation.choice import choose, information
+from tflm_zo.model.channel_statistics import channel_statistics
+from tflm_zo.model.file import load_model, save_model, tensor_name
+from tflm_zo.model.samples import spread_over
+from tflm_zo.patching.adapter import UNIT, add_adapter
+from tflm_zo.realignment import preparation
+from tflm_zo.realignment.filters import FILTERS, add_filter
+from tflm_zo.realignment.preparation import AS_IT_IS, SAMPLE_STEPS, Chain, Prepared, Preparer
+from tflm_zo.tflm.evaluate import evaluate_plain, predict_plain
+from tflm_zo.training.sim_trainer import SimTrainer
 
 RNG = np.random.default_rng(3)
 # Of the small models' inputs.

@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_node_op import CLOSED, LAYERS, Graph, Twins, samples
 
-from tflm_zo import Trainer, ZoError, patch, plugin
-from tflm_zo.model_file import save_model
-from tflm_zo.probing import passes_to_measure
-from tflm_zo.rates import Rates
-from tflm_zo.recipe import Hyperparameters, make_recipe
-from tflm_zo.simulator import SimTrainer
+from tflm_zo import Trainer, ZoError, patch
+from tflm_zo.model.file import save_model
+from tflm_zo.ops import plugin
+from tflm_zo.training.probing import passes_to_measure
+from tflm_zo.training.rates import Rates
+from tflm_zo.training.recipe import Hyperparameters, make_recipe
+from tflm_zo.training.sim_trainer import SimTrainer
 
 MEASURE = reference.LOSS | reference.MEASURE
 

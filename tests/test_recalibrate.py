@@ -15,18 +15,18 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tflm_zo.adapter import NAME, UNIT, add_adapter
-from tflm_zo.channel_statistics import channel_axis, channel_statistics
-from tflm_zo.cli import main
+from tflm_zo.cli.main import main
 from tflm_zo.errors import ZoError
-from tflm_zo.evaluate import evaluate_plain
-from tflm_zo.front_layer import insert_front_layer
-from tflm_zo.model_file import load_model, save_model
-from tflm_zo.op_options import ParameterOptions, Reference, pack_parameters, unpack_parameters
-from tflm_zo.patch import patch
-from tflm_zo.patched import read_patched
-from tflm_zo.simulator.trainer import SimTrainer
-from tflm_zo.trainer import Trainer
+from tflm_zo.model.channel_statistics import channel_axis, channel_statistics
+from tflm_zo.model.file import load_model, save_model
+from tflm_zo.ops.options import ParameterOptions, Reference, pack_parameters, unpack_parameters
+from tflm_zo.patching.adapter import NAME, UNIT, add_adapter
+from tflm_zo.patching.front_layer import insert_front_layer
+from tflm_zo.patching.patch import patch
+from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.tflm.evaluate import evaluate_plain
+from tflm_zo.training.sim_trainer import SimTrainer
+from tflm_zo.training.trainer import Trainer
 
 F = np.float32
 CHANNELS = 8  # of the small model's input, 8 x 8 x 1

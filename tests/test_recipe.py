@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tflm_zo import ZoError, patch
-from tflm_zo.adapter import NAME as ADAPTER
-from tflm_zo.fit_plan import FitPlan
-from tflm_zo.masks import MASKS
-from tflm_zo.patched import read_patched
-from tflm_zo.recipe import LR_SCHEDULES, Hyperparameters, Recipe, make_recipe
+from tflm_zo.patching.adapter import NAME as ADAPTER
+from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.training.fit_plan import FitPlan
+from tflm_zo.training.masks import MASKS
+from tflm_zo.training.recipe import LR_SCHEDULES, Hyperparameters, Recipe, make_recipe
 
 MODEL = read_patched(patch(small_models.small_model(), "all", adapter=True))
 COLLECTED = read_patched(patch(small_models.small_model(), "all", adapter=True, accumulate=True))

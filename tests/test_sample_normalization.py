@@ -14,22 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tflm_zo import Trainer, ZoError, interpreter, patch, realign
-from tflm_zo.adapter import add_adapter
+from tflm_zo import Trainer, ZoError, patch, realign
 from tflm_zo.board.arena import WHEEL_64, plan_arena
-from tflm_zo.evaluate import evaluate_plain, predict_plain
-from tflm_zo.front_layer import quantized
-from tflm_zo.input_filter import add_filter
-from tflm_zo.interpreter import Interpreter
-from tflm_zo.model_file import builtin_code, builtin_name, load_model, save_model, schema, tensor_name
-from tflm_zo.sample_normalization import (
+from tflm_zo.model.file import builtin_code, builtin_name, load_model, save_model, schema, tensor_name
+from tflm_zo.patching.adapter import add_adapter
+from tflm_zo.patching.front_layer import quantized
+from tflm_zo.patching.frozen_prefix import split
+from tflm_zo.realignment.filters import add_filter
+from tflm_zo.realignment.sample_normalization import (
     SampleNormalization,
     add_sample_normalization,
     normalize_codes,
     take_sample_normalization,
 )
-from tflm_zo.simulator import SimModel
-from tflm_zo.split import split
+from tflm_zo.simulator.model import SimModel
+from tflm_zo.tflm import interpreter
+from tflm_zo.tflm.evaluate import evaluate_plain, predict_plain
+from tflm_zo.tflm.interpreter import Interpreter
 
 RNG = np.random.default_rng(11)
 MEAN, SPREAD = SampleNormalization((-9,)), SampleNormalization((12,), 41.7)

@@ -16,9 +16,9 @@ from tflite_micro.python.tflite_micro import runtime
 from tflite_micro.tensorflow.lite.python import schema_py_generated as schema
 
 from tflm_zo.errors import ZoError
-from tflm_zo.simulator import SimModel
+from tflm_zo.simulator.fixed_point import quantize_multiplier
 from tflm_zo.simulator.library import INSTRUCTION_SETS
-from tflm_zo.simulator.quantization import quantize_multiplier
+from tflm_zo.simulator.model import SimModel
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 REAL_MODELS = {

@@ -11,9 +11,10 @@ import pytest
 import small_models
 
 from tflm_zo import Trainer, ZoError, patch
-from tflm_zo.evaluate import predict_plain
-from tflm_zo.masks import MASKS
-from tflm_zo.simulator import SimModel, SimTrainer
+from tflm_zo.simulator.model import SimModel
+from tflm_zo.tflm.evaluate import predict_plain
+from tflm_zo.training.masks import MASKS
+from tflm_zo.training.sim_trainer import SimTrainer
 
 X, Y = small_models.separable_samples(44, seed=1)
 # 12 batches an epoch, the last of fewer samples: 24 steps.

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import small_models
 
-from tflm_zo import Trainer, interpreter, patch
+from tflm_zo import Trainer, patch
 from tflm_zo.errors import ZoError
-from tflm_zo.interpreter import Interpreter, TrainingInterpreter
-from tflm_zo.model_file import builtin_code, builtin_name, load_model, save_model, schema, shape_of, tensor_name
-from tflm_zo.patched import read_patched
-from tflm_zo.split import SplitModel, layer_count, split
-from tflm_zo.training_ops import OP_PREFIX, custom_code
+from tflm_zo.model.file import builtin_code, builtin_name, load_model, save_model, schema, shape_of, tensor_name
+from tflm_zo.ops.names import OP_PREFIX, custom_code
+from tflm_zo.patching.frozen_prefix import SplitModel, layer_count, split
+from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.tflm import interpreter
+from tflm_zo.tflm.interpreter import Interpreter, TrainingInterpreter
 
 X, Y = small_models.separable_samples(22, seed=1)
 SETTINGS: dict[str, Any] = {

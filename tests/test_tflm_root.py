@@ -20,9 +20,9 @@ from training_stream import RecordingTrainer
 from tflm_zo.board.arduino import board_trees
 from tflm_zo.board.arena import ARDUINO_32, TFLM_32, Layout, plan_arena
 from tflm_zo.errors import ZoError
-from tflm_zo.model_file import load_model
-from tflm_zo.patch import patch
-from tflm_zo.split import split
+from tflm_zo.model.file import load_model
+from tflm_zo.patching.frozen_prefix import split
+from tflm_zo.patching.patch import patch
 
 pytestmark = pytest.mark.skipif(not os.environ.get("TFLM_ROOT"), reason="TFLM_ROOT is not set: no TFLM to link")
 

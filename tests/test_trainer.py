@@ -22,7 +22,7 @@ import small_models
 from engine import Engine, command
 
 from tflm_zo import Trainer, ZoError, patch
-from tflm_zo.evaluate import predict_plain
+from tflm_zo.tflm.evaluate import predict_plain
 
 X, Y = small_models.separable_samples(48, seed=1)
 QUIET = {"verbose": False}

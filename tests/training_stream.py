@@ -15,9 +15,9 @@ from unittest import mock
 
 import numpy as np
 
-from tflm_zo import plugin
-from tflm_zo.samples import load_npz, sample_codes
-from tflm_zo.trainer import Trainer
+from tflm_zo.model.samples import load_npz, sample_codes
+from tflm_zo.ops import plugin
+from tflm_zo.training.trainer import Trainer
 
 MAGIC, VERSION = b"ZOST", 3
 END, STEP, FINISH, EVALUATE, RECALIBRATE = range(5)

@@ -8,13 +8,13 @@ run it in a :class:`Trainer`, :func:`bake` it.
 
 from __future__ import annotations
 
-from tflm_zo.adapt import Adaptation, adapt
-from tflm_zo.bake import bake
-from tflm_zo.convert import convert
+from tflm_zo.adaptation.adapt import Adaptation, adapt
+from tflm_zo.conversion.convert import convert
 from tflm_zo.errors import ZoError
-from tflm_zo.patch import patch
-from tflm_zo.realign import realign
-from tflm_zo.trainer import History, Trainer
+from tflm_zo.patching.bake import bake
+from tflm_zo.patching.patch import patch
+from tflm_zo.realignment.realign import realign
+from tflm_zo.training.trainer import History, Trainer
 
 __all__ = ["Adaptation", "History", "Trainer", "ZoError", "adapt", "bake", "convert", "patch", "realign"]
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What it saves to run frozen layers once a sample (tflm_zo/split.py), and what it costs.
+"""What it saves to run frozen layers once a sample (tflm_zo/patching/frozen_prefix.py), and what it costs.
 
     TFLM_ROOT=... python tools/bench_frozen.py --data ../shared/data
 
@@ -29,11 +29,12 @@ from unittest import mock
 
 from bench_simulator import random_samples
 
-from tflm_zo import Trainer, interpreter, patch
+from tflm_zo import Trainer, patch
 from tflm_zo.board import arduino
 from tflm_zo.errors import ZoError
-from tflm_zo.patched import read_patched
-from tflm_zo.split import SplitModel, layer_count, split
+from tflm_zo.patching.frozen_prefix import SplitModel, layer_count, split
+from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.tflm import interpreter
 
 KEYWORDS = ("keyword spotting", "kws_ref_model")
 IMAGES = ("ResNet-8", "pretrainedResnet_quant")

@@ -20,10 +20,10 @@ from suites.cifar_c import CORRUPTIONS, corrupted
 from suites.output import emit
 
 import tflm_zo
-from tflm_zo.model_file import load_model, save_model
-from tflm_zo.patch import patch
-from tflm_zo.sample_normalization import normalize_codes, take_sample_normalization
-from tflm_zo.simulator import SimTrainer
+from tflm_zo.model.file import load_model, save_model
+from tflm_zo.patching.patch import patch
+from tflm_zo.realignment.sample_normalization import normalize_codes, take_sample_normalization
+from tflm_zo.training.sim_trainer import SimTrainer
 
 _ADAPT, _SIDE, _WIDE = 1000, 128, 147
 

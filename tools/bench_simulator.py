@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tflm_zo.patched import PatchedModel
+from tflm_zo.patching.patched_model import PatchedModel
 
 Pass = Callable[[np.ndarray], np.ndarray]
 
@@ -72,7 +72,7 @@ def litert(model: bytes, batch: int, reference: bool) -> Pass:
 
 def simulator(model: bytes, batch: int, instruction_set: str) -> Pass:
     """The simulator; ``batch`` samples at a time."""
-    from tflm_zo.simulator import SimModel
+    from tflm_zo.simulator.model import SimModel
 
     sim = SimModel(model, instruction_set)
     return lambda x: np.concatenate([sim.run(x[i : i + batch]) for i in range(0, len(x), batch)])
@@ -128,7 +128,7 @@ def measure(runs: dict[str, tuple[Pass, int]], x: np.ndarray, seconds: float) ->
 def bench(path: Path, batch: int, seconds: float) -> None:
     """Print the table of one model."""
     from tflm_zo.errors import ZoError
-    from tflm_zo.simulator import SimModel
+    from tflm_zo.simulator.model import SimModel
 
     model = path.read_bytes()
     sim = SimModel(model)
@@ -174,7 +174,7 @@ def bench_training(path: Path, samples: int, repeats: int) -> None:
     """
     from tflm_zo import Trainer, patch
     from tflm_zo.errors import ZoError
-    from tflm_zo.simulator import SimTrainer
+    from tflm_zo.training.sim_trainer import SimTrainer
 
     model = path.read_bytes()
     print(f"\n{path.name}: training passes per second, {samples} samples, batches of 8")

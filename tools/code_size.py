@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tflm_zo.board.arduino import TFLM_LIBRARIES, export_sketch
 from tflm_zo.board.boards import board_names, find_board
-from tflm_zo.board.plan import plan_memory
+from tflm_zo.board.memory_plan import plan_memory
 from tflm_zo.errors import ZoError
 from tflm_zo.files import write_atomic
 

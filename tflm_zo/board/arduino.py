@@ -17,10 +17,10 @@ from tflm_zo.board.model_ops import ModelOps, model_ops
 from tflm_zo.board.sources import device_folder, device_sources
 from tflm_zo.errors import ZoError
 from tflm_zo.files import write_atomic
-from tflm_zo.model_file import load_model
-from tflm_zo.patched import PatchedModel, read_patched
-from tflm_zo.rates import head_limit
-from tflm_zo.split import SplitModel, split
+from tflm_zo.model.file import load_model
+from tflm_zo.patching.frozen_prefix import SplitModel, split
+from tflm_zo.patching.patched_model import PatchedModel, read_patched
+from tflm_zo.training.rates import head_limit
 
 # Arduino builds everything under src/, of a sketch as of a library; the header's includes name the folder beside it.
 _HEADER = "src/TflmZo.h"

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.layers import quantization_of
-from tflm_zo.model_file import builtin_code, builtin_name, constant, schema, shape_of, tensor_name
-from tflm_zo.training_ops import LOSS_OP, NODE_OP, PARAMETER_OP, PREFIX, custom_code
+from tflm_zo.model.file import builtin_code, builtin_name, constant, schema, shape_of, tensor_name
+from tflm_zo.model.layers import quantization_of
+from tflm_zo.ops.names import LOSS_OP, NODE_OP, PARAMETER_OP, PREFIX, custom_code
 
 ALIGNMENT = 16  # of tensors and of kernel data
 _SCRATCH_REQUESTS_AN_OP = 12  # for which TFLM keeps room while it prepares the ops

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model_file import builtin_name, schema
-from tflm_zo.training_ops import LOSS_OP, NODE_OP, PARAMETER_OP, custom_code
+from tflm_zo.model.file import builtin_name, schema
+from tflm_zo.ops.names import LOSS_OP, NODE_OP, PARAMETER_OP, custom_code
 
 # Builtin operators whose method of MicroMutableOpResolver is "Add" and the words of the name, capitalised.
 _REGULAR_NAMES = """

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.patched import Parameter
+from tflm_zo.patching.patched_model import Parameter
 from tflm_zo.serial.link import Link, OnWork, Port
 from tflm_zo.serial.messages import (
     Evaluation,
@@ -27,7 +27,7 @@ from tflm_zo.serial.messages import (
     unpack_progress,
     unpack_totals,
 )
-from tflm_zo.totals import StepTotals
+from tflm_zo.training.step_totals import StepTotals
 
 _CHUNK = 512  # bytes of model or weights that are asked for at a time
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from tflm_zo.errors import ZoError
 from tflm_zo.serial.framing import Decoder, Frame, encode
 from tflm_zo.serial.messages import ANSWER_BIT, Hello, Request, Status, unpack_hello, unpack_totals
-from tflm_zo.totals import StepTotals
+from tflm_zo.training.step_totals import StepTotals
 
 MAX_ANSWER = 1 << 16
 _SESSION = struct.Struct("<I")

@@ -11,8 +11,8 @@ import struct
 from dataclasses import dataclass
 
 from tflm_zo.errors import ZoError
-from tflm_zo.plugin import Exact, Group
-from tflm_zo.totals import StepTotals
+from tflm_zo.ops.plugin import Exact, Group
+from tflm_zo.training.step_totals import StepTotals
 
 MESSAGE_VERSION = 3
 ANSWER_BIT = 0x80

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.simulator import quantization
+from tflm_zo.model.graph import Graph, Operator, Tensor
+from tflm_zo.simulator import fixed_point as quantization
 from tflm_zo.simulator.engine import Engine, Operand, weight_quantization
-from tflm_zo.simulator.layer import Geometry, SimLayer
-from tflm_zo.simulator.quantization import INT8_MAX, INT8_MIN, Multiplier
-from tflm_zo.simulator.tflite_graph import Graph, Operator, Tensor
+from tflm_zo.simulator.fixed_point import INT8_MAX, INT8_MIN, Multiplier
+from tflm_zo.simulator.sim_layer import Geometry, SimLayer
 
 Constants = Callable[[int], np.ndarray]
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.model.graph import Graph, Tensor, int8_part, read_graph
 from tflm_zo.simulator.engine import Engine
-from tflm_zo.simulator.layer import SimLayer
+from tflm_zo.simulator.fixed_point import dequantize_codes, quantize_reals
 from tflm_zo.simulator.lowering import check_operators, lower
-from tflm_zo.simulator.quantization import dequantize_codes, quantize_reals
-from tflm_zo.simulator.tflite_graph import Graph, Tensor, int8_part, read_graph
+from tflm_zo.simulator.sim_layer import SimLayer
 
 
 @dataclass(frozen=True)

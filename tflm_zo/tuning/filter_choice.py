@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.input_filter import FILTERS, NO_FILTER
-from tflm_zo.patch import patch
-from tflm_zo.realign import Realigner
-from tflm_zo.tuning.folds import into_folds, join, score_fold
+from tflm_zo.patching.patch import patch
+from tflm_zo.realignment.filters import FILTERS, NO_FILTER
+from tflm_zo.realignment.realign import Realigner
+from tflm_zo.training.folds import into_folds, join, score_fold
 
 # Enough to tell filters apart; the loss of untrained models misleads (docs/research.md).
 _FOLDS, _EPOCHS = 2, 4
@@ -18,7 +18,7 @@ _FOLDS, _EPOCHS = 2, 4
 def choose_filter(model: bytes, reference: np.ndarray, x: np.ndarray, y: np.ndarray, seed: int = 0) -> dict[str, float]:
     """Return the held-out loss of the realigned ``model``, shortly trained, by filter in front, the lowest first.
 
-    "none" is among them. ``model``, ``reference`` and ``x`` are those of :func:`tflm_zo.realign.realign`, ``y`` labels
+    "none" is among them. ``model``, ``reference`` and ``x`` are those of :func:`tflm_zo.realign`, ``y`` labels
     for ``x`` (class indices, or vectors for models that a squared error suits). What ``patch`` trains by default is
     trained on each half of the samples for four epochs and scored on the other: with realignment about seven forward
     passes a sample and filter, and two on the reference. Raises :class:`ZoError` as realignment and patching do, and

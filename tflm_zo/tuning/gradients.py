@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflm_zo.geometry import DEPTHWISE, ClosedForm, LayerShape, closed_forms, layer_shape
-from tflm_zo.layers import Layer, trainable_layers
-from tflm_zo.loss_end import find_loss_end
-from tflm_zo.model_file import load_model
-from tflm_zo.patch import patch
-from tflm_zo.patched import read_patched
-from tflm_zo.samples import sample_codes
-from tflm_zo.simulator import SimModel
+from tflm_zo.model.file import load_model
+from tflm_zo.model.layers import Layer, trainable_layers
+from tflm_zo.model.samples import sample_codes
+from tflm_zo.patching.layer_shape import DEPTHWISE, ClosedForm, LayerShape, closed_forms, layer_shape
+from tflm_zo.patching.loss_path import find_loss_end
+from tflm_zo.patching.patch import patch
+from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.simulator.model import SimModel
 
 # Directions of an estimate. Each gives the squared norm up to a factor of chi-squared with one degree of freedom,
 # whatever the number of weights, so the norm's standard error is about 1 / sqrt(2 * directions).

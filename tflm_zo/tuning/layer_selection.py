@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from tflm_zo.adapter import NAME as ADAPTER
-from tflm_zo.bake import bake
 from tflm_zo.board.boards import find_board
-from tflm_zo.counter_random import permutation
 from tflm_zo.errors import ZoError
-from tflm_zo.model_file import load_model
-from tflm_zo.patched import read_patched
-from tflm_zo.progress import ProgressBar
-from tflm_zo.simulator import SimModel
-from tflm_zo.training_ops import is_patched
-from tflm_zo.tuning.folds import Samples, Score, into_folds, join, score_fold, score_untrained
+from tflm_zo.model.file import load_model
+from tflm_zo.ops.counter_random import permutation
+from tflm_zo.ops.names import is_patched
+from tflm_zo.patching.adapter import NAME as ADAPTER
+from tflm_zo.patching.bake import bake
+from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.progress_bar import ProgressBar
+from tflm_zo.simulator.model import SimModel
+from tflm_zo.training.folds import Samples, Score, into_folds, join, score_fold, score_untrained
 from tflm_zo.tuning.gradients import RelativeGradient, measure_gradient
 from tflm_zo.tuning.layer_sets import LayerSets, Names
 from tflm_zo.tuning.workers import Workers
@@ -76,7 +76,7 @@ class LayerValue:
 class Selection:
     """The layers, those that bring most per byte first, and the best set found within the memory.
 
-    ``trainable`` and ``adapter`` are arguments of :func:`~tflm_zo.patch.patch`; ``trainable`` is "" if nothing
+    ``trainable`` and ``adapter`` are arguments of :func:`~tflm_zo.patch`; ``trainable`` is "" if nothing
     is gained by training. ``untrained``, ``default`` (what ``patch`` trains by default; None without closed forms,
     or if it does not fit) and ``chosen`` are held-out scores. ``ram`` and ``flash``: bytes on the board (0 if
     nothing is trained), of ``ram_limit`` and ``flash_limit``. ``sets``: how many sets were trained.

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import glob
 
-from tflm_zo.adapter import NAME as ADAPTER
-from tflm_zo.adapter import add_adapter
-from tflm_zo.board.plan import MemoryPlan, plan_memory
+from tflm_zo.board.memory_plan import MemoryPlan, plan_memory
 from tflm_zo.errors import ZoError
-from tflm_zo.geometry import closed_forms
-from tflm_zo.layers import trainable_layers
-from tflm_zo.loss_end import find_loss_end
-from tflm_zo.model_file import load_model
-from tflm_zo.patch import patch
-from tflm_zo.patched import read_patched
-from tflm_zo.recipe import Hyperparameters, layer_methods
+from tflm_zo.model.file import load_model
+from tflm_zo.model.layers import trainable_layers
+from tflm_zo.patching.adapter import NAME as ADAPTER
+from tflm_zo.patching.adapter import add_adapter
+from tflm_zo.patching.layer_shape import closed_forms
+from tflm_zo.patching.loss_path import find_loss_end
+from tflm_zo.patching.patch import patch
+from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.training.recipe import Hyperparameters, layer_methods
 
 Names = frozenset[str]
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tflm_zo.adapter import NAME as ADAPTER
-from tflm_zo.op_options import KIND_BIAS
-from tflm_zo.patched import PatchedModel
-from tflm_zo.plugin import MAX_QUERIES, GroupMode
-from tflm_zo.recipe import Hyperparameters, Recipe, make_recipe
+from tflm_zo.ops.options import KIND_BIAS
+from tflm_zo.ops.plugin import MAX_QUERIES, GroupMode
+from tflm_zo.patching.adapter import NAME as ADAPTER
+from tflm_zo.patching.patched_model import PatchedModel
+from tflm_zo.training.recipe import Hyperparameters, Recipe, make_recipe
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

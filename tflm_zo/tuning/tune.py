@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tflm_zo.bake import bake
 from tflm_zo.errors import ZoError
-from tflm_zo.patched import read_patched
-from tflm_zo.progress import ProgressBar
-from tflm_zo.recipe import Hyperparameters
-from tflm_zo.simulator import SimModel, SimTrainer
-from tflm_zo.trainer import Trainer
-from tflm_zo.tuning.folds import Samples, into_folds, score_fold
+from tflm_zo.patching.bake import bake
+from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.progress_bar import ProgressBar
+from tflm_zo.simulator.model import SimModel
+from tflm_zo.training.folds import Samples, into_folds, score_fold
+from tflm_zo.training.recipe import Hyperparameters
+from tflm_zo.training.sim_trainer import SimTrainer
+from tflm_zo.training.trainer import Trainer
 from tflm_zo.tuning.space import SearchSpace, traits_of
 from tflm_zo.tuning.workers import Workers
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from tflm_zo.errors import ZoError
-from tflm_zo.progress import ProgressBar
+from tflm_zo.progress_bar import ProgressBar
 
 
 class Workers:

@@ -8,12 +8,12 @@ from pathlib import Path
 from suites.float_network import Setting
 from suites.suite import REALIGNED, Case, Method, Suite
 from suites.yardsticks import Yardstick
-from tflm_zo.convert import convert
-from tflm_zo.demo_data import drift, load_digits, train_model
+from tflm_zo.conversion.convert import convert
+from tflm_zo.demo.digits import drift, load_digits, train_model
 from tflm_zo.files import write_atomic
-from tflm_zo.patch import patch
-from tflm_zo.samples import input_codes
-from tflm_zo.simulator import SimTrainer
+from tflm_zo.model.samples import input_codes
+from tflm_zo.patching.patch import patch
+from tflm_zo.training.sim_trainer import SimTrainer
 
 SPLITS = (0, 1, 2)
 

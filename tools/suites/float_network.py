@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from tflm_zo.conversion.keras_support import import_tensorflow, quiet
 from tflm_zo.errors import ZoError
-from tflm_zo.keras_support import import_tensorflow, quiet
-from tflm_zo.simulator import Geometry, SimLayer, SimModel
+from tflm_zo.simulator.model import SimModel
+from tflm_zo.simulator.sim_layer import Geometry, SimLayer
 
 BATCH = 32
 # Outputs of a regression are compared in one call of this many samples.

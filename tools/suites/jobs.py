@@ -19,7 +19,7 @@ from suites.predict import predict, right
 from suites.suite import Case, Method, Suite
 from suites.yardsticks import Outcome, back_propagate
 from tflm_zo import Trainer, patch
-from tflm_zo.simulator import SimTrainer
+from tflm_zo.training.sim_trainer import SimTrainer
 
 # Behind a dash: what is given to the loader of the module's suites.
 SUITES = ("kws", "cifar", "digits", "ad01", *(f"fresh-{name}" for name in fresh.PARTS))

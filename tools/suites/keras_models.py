@@ -22,11 +22,11 @@ from suites.cache import digest
 from suites.inertial import AXES, FRAMES, load_windows
 from suites.predict import input_form
 from suites.task import Task
-from tflm_zo.convert import convert
-from tflm_zo.demo_data import load_digits
+from tflm_zo.conversion.convert import convert
+from tflm_zo.conversion.keras_support import import_tensorflow, quiet
+from tflm_zo.demo.digits import load_digits
 from tflm_zo.files import write_atomic
-from tflm_zo.keras_support import import_tensorflow, quiet
-from tflm_zo.samples import quantize
+from tflm_zo.model.samples import quantize
 
 _BATCH = 32
 _SEED = 0

@@ -23,10 +23,10 @@ import numpy as np
 
 from tflm_zo import patch
 from tflm_zo.board.arena import TFLM_32, plan_arena
-from tflm_zo.layers import trainable_layers
-from tflm_zo.model_file import load_model
-from tflm_zo.patched import read_patched
-from tflm_zo.simulator import SimModel
+from tflm_zo.model.file import load_model
+from tflm_zo.model.layers import trainable_layers
+from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.simulator.model import SimModel
 
 
 @dataclass(frozen=True)

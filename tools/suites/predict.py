@@ -6,12 +6,13 @@ from __future__ import annotations
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.evaluate import predict_values
-from tflm_zo.layers import Quantization, quantization_of
-from tflm_zo.model_file import load_model
-from tflm_zo.samples import dequantize
-from tflm_zo.simulator import SimModel, SimTrainer
-from tflm_zo.trainer import Trainer
+from tflm_zo.model.file import load_model
+from tflm_zo.model.layers import Quantization, quantization_of
+from tflm_zo.model.samples import dequantize
+from tflm_zo.simulator.model import SimModel
+from tflm_zo.tflm.evaluate import predict_values
+from tflm_zo.training.sim_trainer import SimTrainer
+from tflm_zo.training.trainer import Trainer
 
 
 def predict(model: bytes, x: np.ndarray) -> np.ndarray:

@@ -17,9 +17,9 @@ from suites.yardsticks import Outcome, Yardstick, with_adapter
 from tflm_zo import patch
 from tflm_zo.errors import ZoError
 from tflm_zo.files import write_atomic
-from tflm_zo.layers import trainable_layers
-from tflm_zo.model_file import load_model
-from tflm_zo.simulator import SimModel
+from tflm_zo.model.file import load_model
+from tflm_zo.model.layers import trainable_layers
+from tflm_zo.simulator.model import SimModel
 
 # Of the lines of yardsticks.
 _STYLES = ("--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))

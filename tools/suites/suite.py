@@ -12,8 +12,8 @@ import numpy as np
 
 from suites.adaptation import adapted
 from tflm_zo import realign
-from tflm_zo.evaluate import predict_plain
-from tflm_zo.model_file import load_model, save_model
+from tflm_zo.model.file import load_model, save_model
+from tflm_zo.tflm.evaluate import predict_plain
 from tflm_zo.tuning.filter_choice import choose_filter
 
 # What a training starts from: the model as it is, realigned to the drift without labels, or that with the filter in

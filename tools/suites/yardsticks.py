@@ -14,8 +14,8 @@ from suites.cache import Cache, digest
 from suites.float_network import Network, Setting
 from suites.memory import first_affordable_layer
 from suites.suite import AS_IT_IS, Case
-from tflm_zo.adapter import add_adapter
-from tflm_zo.model_file import load_model, save_model
+from tflm_zo.model.file import load_model, save_model
+from tflm_zo.patching.adapter import add_adapter
 
 # Counts up when the network's training changes, so that kept results are not taken for those of the new one.
 _VERSION = 2

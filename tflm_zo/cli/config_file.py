@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of hyperparameters: what ``tflm-zo tune`` writes and ``tflm-zo train --config`` reads.
+
+A JSON object whose names are those of :class:`~tflm_zo.training.recipe.Hyperparameters`, and ``seed``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from tflm_zo.errors import ZoError
+from tflm_zo.files import read_bytes, write_atomic
+from tflm_zo.training.recipe import Hyperparameters
+
+NAMES = frozenset({"seed", *(field.name for field in fields(Hyperparameters))})
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the hyperparameters in ``path``; raises :class:`ZoError` if it is no such file or has unknown names."""
+    try:
+        values = json.loads(read_bytes(path))
+    except ValueError as error:
+        raise ZoError(f"{path} is not a JSON file of hyperparameters: {error}") from error
+    if not isinstance(values, dict):
+        raise ZoError(f"{path} is not a JSON object of hyperparameters")
+    unknown = sorted(set(values) - NAMES)
+    if unknown:
+        raise ZoError(f"{path}: no hyperparameter is called {unknown[0]!r}; there are {', '.join(sorted(NAMES))}")
+    return values
+
+
+def write_config(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+    """Write hyperparameters, atomically."""
+    write_atomic(path, (json.dumps(dict(values), indent=2) + "\n").encode())

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands ``monitor`` and ``simulate``."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tflm_zo.cli.options import (
+    IN_FILE,
+    OUT_FILE,
+    config_option,
+    finish,
+    hyperparameter_options,
+    json_option,
+    methods_by_layer,
+    report_scores,
+    show_fit,
+)
+from tflm_zo.errors import ZoError
+from tflm_zo.files import read_bytes, require_writable, write_atomic
+
+_LEDS = ("idle", "running the model", "training", "saving a checkpoint", "refused a request")
+
+
+@click.command()
+@click.argument("model", type=IN_FILE)
+@click.option("--flash", type=OUT_FILE, help="File of the checkpoints; default: the model's name with .flash.")
+@click.option("--batch-size", default=64, show_default=True, help="Samples that there is memory for.")
+@click.option("--link", type=click.Path(), help="Also make a symbolic link of this name to the port.")
+def simulate(model: str, flash: str | None, batch_size: int, link: str | None) -> None:
+    """Be a board that runs the patched MODEL, behind a pseudo-terminal; ends with Ctrl-C.
+
+    The same app as on a board, with TFLM's Python wheel as its engine. What it has saved in its flash file is
+    there again when it is started the next time.
+    """
+    from tflm_zo.serial.virtual_board import HostApp, PseudoTerminal
+
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: stopped.append(number))
+    terminal = PseudoTerminal()
+    flash_path = flash or f"{model}.flash"
+    shown: list[int] = [0]
+
+    def show(led: int) -> None:
+        # Between the passes of a training the LED changes too often to be told of.
+        if led != shown[0] and led in (3, 4):
+            click.echo(_LEDS[led])
+        shown[0] = led
+
+    with HostApp(read_bytes(model), terminal.line, flash_path, batch_size, show) as app:
+        if link:
+            Path(link).unlink(missing_ok=True)
+            Path(link).symlink_to(terminal.name)
+        click.echo(f"port: {terminal.name}")
+        click.echo(f"flash: {flash_path}; {app.boot_message}")
+        app.serve(lambda: bool(stopped))
+    if link:
+        with contextlib.suppress(OSError):
+            Path(link).unlink()
+    terminal.close()
+
+
+@click.command()
+@click.option("--port", required=True, help="Serial port of the board, such as /dev/ttyACM0 or COM3.")
+@click.option("--data", required=True, type=IN_FILE, help=".npz with x and y to learn from; loss entropy needs no y.")
+@click.option("-o", "--output", required=True, type=OUT_FILE, help="The plain int8 .tflite with the adapted weights.")
+@click.option("--test", type=IN_FILE, help=".npz with x and y to measure before and after.")
+@click.option(
+    "--recalibrate", is_flag=True, help="First undo a drift of the input's channels by x alone; --passes 0: only that."
+)
+@config_option
+@hyperparameter_options
+@click.option("--patience", type=int, help="End after so many epochs without a lower training loss.")
+@click.option("--factory-reset", is_flag=True, help="Start from the exported weights; removes the checkpoints.")
+@click.option("--resume", is_flag=True, help="Go on with the run that the board is in; same data and options.")
+@click.option("--checkpoints/--no-checkpoints", default=True, help="Save in the board's flash after each epoch.")
+@click.option("--timeout", default=20.0, show_default=True, help="Seconds without an answer until it is given up.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@json_option
+def monitor(
+    port: str,
+    data: str,
+    output: str,
+    test: str | None,
+    recalibrate: bool,
+    seed: int,
+    method: tuple[str, ...],
+    patience: int | None,
+    factory_reset: bool,
+    resume: bool,
+    checkpoints: bool,
+    timeout: float,
+    quiet: bool,
+    as_json: bool,
+    **hyperparameters: Any,
+) -> None:
+    """Train or recalibrate the model on a board with samples from this machine, and bake the result.
+
+    Ctrl-C ends the training after the batch in work; what was learned until then is saved and baked.
+    """
+    from tflm_zo.model.samples import load_npz_for, load_npz_samples, sample_codes
+    from tflm_zo.serial.device import Device
+    from tflm_zo.serial.port import SerialPort
+    from tflm_zo.serial.remote_trainer import RemoteTrainer
+    from tflm_zo.training.trainer import History
+
+    require_writable(output)
+    if method:
+        hyperparameters["method"] = methods_by_layer(method)
+    if recalibrate and resume:
+        raise ZoError("a run that is resumed goes on as it was: leave out --recalibrate")
+    trains = not (recalibrate and hyperparameters["passes"] == 0)
+    device = Device(SerialPort(port), timeout)
+    click.echo(f"{port}: {device.hello.message}")
+    trainer = RemoteTrainer(device, device.read_model(), seed)
+    x, y = load_npz_samples(data) if recalibrate else load_npz_for(trainer.model, data)
+    held_out = load_npz_for(trainer.model, test) if test else None
+    # Before anything is changed on the board.
+    if recalibrate:
+        trainer.recalibration_codes(x)
+        if trains and y is None and trainer.model.loss.needs_labels:
+            raise ZoError(f"{data} has no labels y to train with: give --passes 0 to recalibrate only")
+    for samples, labels in [*([(x, y)] if trains else []), *([held_out] if held_out else [])]:
+        sample_codes(samples, labels, trainer.model)
+    if factory_reset:
+        device.factory_reset()
+    before = trainer.evaluate(*held_out) if held_out else {}
+    history = History()
+    if recalibrate:
+        # A fit begins with a checkpoint of its own.
+        trainer.recalibrate(x, checkpoint=checkpoints and not trains)
+        click.echo(f"recalibrated by {len(x)} samples")
+    if trains:
+        history = trainer.fit(
+            x, y, verbose=not quiet, resume=resume, checkpoints=checkpoints, patience=patience, **hyperparameters
+        )
+    baked = trainer.bake()
+    write_atomic(output, baked)
+    click.echo(f"{output}: {len(baked)} bytes, runs on any TFLite or TFLM")
+    result: dict[str, Any] = {
+        "forward_passes": trainer.progress.passes,
+        "interrupted": history.interrupted,
+        "repeats": device.link.repeats,
+        "reconnections": device.link.reconnections,
+    }
+    if recalibrate:
+        result["recalibration_samples"] = len(x)
+    if trains:
+        result |= show_fit(history)
+    if history.epochs:
+        last = history.epochs[-1]
+        click.echo(f"{trainer.progress.passes} forward passes, training loss {last['loss']:.4f}")
+        result |= {f"train_{name}": last[name] for name in ("loss", "accuracy") if name in last}
+    result["layer_executions"], result["saved_executions"] = trainer.layer_executions()
+    if held_out:
+        after = trainer.evaluate(*held_out)
+        result |= report_scores(before, after)
+    finish(as_json, result)

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled plugin: op registration, access to the ops' state, and the schedule of passes."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflm_zo.compiled import compiled_file
+from tflm_zo.errors import ZoError
+from tflm_zo.model.channel_statistics import channel_axis
+from tflm_zo.ops.names import COMMAND_WORDS, moments_words
+from tflm_zo.ops.options import KIND_DTYPES
+
+REGISTERER = "TflmZoRegister"
+COMMAND_MAGIC = 0x5A4F434D
+REPORT_MAGIC = 0x5A4F5245
+
+MAX_QUERIES = 64
+MAX_GROUPS = 63
+
+# Bits of a command's actions, as in kernels/session.h.
+INITIALISE = 1 << 0
+LOSS = 1 << 4
+MEASURE = 1 << 10
+
+COMMAND_DTYPE = np.dtype(
+    [
+        ("magic", "<u4"),
+        ("actions", "<u4"),
+        ("sign", "<i4"),
+        ("seed", "<u4"),
+        ("query", "<i4"),
+        ("first", "<i4"),
+        ("last", "<i4"),
+        ("node_first", "<i4"),
+        ("node_last", "<i4"),
+        ("update_seed", "<u4"),
+        ("update_queries", "<i4"),
+        ("update_first", "<i4"),
+        ("update_last", "<i4"),
+        ("update_scale", "<f4"),
+        ("update_rate", "<f4"),
+        ("head_rate", "<f4"),
+        ("head_seed", "<u4"),
+        ("node_rate", "<f4"),
+        ("reserved", "<u4", (2,)),
+    ]
+)
+
+REPORT_DTYPE = np.dtype(
+    [
+        ("magic", "<u4"),
+        ("loss", "<f4"),
+        ("prediction", "<i4"),
+        ("feature_energy", "<f4"),
+        ("state_address", "<u4", (2,)),
+        ("gradient_energy", "<f4"),
+        ("layer_energy", "<f4"),
+    ]
+)
+
+
+class Exact(enum.IntEnum):
+    """What exact gradients update (``ScheduleSettings::exact``)."""
+
+    NOTHING = 0
+    ALL = 1
+    BEFORE_HEAD = 2
+
+
+class GroupMode(enum.IntEnum):
+    """How a group is perturbed (``kernels/schedule.h``)."""
+
+    BATCH_DIRECTIONS = 0
+    SAMPLE_DIRECTIONS = 1
+    NODES = 2
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters or nodes [first, last) that are perturbed together, by ``queries`` directions."""
+
+    mode: GroupMode
+    first: int
+    last: int
+    queries: int
+
+    def passes_a_sample(self, antithetic: bool) -> int:
+        """Forward passes for each sample of a step, with the pass that updates nodes."""
+        clean = (0 if antithetic else 1) + (self.mode is GroupMode.NODES)
+        return self.queries * (2 if antithetic else 1) + clean
+
+
+class _Group(ctypes.Structure):
+    _fields_ = [
+        ("mode", ctypes.c_int32),
+        ("first", ctypes.c_int32),
+        ("last", ctypes.c_int32),
+        ("queries", ctypes.c_int32),
+    ]
+
+
+class _Settings(ctypes.Structure):
+    _fields_ = [
+        ("seed", ctypes.c_uint32),
+        ("antithetic", ctypes.c_int32),
+        ("exact", ctypes.c_int32),
+        ("head_rate", ctypes.c_float),
+        ("accumulate", ctypes.c_int32),
+        ("group_count", ctypes.c_int32),
+        ("groups", _Group * MAX_GROUPS),
+    ]
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """Load the plugin once, with its symbols visible: TFLM looks the registerer up by name.
+
+    Raises :class:`ZoError` if the package was installed without it.
+    """
+    lib = ctypes.CDLL(str(compiled_file("_plugin.so", "the op plugin")), mode=ctypes.RTLD_GLOBAL)
+    pointer, integer = ctypes.c_void_p, ctypes.c_int
+    lib.tflm_zo_parameter.argtypes = [
+        pointer,
+        integer,
+        ctypes.POINTER(pointer),
+        ctypes.POINTER(integer),
+    ]
+    lib.tflm_zo_restore_clean.argtypes = [pointer]
+    lib.tflm_zo_restore_clean.restype = None
+    mask = [ctypes.c_uint16, ctypes.c_uint16]
+    lib.tflm_zo_configure.argtypes = [pointer, integer, integer, ctypes.c_float, *mask]
+    lib.tflm_zo_configure_node.argtypes = [pointer, integer, integer, integer, ctypes.c_float, *mask]
+    lib.tflm_zo_recalibrate.argtypes = [pointer, pointer, integer, pointer, ctypes.c_int64, ctypes.c_uint32]
+    lib.tflm_zo_moments.argtypes = [pointer, integer]
+    lib.tflm_zo_moments.restype = pointer
+    real = ctypes.c_double
+    lib.tflm_zo_limit_before_head.argtypes = [real]
+    lib.tflm_zo_limit_before_head.restype = real
+    lib.tflm_zo_exact_rates.argtypes = [real, real, real, ctypes.POINTER(real)]
+    lib.tflm_zo_exact_rates.restype = None
+    lib.tflm_zo_schedule_valid.argtypes = [ctypes.POINTER(_Settings), integer]
+    lib.tflm_zo_write_parameter.argtypes = [pointer, integer, pointer, integer]
+    lib.tflm_zo_schedule_new.argtypes = [ctypes.POINTER(_Settings)]
+    lib.tflm_zo_schedule_new.restype = pointer
+    lib.tflm_zo_schedule_free.argtypes = [pointer]
+    lib.tflm_zo_schedule_free.restype = None
+    lib.tflm_zo_schedule_begin.argtypes = [pointer, ctypes.c_uint32, integer, ctypes.c_float]
+    lib.tflm_zo_schedule_begin.restype = None
+    lib.tflm_zo_schedule_next.argtypes = [pointer, pointer, ctypes.POINTER(integer)]
+    lib.tflm_zo_schedule_flush.argtypes = [pointer, pointer]
+    return lib
+
+
+class OpState:
+    """The parameter op's state inside an interpreter's arena.
+
+    Valid only while that interpreter lives; whoever makes one keeps both.
+    """
+
+    def __init__(self, address: int) -> None:
+        self._address = ctypes.c_void_p(address)
+
+    def view(self, index: int) -> np.ndarray:
+        """Return parameter ``index`` as it is in the arena, flat, not a copy."""
+        data, count = ctypes.c_void_p(), ctypes.c_int()
+        kind = library().tflm_zo_parameter(self._address, index, ctypes.byref(data), ctypes.byref(count))
+        if kind < 0 or data.value is None:
+            raise IndexError(index)
+        dtype = KIND_DTYPES[kind]
+        memory = (ctypes.c_uint8 * (count.value * dtype.itemsize)).from_address(data.value)
+        return np.ctypeslib.as_array(memory).view(dtype)
+
+    def restore_clean(self) -> None:
+        """Take back the perturbation that the weights are in, exactly."""
+        library().tflm_zo_restore_clean(self._address)
+
+    def configure(self, index: int, sigma: int, rate: float, mask: tuple[int, int] = (0, 0)) -> bool:
+        """Set sigma (codes), learning rate and mask (kind, level) of a parameter; False if out of range."""
+        return bool(library().tflm_zo_configure(self._address, index, sigma, rate, *mask))
+
+    def configure_node(self, node: int, sigma: int, block: int, rate: float, mask: tuple[int, int] = (0, 0)) -> bool:
+        """Set sigma (output codes), block, learning rate and mask of a node; False if out of range."""
+        return bool(library().tflm_zo_configure_node(self._address, node, sigma, block, rate, *mask))
+
+    def moments(self, index: int) -> np.ndarray:
+        """Return the momentum state (float32) of parameter ``index`` in the arena, empty without one."""
+        address = library().tflm_zo_moments(self._address, index)
+        if not address:
+            return np.zeros(0, dtype=np.float32)
+        words = moments_words(self.view(index).size)
+        return np.ctypeslib.as_array((ctypes.c_float * words).from_address(address))
+
+    def write(self, index: int, values: np.ndarray) -> bool:
+        """Write a parameter's clean values; False, with nothing written, if they do not fit."""
+        view = self.view(index)
+        values = np.ascontiguousarray(values, dtype=view.dtype).reshape(-1)
+        return bool(library().tflm_zo_write_parameter(self._address, index, values.ctypes.data, values.size))
+
+    def recalibrate(self, codes: np.ndarray) -> bool:
+        """Set the input adapter by what ``codes`` (int8 (n, *input_shape)) are now; False, with nothing written,
+        without a reference or with fewer than 2 samples."""
+        codes = np.ascontiguousarray(codes, dtype=np.int8)
+        channels = codes.shape[1 + channel_axis(codes.shape[1:])]
+        sums = np.zeros((channels, 2), dtype=np.int64)
+        status = library().tflm_zo_recalibrate(
+            self._address, sums.ctypes.data, channels, codes.ctypes.data, len(codes), codes[0].size
+        )
+        return bool(status == 0)
+
+
+class Schedule:
+    """The order of passes of a training step; see ``kernels/schedule.h``.
+
+    Raises :class:`ZoError` if the groups cannot be run with batches of ``batch`` samples.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        antithetic: bool,
+        exact: Exact,
+        head_rate: float,
+        accumulate: bool,
+        groups: Sequence[Group],
+        batch: int,
+    ) -> None:
+        self._handle: ctypes.c_void_p | None = None
+        if len(groups) > MAX_GROUPS:
+            raise ZoError(
+                f"{len(groups)} layers cannot be perturbed one by one (at most {MAX_GROUPS}): train fewer, or "
+                "set layerwise=False"
+            )
+        settings = _Settings(seed & 0xFFFFFFFF, antithetic, exact, head_rate, accumulate, len(groups))
+        for slot, group in zip(settings.groups, groups, strict=False):
+            slot.mode, slot.first, slot.last, slot.queries = (
+                group.mode, group.first, group.last, group.queries,
+            )  # fmt: skip
+        if not library().tflm_zo_schedule_valid(ctypes.byref(settings), batch):
+            raise ZoError(
+                f"queries times batch_size exceed the {MAX_QUERIES} directions that the ops keep, or forward "
+                "differences are asked for where every sample has directions of its own"
+            )
+        self._handle = ctypes.c_void_p(library().tflm_zo_schedule_new(ctypes.byref(settings)))
+        self.command = np.zeros(COMMAND_WORDS, dtype=np.int32)
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            library().tflm_zo_schedule_free(self._handle)
+
+    def step(self, step: int, batch: int, rate_scale: float) -> Iterator[int]:
+        """Yield the sample (0 .. batch - 1) of each pass; ``command`` then holds its command."""
+        lib, handle, sample = library(), self._handle, ctypes.c_int()
+        lib.tflm_zo_schedule_begin(handle, step, batch, rate_scale)
+        address = self.command.ctypes.data
+        while lib.tflm_zo_schedule_next(handle, address, ctypes.byref(sample)):
+            yield sample.value
+
+    def flush(self) -> bool:
+        """If an update is pending, put the command that applies it into ``command``."""
+        return bool(library().tflm_zo_schedule_flush(self._handle, self.command.ctypes.data))
+
+
+def limit_before_head(head_limit: float) -> float:
+    """Return rate times kernel of the layers before the head and of those that are perturbed."""
+    return float(library().tflm_zo_limit_before_head(head_limit))
+
+
+def exact_rates(head_limit: float, feature_energy: float, layer_energy: float) -> tuple[float, float]:
+    """Return the learning rates of the head and of the layers before it; see ``kernels/exact_rates.h``."""
+    rates = (ctypes.c_double * 2)()
+    library().tflm_zo_exact_rates(head_limit, feature_energy, layer_energy, rates)
+    return rates[0], rates[1]
+
+
+def make_command(actions: int = 0, **fields: int) -> np.ndarray:
+    """Return a command (int32[20]) for one pass; ``fields``: those of the command that are not 0."""
+    command = np.zeros((), dtype=COMMAND_DTYPE)
+    command["magic"], command["actions"] = COMMAND_MAGIC, actions
+    for name, value in fields.items():
+        command[name] = value
+    return np.frombuffer(command.tobytes(), dtype=np.int32).copy()

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Baking: trained weights written back into a plain int8 ``.tflite``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tflm_zo.errors import ZoError
+from tflm_zo.model.file import load_model, save_model, schema, tensor_name
+from tflm_zo.ops.names import OP_PREFIX, PREFIX, custom_code, is_patched
+from tflm_zo.patching.patched_model import parameter_table
+
+
+def bake(patched: bytes, values: Mapping[int, np.ndarray]) -> bytes:
+    """Return the model that ``patched`` was made from, with trained weights.
+
+    ``values`` maps indices of the parameter table to int8 weights or int32 biases of any shape; parameters that are
+    not named keep their initial values. Raises :class:`ZoError` if ``patched`` is not a patched model or a value
+    does not fit its tensor.
+    """
+    tree = load_model(patched)
+    if not is_patched(tree):
+        raise ZoError("the model is not patched: there is nothing to bake")
+    graph = tree.subgraphs[0]
+    parameters = [p for p in parameter_table(tree) if p.in_model]
+    for parameter in parameters:
+        variable = graph.tensors[parameter.tensor]
+        variable.isVariable = False
+        variable.buffer = graph.tensors[parameter.initial_tensor].buffer
+    # Only now are all users of a buffer known.
+    for parameter in parameters:
+        if parameter.index in values:
+            variable = graph.tensors[parameter.tensor]
+            _replace(tree, variable, values[parameter.index], parameter.initial, parameter.name)
+    _remove_training(tree)
+    return save_model(tree)
+
+
+def _replace(tree: Any, tensor: Any, value: np.ndarray, initial: np.ndarray, name: str) -> None:
+    flat = np.ascontiguousarray(value).reshape(-1)
+    if flat.dtype != initial.dtype or flat.size != initial.size:
+        raise ZoError(
+            f"{name}: got {flat.size} values of {flat.dtype}, the tensor has {initial.size} of {initial.dtype}"
+        )
+    if np.array_equal(flat, initial):
+        return  # keeps the buffer, which other tensors may share
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(flat.astype(flat.dtype.newbyteorder("<")).tobytes(), dtype=np.uint8)
+    users = [
+        t
+        for graph in tree.subgraphs
+        for t in graph.tensors
+        if t.buffer == tensor.buffer and not tensor_name(t).startswith(PREFIX)
+    ]
+    if len(users) == 1:
+        tree.buffers[tensor.buffer] = buffer
+    else:
+        tree.buffers.append(buffer)
+        tensor.buffer = len(tree.buffers) - 1
+
+
+def _remove_training(tree: Any) -> None:
+    """Take out what the patcher added; codes and tensors were added at the ends, so no index changes."""
+    graph = tree.subgraphs[0]
+    training = {op.opcodeIndex for op in graph.operators if custom_code(tree, op).startswith(OP_PREFIX)}
+    graph.operators = [op for op in graph.operators if op.opcodeIndex not in training]
+    tree.operatorCodes = [c for i, c in enumerate(tree.operatorCodes) if i not in training]
+    graph.inputs = graph.inputs[:-2]
+    graph.outputs = graph.outputs[:-1]
+    while tensor_name(graph.tensors[-1]).startswith(PREFIX):
+        graph.tensors.pop()

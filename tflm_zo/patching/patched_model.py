@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a patched model: its parameters, its loss, its inputs and output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tflm_zo.errors import ZoError
+from tflm_zo.model.file import constant, load_model, shape_of, tensor_name
+from tflm_zo.model.layers import Quantization, quantization_of
+from tflm_zo.ops.names import INITIAL, LOSS_OP, NODE_OP, PREFIX, custom_code, is_patched, moments_words
+from tflm_zo.ops.options import (
+    KIND_BIAS,
+    KIND_DTYPES,
+    KIND_WEIGHTS,
+    LossOptions,
+    NodeOptions,
+    ParameterEntry,
+    Reference,
+    unpack_loss,
+    unpack_node,
+    unpack_parameters,
+)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One trainable tensor of a patched model.
+
+    ``name`` is ``layer/weights``, ``layer/bias``, ``layer/residual`` or ``loss/mean_prediction``; ``initial`` holds the
+    values in flash, flat (int8 or int32; empty for what starts at 0); ``factors`` is 1 / scale^2 (float32), one
+    for each output channel or one for all.
+    """
+
+    index: int
+    name: str
+    layer: str
+    entry: ParameterEntry
+    tensor: int
+    initial_tensor: int
+    shape: tuple[int, ...]
+    initial: np.ndarray
+    factors: np.ndarray
+
+    @property
+    def kind(self) -> int:
+        """Weights, bias, residual or mean prediction (``op_options.KIND_...``)."""
+        return self.entry.kind
+
+    @property
+    def in_model(self) -> bool:
+        """Whether it is a part of the model, not what training keeps beside it."""
+        return self.kind in (KIND_WEIGHTS, KIND_BIAS)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of its elements."""
+        return KIND_DTYPES[self.kind]
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape))
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of its values in the arena."""
+        return self.count * self.dtype.itemsize
+
+    @property
+    def moments(self) -> int:
+        """Floats of the momentum state, 0 if the parameter is trained by plain descent."""
+        return moments_words(self.count) if self.entry.moments_input >= 0 else 0
+
+
+@dataclass(frozen=True)
+class Node:
+    """A layer that can be trained by its output; ``weights`` are its initial weights, flat (int8)."""
+
+    number: int
+    layer: str
+    accumulates: bool
+    options: NodeOptions
+    weights: np.ndarray
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the head gives the gradient."""
+        return self.options.closed_form
+
+
+@dataclass(frozen=True)
+class PatchedModel:
+    """What the host needs to know of a patched model; ``head_layer`` is the ordinal of the exact head's layer, -1
+    without one; ``reference`` is what the input adapter can be recalibrated by."""
+
+    data: bytes
+    parameters: tuple[Parameter, ...]
+    nodes: tuple[Node, ...]
+    loss: LossOptions
+    head_layer: int
+    reference: Reference | None
+    input_shape: tuple[int, ...]
+    input_quantization: Quantization | None
+    output_shape: tuple[int, ...]
+    output_quantization: Quantization | None
+    target_shape: tuple[int, ...]
+
+    @property
+    def exact_head(self) -> bool:
+        """Whether the last fully connected layer can be trained with its exact gradient."""
+        return self.head_layer >= 0
+
+    @property
+    def closed_nodes(self) -> range:
+        """Numbers of the nodes whose gradient the head gives: the patcher numbers them last, in succession."""
+        closed = [node.number for node in self.nodes if node.closed_form]
+        return range(closed[0], closed[-1] + 1) if closed else range(0)
+
+
+def read_patched(data: bytes) -> PatchedModel:
+    """Return the description of a patched model.
+
+    Raises :class:`ZoError` if ``data`` is no model, is not patched, or has more than one input.
+    """
+    tree = load_model(data)
+    if not is_patched(tree):
+        raise ZoError("the model has no training ops: patch it first with `tflm-zo patch`")
+    graph = tree.subgraphs[0]
+    if len(graph.inputs) != 3:
+        raise ZoError(f"the model has {len(graph.inputs) - 2} inputs; training needs exactly one")
+    x, y = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
+    parameters = parameter_table(tree)
+    loss = next(op for op in graph.operators if custom_code(tree, op) == LOSS_OP)
+    return PatchedModel(
+        data=bytes(data),
+        parameters=tuple(parameters),
+        nodes=tuple(_nodes(tree, parameters)),
+        loss=unpack_loss(_options(loss)),
+        head_layer=_head_layer(loss, parameters),
+        reference=unpack_parameters(_options(graph.operators[0])).reference,
+        input_shape=shape_of(x),
+        input_quantization=quantization_of(x),
+        output_shape=shape_of(y),
+        output_quantization=quantization_of(y),
+        target_shape=shape_of(graph.tensors[graph.inputs[2]]),
+    )
+
+
+def _options(operator: Any) -> bytes:
+    return bytes(bytearray(operator.customOptions))
+
+
+def _head_layer(loss: Any, parameters: list[Parameter]) -> int:
+    weights, bias, residual = (int(loss.inputs[i]) for i in (4, 5, 6))
+    head = weights if residual >= 0 else bias
+    trains = residual >= 0 or unpack_loss(_options(loss)).trains_bias
+    return next((p.entry.layer for p in parameters if trains and p.tensor == head), -1)
+
+
+def _nodes(tree: Any, parameters: list[Parameter]) -> list[Node]:
+    graph = tree.subgraphs[0]
+    layers = {p.tensor: p.layer for p in parameters}
+    nodes = []
+    for operator in graph.operators:
+        if custom_code(tree, operator) == NODE_OP:
+            options: NodeOptions = unpack_node(_options(operator))
+            weights, initial, bias, accumulator = (int(operator.inputs[i]) for i in (3, 4, 5, 8))
+            values = constant(tree, graph.tensors[initial], np.dtype(np.int8))
+            assert values is not None  # parameter_table has checked those that are trained
+            trained = weights if weights >= 0 else bias
+            nodes.append(Node(options.node, layers[trained], accumulator >= 0, options, values))
+    return nodes
+
+
+def parameter_table(tree: Any) -> list[Parameter]:
+    """Return the parameters of a patched model's tree, in the order of the parameter op's table."""
+    graph = tree.subgraphs[0]
+    operator = graph.operators[0]
+    options = unpack_parameters(_options(operator))
+    entries, factors = options.entries, options.factors
+    table: list[Parameter] = []
+    layer_names: dict[int, str] = {}
+    for index, entry in enumerate(entries):
+        tensor = int(operator.inputs[entry.variable_input])
+        if entry.initial_input < 0:
+            layer_names.setdefault(entry.layer, "loss")
+            initial_tensor, role = -1, tensor_name(graph.tensors[tensor]).removeprefix(PREFIX)
+            name = f"{layer_names[entry.layer]}/{role}"
+            initial = np.zeros(0, dtype=np.int8)
+        else:
+            initial_tensor = int(operator.inputs[entry.initial_input])
+            name = tensor_name(graph.tensors[initial_tensor]).removeprefix(INITIAL)
+            layer_names[entry.layer] = name.rsplit("/", 1)[0]
+            values = constant(tree, graph.tensors[initial_tensor], KIND_DTYPES[entry.kind])
+            if values is None:
+                raise ZoError(f"{name}: the patched model holds no initial values: patch the original again")
+            initial = values
+        table.append(
+            Parameter(
+                index=index,
+                name=name,
+                layer=layer_names[entry.layer],
+                entry=entry,
+                tensor=tensor,
+                initial_tensor=initial_tensor,
+                shape=shape_of(graph.tensors[tensor]),
+                initial=initial,
+                factors=factors[entry.factor_offset : entry.factor_offset + entry.factor_count],
+            )
+        )
+    return table

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forward passes that measure what learning rates a network bears, before a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tflm_zo.model.samples import spread_over
+from tflm_zo.ops import plugin
+from tflm_zo.ops.plugin import Group, GroupMode
+from tflm_zo.patching.patched_model import PatchedModel
+from tflm_zo.training.rates import ExactSizes, GroupSizes, Rates, exact_rates, mean, perturbed_rate
+from tflm_zo.training.recipe import Hyperparameters, Recipe
+
+# Samples that the exact layers, and each group of perturbed layers, are measured on.
+_EXACT_SAMPLES, _GROUP_SAMPLES = 32, 8
+
+# One forward pass: input codes, target and command; returns the report (int32[8]).
+Pass = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+def passes_to_measure(recipe: Recipe, hyper: Hyperparameters, samples: int) -> int:
+    """Return how many forward passes :func:`measure_rates` takes."""
+    groups = recipe.to_measure()
+    if not groups and not _measures_exact(recipe, hyper):
+        return 0
+    a_group = [2 + (group.mode is GroupMode.NODES) for group in groups]
+    return min(samples, _EXACT_SAMPLES) + min(samples, _GROUP_SAMPLES) * sum(a_group)
+
+
+def measure_rates(
+    model: PatchedModel,
+    recipe: Recipe,
+    hyper: Hyperparameters,
+    run: Pass,
+    codes: np.ndarray,
+    targets: np.ndarray,
+    epochs: int,
+    seed: int,
+) -> Rates:
+    """Return the rates that ``recipe`` leaves open, for a fit of ``epochs``.
+
+    ``run`` carries out a pass of the model, whose parameters and nodes are configured with the recipe's
+    perturbations; ``codes`` and ``targets`` are the samples of the fit. Changes no weight.
+    """
+    groups = recipe.to_measure()
+    if not groups and not _measures_exact(recipe, hyper):
+        return Rates(head=hyper.head_lr, closed=hyper.head_lr)
+    prober = _Prober(model, run, codes, targets, seed)
+    exact = prober.exact()
+    head, closed = exact_rates(model, exact, epochs)
+    rates = Rates(hyper.exact_lr_scale * head, hyper.exact_lr_scale * closed)
+    if hyper.head_lr is not None:
+        rates = Rates(hyper.head_lr, hyper.head_lr)
+    directions = hyper.queries
+    for group in groups:
+        sizes = prober.group(group)
+        for index in range(group.first, group.last):
+            rate = perturbed_rate(
+                model,
+                sizes,
+                exact.gradient_energy,
+                _scale(model, recipe, group, index, sizes),
+                directions,
+                recipe.dimension(group),
+            )
+            (rates.nodes if group.mode is GroupMode.NODES else rates.parameters)[index] = hyper.lr_scale * rate
+    return rates
+
+
+def _measures_exact(recipe: Recipe, hyper: Hyperparameters) -> bool:
+    return bool(recipe.exact) and hyper.head_lr is None
+
+
+def _scale(model: PatchedModel, recipe: Recipe, group: Group, index: int, sizes: GroupSizes) -> float:
+    """What turns the square of a slope into the squared gradient of the weights, real units.
+
+    Weights: a direction moves each by sigma codes of s, so (slope / sigma)^2 / s^2. All of the slope is taken for one
+    parameter's, which makes the rate lower than it need be where a bias is perturbed beside its weights. Nodes: a
+    direction moves an output channel by sigma codes of s_y, and of its n positions each is given the channel's
+    whole gradient: slope^2 / (sigma s_y)^2 times the unit gradient's energy / n.
+    """
+    if group.mode is not GroupMode.NODES:
+        setting, factors = recipe.parameters[index], model.parameters[index].factors
+        return mean([float(f) for f in factors]) / max(setting.sigma, 1) ** 2
+    shape = model.nodes[index].options.shape
+    sigma = recipe.nodes[index].sigma
+    unit = model.nodes[index].options.inverse_output_scale / max(sigma, 1)
+    return sizes.unit_energy / (shape.output_height * shape.output_width) * unit * unit
+
+
+class _Prober:
+    def __init__(self, model: PatchedModel, run: Pass, codes: np.ndarray, targets: np.ndarray, seed: int) -> None:
+        self._model, self._run, self._seed = model, run, seed
+        self._codes, self._targets = codes, targets
+
+    def exact(self) -> ExactSizes:
+        closed = self._model.closed_nodes
+        command = plugin.make_command(plugin.LOSS | plugin.MEASURE, node_first=closed.start, node_last=closed.stop)
+        reports = [self._measure(i, command) for i in spread_over(len(self._codes), _EXACT_SAMPLES)]
+        # A sample whose loss has no gradient at all shows no kernel.
+        kernels = [float(r["layer_energy"]) for r in reports if r["layer_energy"] > 0]
+        return ExactSizes(
+            feature_energy=mean([float(r["feature_energy"]) for r in reports]),
+            closed_kernel=mean(kernels),
+            gradient_energy=mean([float(r["gradient_energy"]) for r in reports]),
+        )
+
+    def group(self, group: Group) -> GroupSizes:
+        nodes = group.mode is GroupMode.NODES
+        members = {("node_first" if nodes else "first"): group.first, ("node_last" if nodes else "last"): group.last}
+        slopes, units = [], []
+        for query, i in enumerate(spread_over(len(self._codes), _GROUP_SAMPLES)):
+            difference = 0.0
+            for sign in (1, -1):
+                command = plugin.make_command(plugin.LOSS, sign=sign, seed=self._seed, query=query, **members)
+                difference += sign * float(self._measure(i, command)["loss"])
+            slopes.append((difference / 2.0) ** 2)
+            if nodes:
+                command = plugin.make_command(plugin.MEASURE, **members)
+                units.append(float(self._measure(i, command)["layer_energy"]))
+        return GroupSizes(mean(slopes), mean(units))
+
+    def _measure(self, sample: int, command: np.ndarray) -> np.void:
+        report = self._run(self._codes[sample], self._targets[sample], command)
+        return np.ascontiguousarray(report).view(plugin.REPORT_DTYPE)[0]

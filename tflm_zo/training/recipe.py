@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a patched model is trained: hyperparameters, and what they mean for each of its tensors and layers."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
+
+from tflm_zo.errors import ZoError
+from tflm_zo.ops.options import KIND_BIAS, KIND_WEIGHTS
+from tflm_zo.ops.plugin import MAX_QUERIES, Exact, Group, GroupMode
+from tflm_zo.patching.adapter import NAME as ADAPTER
+from tflm_zo.patching.adapter import UNIT as ADAPTER_UNIT
+from tflm_zo.patching.patched_model import Parameter, PatchedModel
+from tflm_zo.training.masks import MASKS, Mask, node_mask, parameter_mask
+from tflm_zo.training.rates import Rates
+
+_Value = TypeVar("_Value", int, float)
+
+# Of the kernels (Configure): a larger one would leave the range of float32.
+LARGEST_RATE = 1e30
+
+METHODS = ("auto", "exact", "weights", "nodes", "frozen")
+SCALINGS = ("none", "dim", "sqrt-dim")
+LR_SCHEDULES = ("constant", "linear", "cosine", "step")
+
+_LEAST_KEEP = 1e-6
+
+# Offsets are learned in units of this many input codes, which makes them as quick as gains.
+_ADAPTER_OFFSET_UNIT = 38
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What a fit can be told; the defaults suit a drifted sensor and a few hundred samples.
+
+    epochs, batch_size: as in Keras. passes: an upper bound of training passes; training ends, and the learning
+    rates end their decay, where the first of the two bounds is reached. lr_schedule: how all learning rates fall,
+    from the whole to the part ``lr_end`` of them: ``linear``, ``cosine`` (half a wave), ``step`` (a tenth of the
+    difference is left after half of the steps, a hundredth after three quarters), or not at all (``constant``).
+
+    method: how layers are trained, one name for all, or a dict of names and globs (first match counts; layers
+    without one: auto). ``exact``: gradient in closed form (head, and layers that reach it by pooling alone);
+    ``weights``: weight perturbation; ``nodes``: node perturbation; ``frozen``; ``auto``: exact where there is a
+    closed form, weights for the input adapter and where only the bias is trained, nodes elsewhere.
+
+    head_lr: learning rate of the exact layers; None: what the network bears (:mod:`tflm_zo.training.rates`), measured
+    on the first samples, which costs a pass for each of them; less for fits of more than twelve epochs.
+    adapter_lr: step of the input adapter's gains, of one size whatever the gradient (signed momentum).
+    lr, sigma, bias_sigma: learning rate (None: measured as well, with a few passes for each layer) and
+    perturbation (codes) of weight perturbation. node_lr, node_sigma:
+    likewise of node perturbation; node_block: positions of a block of this side share a sign (0: the whole map).
+    exact_lr_scale, lr_scale: multiply the measured rates of the exact layers, and of weight and node perturbation.
+    adapter_sigma, adapter_bias_sigma: perturbation of the adapter's gains (codes of 1/32) and offsets (codes of 1/32
+    input code).
+    sigma, bias_sigma and the rates may be dicts by layer name; layers that a dict does not name are not trained.
+
+    keep: the fraction of its elements, or of its output channels, that a layer trained by weights or nodes perturbs
+    and updates (Zhao et al., ACM TODAES 30(5), 2025, section on sparse training); a number, or a dict by layer name
+    (others: all). mask: which; ``random`` elements or ``random-channels``, drawn anew for each step, or those of the
+    largest initial weights, ``top-k`` elements or ``top-k-channels`` (sum of squares). Nodes are masked by channel
+    with either.
+    gradient_scaling: ``dim`` multiplies the rates of a group by n / (n + d - 1), where n directions estimate the
+    gradient of d numbers, ``sqrt-dim`` by the square root of that (same paper); not the adapter's, whose steps have
+    one size.
+
+    holdout: the part of the labelled samples that is not trained on, but tells whether training helps (None: by their
+    number, see :mod:`tflm_zo.training.guard`; 0: none, and whatever the training ends with is kept; so it is with loss
+    entropy, which has no labels to judge by).
+
+    queries: directions per group, of each step (weights) or each sample (nodes, adapter: 1). antithetic: losses at
+    +sigma and -sigma rather than at +sigma and the clean model. layerwise: perturb one layer at a time.
+    """
+
+    epochs: int = 20
+    batch_size: int = 16
+    passes: int | None = None
+    lr_end: float = 0.0
+    lr_schedule: str = "linear"
+    method: str | Mapping[str, str] = "auto"
+    queries: int = 4
+    antithetic: bool = True
+    layerwise: bool = True
+    head_lr: float | None = None
+    adapter_lr: float = 0.005
+    adapter_sigma: int = ADAPTER_UNIT // 8
+    adapter_bias_sigma: int = 2 * ADAPTER_UNIT
+    lr: float | Mapping[str, float] | None = None
+    sigma: int | Mapping[str, int] = 1
+    bias_sigma: int | Mapping[str, int] = 100
+    node_lr: float | Mapping[str, float] | None = None
+    node_sigma: int | Mapping[str, int] = 5
+    node_block: int = 0
+    exact_lr_scale: float = 1.0
+    lr_scale: float = 1.0
+    holdout: float | None = None
+    mask: str = "random"
+    keep: float | Mapping[str, float] = 1.0
+    gradient_scaling: str = "none"
+
+    def check(self) -> None:
+        """Raise :class:`ZoError` naming a value that is out of range."""
+        for name, value, low, high in (
+            ("epochs", self.epochs, 1, 1 << 24),
+            ("batch_size", self.batch_size, 1, 1 << 16),
+            ("queries", self.queries, 1, MAX_QUERIES),
+            ("passes", 1 if self.passes is None else self.passes, 1, 1 << 40),
+            ("node_block", self.node_block, 0, 1 << 16),
+        ):
+            if not (low <= value <= high and int(value) == value):
+                raise ZoError(f"{name} is {value}: it must be a whole number from {low} to {high}")
+        for name, rate in (
+            ("head_lr", self.head_lr or 0.0),
+            ("adapter_lr", self.adapter_lr),
+            ("exact_lr_scale", self.exact_lr_scale),
+            ("lr_scale", self.lr_scale),
+        ):
+            if not 0 <= rate < LARGEST_RATE:
+                raise ZoError(f"{name} is {rate}: it must be 0 or more, and below {LARGEST_RATE:g}")
+        if not 0 <= (self.holdout or 0.0) <= 0.5:
+            raise ZoError(f"holdout is {self.holdout}: it must be from 0 to 0.5")
+        if not 0 <= self.lr_end <= 1:
+            raise ZoError(f"lr_end is {self.lr_end}: it must be from 0 to 1")
+        names = [self.method] if isinstance(self.method, str) else list(self.method.values())
+        chosen: list[tuple[str, str, tuple[str, ...]]] = [("method", name, METHODS) for name in names]
+        chosen += [
+            ("lr_schedule", self.lr_schedule, LR_SCHEDULES),
+            ("mask", self.mask, MASKS),
+            ("gradient_scaling", self.gradient_scaling, SCALINGS),
+        ]
+        for option, name, known in chosen:
+            if name not in known:
+                raise ZoError(f"{option} {name!r} is unknown: choose from {', '.join(known)}")
+        for keep in self.keep.values() if isinstance(self.keep, Mapping) else [self.keep]:
+            if not _LEAST_KEEP <= keep <= 1:
+                raise ZoError(f"keep is {keep}: it must be from {_LEAST_KEEP:g} to 1")
+
+
+class ParameterSetting(NamedTuple):
+    """Perturbation in codes, learning rate (None: to be measured) and mask of a parameter."""
+
+    sigma: int
+    rate: float | None
+    mask: Mask = Mask()
+
+
+class NodeSetting(NamedTuple):
+    """Perturbation in output codes, block, learning rate (None: to be measured) and mask of a node."""
+
+    sigma: int
+    block: int
+    rate: float | None
+    mask: Mask = Mask()
+
+
+@dataclass
+class _Sizes:
+    """How many numbers are perturbed in each parameter, and how many signs each node has."""
+
+    parameters: dict[int, float] = field(default_factory=dict)
+    nodes: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass
+class Recipe:
+    """Hyperparameters resolved for one patched model.
+
+    ``parameters`` holds settings by parameter index, ``nodes`` by node number; ``groups`` is what a step perturbs, in
+    the order of the schedule.
+    """
+
+    exact: Exact
+    parameters: dict[int, ParameterSetting] = field(default_factory=dict)
+    nodes: dict[int, NodeSetting] = field(default_factory=dict)
+    groups: list[Group] = field(default_factory=list)
+    sizes: _Sizes = field(default_factory=_Sizes)
+
+    def with_rates(self, rates: Rates) -> Recipe:
+        """Return the recipe with the rates that were to be measured; what has none is not trained."""
+        parameters = {
+            i: s._replace(rate=rates.parameters.get(i, 0.0)) if s.rate is None else s
+            for i, s in self.parameters.items()
+        }
+        nodes = {}
+        for number, node in self.nodes.items():
+            measured = (rates.closed or 0.0) if node.sigma == 0 else rates.nodes.get(number, 0.0)
+            nodes[number] = node._replace(rate=measured) if node.rate is None else node
+        return replace(self, parameters=parameters, nodes=nodes)
+
+    def to_measure(self) -> list[Group]:
+        """The groups with rates that are to be measured."""
+        return [g for g in self.groups if any(s.rate is None and s.sigma for s in self._settings(g))]
+
+    def dimension(self, group: Group) -> float:
+        """How many numbers a direction of the group has."""
+        of = self.sizes.nodes if group.mode is GroupMode.NODES else self.sizes.parameters
+        settings = self.nodes if group.mode is GroupMode.NODES else self.parameters
+        return sum(of[i] for i in range(group.first, group.last) if i in settings and settings[i].sigma)
+
+    def _settings(self, group: Group) -> list[Any]:
+        settings: dict[int, Any] = self.nodes if group.mode is GroupMode.NODES else self.parameters
+        return [settings[i] for i in range(group.first, group.last) if i in settings]
+
+    def passes_a_sample(self, antithetic: bool) -> int:
+        """Forward passes a step takes for each of its samples."""
+        count = sum(group.passes_a_sample(antithetic) for group in self.groups)
+        # The exact update rides on the last pass of sample directions and of nodes.
+        rides = bool(self.groups) and self.groups[-1].mode is not GroupMode.BATCH_DIRECTIONS
+        return count + (1 if self.exact and not rides else 0)
+
+
+def make_recipe(model: PatchedModel, hyper: Hyperparameters) -> Recipe:
+    """Return what ``hyper`` means for ``model``.
+
+    Raises :class:`ZoError` if a value is out of range, names a layer that is not trained, asks a layer for a
+    method it has not, or leaves nothing to train.
+    """
+    hyper.check()
+    _check_names(model, hyper)
+    layers = _by_layer(model)
+    methods = layer_methods(model, hyper)
+    recipe = Recipe(_exact(model, layers, methods))
+    sizes = recipe.sizes
+    for name, parameters in layers.items():
+        _set_parameters(recipe, sizes, name, parameters, methods[name], hyper)
+    _set_nodes(recipe, sizes, model, methods, hyper)
+    _set_groups(recipe, model, layers, methods, hyper)
+    _scale_rates(recipe, any(n.accumulates for n in model.nodes), hyper)
+    if not recipe.groups and not recipe.exact:
+        raise ZoError("nothing would be trained: all layers are frozen")
+    return recipe
+
+
+def layer_methods(model: PatchedModel, hyper: Hyperparameters) -> dict[str, str]:
+    """Return how each trainable layer is trained: exact, weights, nodes or frozen.
+
+    Raises :class:`ZoError` if a layer cannot be trained as ``hyper`` asks.
+    """
+    return {name: _method(model, name, ps, hyper) for name, ps in _by_layer(model).items()}
+
+
+def _by_layer(model: PatchedModel) -> dict[str, list[Parameter]]:
+    layers: dict[str, list[Parameter]] = {}
+    for parameter in model.parameters:
+        if parameter.in_model:
+            layers.setdefault(parameter.layer, []).append(parameter)
+    return layers
+
+
+def _check_names(model: PatchedModel, hyper: Hyperparameters) -> None:
+    names = sorted(_by_layer(model))
+    for option in ("lr", "sigma", "bias_sigma", "node_lr", "node_sigma", "keep", "method"):
+        value = getattr(hyper, option)
+        for name in value if isinstance(value, Mapping) else ():
+            known = fnmatch.filter(names, name) if option == "method" else name in names
+            if not known:
+                raise ZoError(
+                    f"{option} names {name!r}, which is not trained; the trained layers are: {', '.join(names)}"
+                )
+
+
+def _method(model: PatchedModel, layer: str, parameters: list[Parameter], hyper: Hyperparameters) -> str:
+    chosen = hyper.method if isinstance(hyper.method, str) else "auto"
+    if isinstance(hyper.method, Mapping):
+        chosen = next((m for g, m in hyper.method.items() if fnmatch.fnmatchcase(layer, g)), "auto")
+    is_head = parameters[0].entry.layer == model.head_layer
+    possible = ["frozen"]
+    if is_head or any(n.layer == layer and n.closed_form for n in model.nodes):
+        possible.append("exact")
+    if any(n.layer == layer and not n.closed_form for n in model.nodes):
+        possible.append("nodes")
+    if not (is_head and _trains_weights(parameters)):  # an exact head's have no headroom
+        possible.append("weights")
+    if chosen == "auto":
+        order = ["exact", "nodes", "weights"] if _trains_weights(parameters) else ["exact", "weights"]
+        if layer == ADAPTER:
+            order = ["weights"]
+        return next(m for m in order if m in possible)
+    if chosen not in possible:
+        if isinstance(hyper.method, str):  # one method for all: the head has its own
+            return "exact" if is_head else "frozen"
+        raise ZoError(
+            f"layer {layer} cannot be trained by {chosen!r} in this patched model; it can by: {', '.join(possible)}"
+        )
+    return chosen
+
+
+def _trains_weights(parameters: Sequence[Parameter]) -> bool:
+    """Whether a layer of these parameters trains more than its bias."""
+    return any(p.kind == KIND_WEIGHTS for p in parameters)
+
+
+def _exact(model: PatchedModel, layers: Mapping[str, list[Parameter]], methods: Mapping[str, str]) -> Exact:
+    exact = {layers[name][0].entry.layer for name, method in methods.items() if method == "exact"}
+    if not exact:
+        return Exact.NOTHING
+    return Exact.ALL if model.head_layer in exact else Exact.BEFORE_HEAD
+
+
+def _set_parameters(
+    recipe: Recipe, sizes: _Sizes, layer: str, parameters: list[Parameter], method: str, hyper: Hyperparameters
+) -> None:
+    for parameter in parameters:
+        sigma: int = 0
+        rate: float | None = 0.0
+        bias = parameter.kind == KIND_BIAS
+        if method == "weights" and layer == ADAPTER:
+            sigma = hyper.adapter_bias_sigma if bias else hyper.adapter_sigma
+            # The bias scale is the input's scale / UNIT.
+            offset = _ADAPTER_OFFSET_UNIT * ADAPTER_UNIT / math.sqrt(float(parameter.factors[0]))
+            rate = hyper.adapter_lr * (offset if bias else 1.0)
+        elif method == "weights":
+            sigma = _of_layer(hyper.bias_sigma if bias else hyper.sigma, layer)
+            rate = None if hyper.lr is None else _of_layer(hyper.lr, layer)
+        if not (0 <= sigma <= parameter.entry.headroom and int(sigma) == sigma):
+            raise ZoError(
+                f"{parameter.name}: sigma is {sigma}; it must be whole codes from 0 to {parameter.entry.headroom}"
+            )
+        if rate is not None and not 0 <= rate < LARGEST_RATE:
+            raise ZoError(f"{parameter.name}: lr is {rate}; it must be 0 or more")
+        mask = Mask()
+        if method == "weights" and layer != ADAPTER:
+            mask, sizes.parameters[parameter.index] = parameter_mask(parameter, hyper.mask, _keep(hyper, layer))
+        recipe.parameters[parameter.index] = ParameterSetting(int(sigma), None if rate is None else float(rate), mask)
+
+
+def _set_nodes(
+    recipe: Recipe, sizes: _Sizes, model: PatchedModel, methods: Mapping[str, str], hyper: Hyperparameters
+) -> None:
+    for node in model.nodes:
+        sigma: int = 0
+        rate: float | None = 0.0
+        if node.closed_form:
+            # A given rate of the head is that of all exact layers.
+            rate = hyper.head_lr if methods[node.layer] == "exact" else 0.0
+        elif methods[node.layer] == "nodes":
+            sigma = _of_layer(hyper.node_sigma, node.layer)
+            rate = None if hyper.node_lr is None else _of_layer(hyper.node_lr, node.layer)
+        if not (0 <= sigma <= 127 and int(sigma) == sigma):
+            raise ZoError(f"{node.layer}: node_sigma is {sigma}; it must be whole codes from 0 to 127")
+        if rate is not None and not 0 <= rate < LARGEST_RATE:
+            raise ZoError(f"{node.layer}: node_lr is {rate}; it must be 0 or more")
+        options, shape = node.options, node.options.shape
+        mask, channels = Mask(), 0.0
+        if sigma:
+            mask, channels = node_mask(
+                shape, node.weights, options.weight_factors, hyper.mask, _keep(hyper, node.layer)
+            )
+        side_y, side_x = (min(hyper.node_block or size, size) for size in (shape.output_height, shape.output_width))
+        sizes.nodes[node.number] = channels * -(-shape.output_height // side_y) * -(-shape.output_width // side_x)
+        recipe.nodes[node.number] = NodeSetting(int(sigma), hyper.node_block, rate, mask)
+
+
+def _set_groups(
+    recipe: Recipe,
+    model: PatchedModel,
+    layers: Mapping[str, list[Parameter]],
+    methods: Mapping[str, str],
+    hyper: Hyperparameters,
+) -> None:
+    ranges = [
+        (ps[0].index, ps[-1].index + 1) for name, ps in layers.items() if methods[name] == "weights" and name != ADAPTER
+    ]
+    if ranges and not hyper.layerwise:
+        # Layers between them that are not perturbed have a sigma of 0.
+        ranges = [(ranges[0][0], ranges[-1][1])]
+    for first, last in ranges:
+        recipe.groups.append(Group(GroupMode.BATCH_DIRECTIONS, first, last, hyper.queries))
+    if methods.get(ADAPTER) == "weights":
+        ps = layers[ADAPTER]
+        recipe.groups.append(Group(GroupMode.SAMPLE_DIRECTIONS, ps[0].index, ps[-1].index + 1, 1))
+    numbers = [n.number for n in model.nodes if not n.closed_form and methods[n.layer] == "nodes"]
+    if numbers and not hyper.layerwise:
+        recipe.groups.append(Group(GroupMode.NODES, numbers[0], numbers[-1] + 1, hyper.queries))
+    elif numbers:
+        recipe.groups += [Group(GroupMode.NODES, n, n + 1, hyper.queries) for n in numbers]
+
+
+def _keep(hyper: Hyperparameters, layer: str) -> float:
+    return hyper.keep.get(layer, 1.0) if isinstance(hyper.keep, Mapping) else hyper.keep
+
+
+def _scale_rates(recipe: Recipe, accumulates: bool, hyper: Hyperparameters) -> None:
+    """Multiply the given rates of each group by what ``gradient_scaling`` says."""
+    power = {"none": 0.0, "dim": 1.0, "sqrt-dim": 0.5}[hyper.gradient_scaling]
+    for group in recipe.groups:
+        if power == 0.0 or group.mode is GroupMode.SAMPLE_DIRECTIONS:
+            continue
+        nodes = group.mode is GroupMode.NODES
+        settings: dict[int, Any] = recipe.nodes if nodes else recipe.parameters
+        members = [i for i in range(group.first, group.last) if i in settings and settings[i].sigma]
+        dimension = recipe.dimension(group)
+        # Every sample has directions of its own, but only an accumulator averages over them.
+        directions = group.queries * (hyper.batch_size if nodes and accumulates else 1)
+        factor = (directions / (directions + max(dimension - 1, 0))) ** power
+        for i in members:
+            if settings[i].rate is not None:
+                settings[i] = settings[i]._replace(rate=settings[i].rate * factor)
+
+
+def _of_layer(value: _Value | Mapping[str, _Value], layer: str) -> _Value | int:
+    return value.get(layer, 0) if isinstance(value, Mapping) else value
