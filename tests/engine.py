@@ -10,13 +10,14 @@ import reference
 from tflite_micro.python.tflite_micro import runtime
 
 from tflm_zo.ops import plugin
+from tflm_zo.ops.command import COMMAND_DTYPE
 from tflm_zo.ops.options import KIND_BIAS
 from tflm_zo.patching.patched_model import read_patched
 
 
 def command(**fields: Any) -> np.ndarray:
     """A command of these fields, the others 0, as the input tensor int32[16]."""
-    record = np.zeros((), dtype=plugin.COMMAND_DTYPE)
+    record = np.zeros((), dtype=COMMAND_DTYPE)
     for name, value in ({"magic": reference.MAGIC} | fields).items():
         record[name] = value
     return np.frombuffer(record.tobytes(), dtype=np.int32)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tflm_zo import patch
 from tflm_zo.ops import plugin
+from tflm_zo.ops.command import REPORT_DTYPE
 from tflm_zo.training.rates import head_limit
 
 energies = st.floats(0.0, 1e9)
@@ -30,7 +31,7 @@ def test_the_formula(limit: float, features: float, layer: float) -> None:
 
 
 def report(zo: Engine, words: np.ndarray, x: np.ndarray, y: int) -> np.void:
-    return np.ascontiguousarray(zo.run(words, x, y)).view(plugin.REPORT_DTYPE)[0]
+    return np.ascontiguousarray(zo.run(words, x, y)).view(REPORT_DTYPE)[0]
 
 
 def learn(model: bytes, measured: bool, epochs: int) -> tuple[float, float]:

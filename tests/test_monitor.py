@@ -22,7 +22,7 @@ from faulty_line import FaultyLine
 from tflm_zo.errors import ZoError
 from tflm_zo.patching.frozen_prefix import layer_count, split
 from tflm_zo.patching.patch import patch
-from tflm_zo.serial import virtual_board as host_app
+from tflm_zo.serial import virtual_board
 from tflm_zo.serial.device import Device
 from tflm_zo.serial.link import BoardRestarted, Link
 from tflm_zo.serial.messages import Request
@@ -269,7 +269,7 @@ def test_a_sketch_without_memory_for_sums_says_so(
 ) -> None:
     """Such as one that was written before there was recalibration."""
     x, _ = small_models.separable_samples(10, 1)
-    monkeypatch.setattr(host_app, "reference_channels", lambda model: 7)
+    monkeypatch.setattr(virtual_board, "reference_channels", lambda model: 7)
     remote = connect(make_board(patch(small, "exact", adapter=True, reference=x)).port)
     with pytest.raises(ZoError, match="no memory to recalibrate with: export the model again"):
         remote.recalibrate(x)

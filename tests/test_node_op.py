@@ -17,10 +17,12 @@ from node_reference import Ends, Layer, Node
 from tflm_zo import patch
 from tflm_zo.model.file import load_model, save_model
 from tflm_zo.ops import plugin
+from tflm_zo.ops.command import COMMAND_DTYPE
 from tflm_zo.ops.names import PREFIX
+from tflm_zo.ops.step import Exact, Group, GroupMode
 from tflm_zo.training.masks import MASKS, Mask, node_mask
 
-FIELDS = {name: np.zeros((), dtype=plugin.COMMAND_DTYPE[name])[()] for name in plugin.COMMAND_DTYPE.names or ()}
+FIELDS = {name: np.zeros((), dtype=COMMAND_DTYPE[name])[()] for name in COMMAND_DTYPE.names or ()}
 EVALUATE = reference.LOSS | reference.ACCUMULATE
 
 
@@ -556,7 +558,7 @@ def train(twins: Twins, schedule: plugin.Schedule, steps: int, batch: int, plain
     xs = samples(twins, batch)
     for step in range(steps):
         for sample in schedule.step(step, batch, 0.7):
-            fields = {name: np.frombuffer(schedule.command.tobytes(), plugin.COMMAND_DTYPE)[name][0] for name in FIELDS}
+            fields = {name: np.frombuffer(schedule.command.tobytes(), COMMAND_DTYPE)[name][0] for name in FIELDS}
             loss = twins.run(xs[sample], sample % 3, **fields)
             if plain is not None:
                 assert loss == plain.loss(schedule.command, xs[sample], sample % 3)
@@ -584,10 +586,10 @@ def test_training_steps(name: str, trainable: str, antithetic: bool, accumulate:
     schedule = plugin.Schedule(
         seed=11,
         antithetic=antithetic,
-        exact=plugin.Exact.ALL,
+        exact=Exact.ALL,
         head_rate=0.01,
         accumulate=accumulate,
-        groups=[plugin.Group(plugin.GroupMode.NODES, 0, 1, 3)],
+        groups=[Group(GroupMode.NODES, 0, 1, 3)],
         batch=3,
     )
     train(twins, schedule, 2, 3)
@@ -637,10 +639,10 @@ def test_deep_models(kind: Any, accumulate: bool) -> None:
     schedule = plugin.Schedule(
         seed=5,
         antithetic=True,
-        exact=plugin.Exact.ALL,
+        exact=Exact.ALL,
         head_rate=0.01,
         accumulate=accumulate,
-        groups=[plugin.Group(plugin.GroupMode.NODES, *group, 2) for group in groups],
+        groups=[Group(GroupMode.NODES, *group, 2) for group in groups],
         batch=2,
     )
     train(twins, schedule, 2, 2, plain)

@@ -25,7 +25,8 @@ from tflm_zo.model.file import load_model
 from tflm_zo.patching.frozen_prefix import split
 from tflm_zo.patching.patch import patch
 from tflm_zo.patching.patched_model import read_patched
-from tflm_zo.tflm.interpreter import Interpreter, TrainingInterpreter
+from tflm_zo.tflm.interpreter import Interpreter
+from tflm_zo.training.tflm_passes import TrainingInterpreter
 
 MODELS = ["kws_ref_model", "pretrainedResnet_quant", "vww_96_int8", "ad01_int8", "str_ww_ref_model"]
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from tflm_zo import Trainer, ZoError, patch
 from tflm_zo.adaptation import choice
 from tflm_zo.adaptation.choice import choose, information
-from tflm_zo.model.channel_statistics import channel_statistics
 from tflm_zo.model.file import load_model, save_model, tensor_name
 from tflm_zo.model.samples import spread_over
+from tflm_zo.ops.channel_statistics import channel_statistics
 from tflm_zo.patching.adapter import UNIT, add_adapter
 from tflm_zo.realignment import preparation
 from tflm_zo.realignment.filters import FILTERS, add_filter

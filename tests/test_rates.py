@@ -16,17 +16,18 @@ from test_node_op import CLOSED, LAYERS, Graph, Twins, samples
 
 from tflm_zo import Trainer, ZoError, patch
 from tflm_zo.model.file import save_model
-from tflm_zo.ops import plugin
+from tflm_zo.ops.command import REPORT_DTYPE
+from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.probing import passes_to_measure
 from tflm_zo.training.rates import Rates
-from tflm_zo.training.recipe import Hyperparameters, make_recipe
+from tflm_zo.training.recipe import make_recipe
 from tflm_zo.training.sim_trainer import SimTrainer
 
 MEASURE = reference.LOSS | reference.MEASURE
 
 
 def report_of(words: np.ndarray) -> np.void:
-    return np.ascontiguousarray(words).view(plugin.REPORT_DTYPE)[0]
+    return np.ascontiguousarray(words).view(REPORT_DTYPE)[0]
 
 
 def softmax_gradient(logits: np.ndarray, target: int) -> np.ndarray:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from tflm_zo.cli.main import main
 from tflm_zo.errors import ZoError
-from tflm_zo.model.channel_statistics import channel_axis, channel_statistics
 from tflm_zo.model.file import load_model, save_model
+from tflm_zo.ops.channel_statistics import channel_axis, channel_statistics
 from tflm_zo.ops.options import ParameterOptions, Reference, pack_parameters, unpack_parameters
 from tflm_zo.patching.adapter import NAME, UNIT, add_adapter
 from tflm_zo.patching.front_layer import insert_front_layer

@@ -16,8 +16,9 @@ from tflm_zo import ZoError, patch
 from tflm_zo.patching.adapter import NAME as ADAPTER
 from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.training.fit_plan import FitPlan
+from tflm_zo.training.hyperparameters import LR_SCHEDULES, Hyperparameters
 from tflm_zo.training.masks import MASKS
-from tflm_zo.training.recipe import LR_SCHEDULES, Hyperparameters, Recipe, make_recipe
+from tflm_zo.training.recipe import Recipe, make_recipe
 
 MODEL = read_patched(patch(small_models.small_model(), "all", adapter=True))
 COLLECTED = read_patched(patch(small_models.small_model(), "all", adapter=True, accumulate=True))

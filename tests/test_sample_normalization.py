@@ -28,9 +28,9 @@ from tflm_zo.realignment.sample_normalization import (
     take_sample_normalization,
 )
 from tflm_zo.simulator.model import SimModel
-from tflm_zo.tflm import interpreter
 from tflm_zo.tflm.evaluate import evaluate_plain, predict_plain
 from tflm_zo.tflm.interpreter import Interpreter
+from tflm_zo.training import tflm_passes
 
 RNG = np.random.default_rng(11)
 MEAN, SPREAD = SampleNormalization((-9,)), SampleNormalization((12,), 41.7)
@@ -275,7 +275,7 @@ def test_split_and_whole_train_alike(normalization: SampleNormalization) -> None
     tree = load_model(parts.prefix)
     ahead = [builtin_name(builtin_code(tree, op)) for op in tree.subgraphs[0].operators]
     assert {"SUB", "CONV_2D"} < set(ahead)
-    with mock.patch.object(interpreter, "split", lambda model: None):
+    with mock.patch.object(tflm_passes, "split", lambda model: None):
         whole = Trainer(model, seed=4)
     apart = Trainer(model, seed=4)
     found, expected = (t.fit(X, Y, epochs=3, batch_size=4, verbose=False) for t in (apart, whole))

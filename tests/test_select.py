@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tflm_zo import ZoError, patch
 from tflm_zo.board.memory_plan import plan_memory
-from tflm_zo.patching.layer_shape import CONVOLUTION, DEPTHWISE, LayerShape
+from tflm_zo.ops.options import CONVOLUTION, DEPTHWISE, LayerShape
 from tflm_zo.training.sim_trainer import SimTrainer
 from tflm_zo.tuning.gradients import GradientProbe, filter_gradient
 from tflm_zo.tuning.layer_selection import CHOSEN, NO_GAIN, NOT_NEEDED, TOO_LARGE, Selection, select_layers

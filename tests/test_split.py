@@ -17,8 +17,9 @@ from tflm_zo.model.file import builtin_code, builtin_name, load_model, save_mode
 from tflm_zo.ops.names import OP_PREFIX, custom_code
 from tflm_zo.patching.frozen_prefix import SplitModel, layer_count, split
 from tflm_zo.patching.patched_model import read_patched
-from tflm_zo.tflm import interpreter
-from tflm_zo.tflm.interpreter import Interpreter, TrainingInterpreter
+from tflm_zo.tflm.interpreter import Interpreter
+from tflm_zo.training import tflm_passes
+from tflm_zo.training.tflm_passes import TrainingInterpreter
 
 X, Y = small_models.separable_samples(22, seed=1)
 SETTINGS: dict[str, Any] = {
@@ -63,7 +64,7 @@ def operators(model: bytes) -> list[str]:
 
 def whole(model: bytes, seed: int = 0) -> Trainer:
     """A trainer that runs all layers in every pass."""
-    with mock.patch.object(interpreter, "split", lambda model: None):
+    with mock.patch.object(tflm_passes, "split", lambda model: None):
         return Trainer(model, seed=seed)
 
 
@@ -247,7 +248,7 @@ def test_whole_model_saves_nothing() -> None:
 
 
 def test_forgotten_samples_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interpreter, "_REMEMBERED_BYTES", 5 * (64 + 96))
+    monkeypatch.setattr(tflm_passes, "_REMEMBERED_BYTES", 5 * (64 + 96))
     model = patch(small_models.small_model(), "exact")
     assert parts_of(model).kept_bytes == 96
     trainer, _ = assert_trained_alike(model, X, Y, **SETTINGS)

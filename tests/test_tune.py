@@ -24,7 +24,8 @@ from tflm_zo import Trainer, ZoError, patch
 from tflm_zo.ops.plugin import Schedule
 from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.training.folds import into_folds
-from tflm_zo.training.recipe import Hyperparameters, make_recipe
+from tflm_zo.training.hyperparameters import Hyperparameters
+from tflm_zo.training.recipe import make_recipe
 from tflm_zo.training.sim_trainer import SimTrainer
 from tflm_zo.tuning.space import DIMENSIONS, Choice, Numbers, SearchSpace, traits_of
 from tflm_zo.tuning.tune import tune

@@ -15,8 +15,9 @@ from unittest import mock
 
 import numpy as np
 
-from tflm_zo.model.samples import load_npz, sample_codes
+from tflm_zo.model.samples import load_npz
 from tflm_zo.ops import plugin
+from tflm_zo.training.samples import sample_codes
 from tflm_zo.training.trainer import Trainer
 
 MAGIC, VERSION = b"ZOST", 3

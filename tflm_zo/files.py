@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading and atomic replacing of files."""
+"""Reading and atomic replacing of files, and finding the compiled ones of the package."""
 
 from __future__ import annotations
 
+import importlib.resources
 import os
 import tempfile
 from pathlib import Path
@@ -48,3 +49,15 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise ZoError(f"cannot write {path}: {error.strerror}") from error
+
+
+def compiled_file(name: str, role: str) -> Path:
+    """Return the path of the shared library ``name``.
+
+    Raises :class:`ZoError` naming ``role`` if the package was installed without it.
+    """
+    # An editable install keeps compiled files elsewhere than the sources.
+    for folder in (Path(__file__).resolve().parent, Path(str(importlib.resources.files("tflm_zo")))):
+        if (folder / name).exists():
+            return folder / name
+    raise ZoError(f"{role} ({name}) is missing: install the package with `pip install .`")

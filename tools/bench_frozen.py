@@ -34,7 +34,7 @@ from tflm_zo.board import arduino
 from tflm_zo.errors import ZoError
 from tflm_zo.patching.frozen_prefix import SplitModel, layer_count, split
 from tflm_zo.patching.patched_model import read_patched
-from tflm_zo.tflm import interpreter
+from tflm_zo.training import tflm_passes
 
 KEYWORDS = ("keyword spotting", "kws_ref_model")
 IMAGES = ("ResNet-8", "pretrainedResnet_quant")
@@ -81,7 +81,7 @@ def forms(queries: int) -> list[Form]:
 def whole_models() -> Iterator[None]:
     """Within it all layers run in every pass, here and in what is exported."""
     with ExitStack() as stack:
-        for module in (interpreter, arduino):
+        for module in (tflm_passes, arduino):
             stack.enter_context(mock.patch.object(module, "split", lambda _: None))
         yield
 

@@ -14,7 +14,7 @@ from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
 from tflm_zo.model.file import load_model
 from tflm_zo.realignment.preparation import Chain, Prepared, Preparer, preparable_input
-from tflm_zo.training.recipe import Hyperparameters
+from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.trainer import History
 from tflm_zo.training.watch import explain
 
@@ -26,7 +26,8 @@ class Adaptation:
     ``prepared``: the plain model before training; ``chain``: how it was prepared, without a filter if training is not
     seen to help; ``rows``: the preparations that were
     tried (:class:`tflm_zo.adaptation.choice.Row`); ``preparation``: why this one; ``history``: of the training, None
-    without labels; ``passes``: forward passes of training."""
+    without labels; ``passes``: forward passes of training.
+    """
 
     model: bytes
     prepared: bytes

@@ -17,7 +17,7 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import builtin_code, builtin_name, constant, schema, shape_of, tensor_name
-from tflm_zo.model.layers import quantization_of
+from tflm_zo.model.quantization import quantization_of
 from tflm_zo.ops.names import LOSS_OP, NODE_OP, PARAMETER_OP, PREFIX, custom_code
 
 ALIGNMENT = 16  # of tensors and of kernel data

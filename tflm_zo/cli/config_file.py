@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of hyperparameters: what ``tflm-zo tune`` writes and ``tflm-zo train --config`` reads.
 
-A JSON object whose names are those of :class:`~tflm_zo.training.recipe.Hyperparameters`, and ``seed``.
+A JSON object whose names are those of :class:`~tflm_zo.training.hyperparameters.Hyperparameters`, and ``seed``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, write_atomic
-from tflm_zo.training.recipe import Hyperparameters
+from tflm_zo.training.hyperparameters import Hyperparameters
 
 NAMES = frozenset({"seed", *(field.name for field in fields(Hyperparameters))})
 

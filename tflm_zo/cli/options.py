@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tflm_zo.cli.config_file import read_config
+from tflm_zo.training.hyperparameters import LR_SCHEDULES, SCALINGS, Hyperparameters
 from tflm_zo.training.masks import MASKS
-from tflm_zo.training.recipe import LR_SCHEDULES, SCALINGS, Hyperparameters
 from tflm_zo.training.watch import explain
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ _HYPERPARAMETERS: list[Callable[[Callable], Callable]] = [
 
 
 def hyperparameter_options(command: Callable) -> Callable:
-    """Give a command the options of :class:`~tflm_zo.training.recipe.Hyperparameters`, and ``--seed``."""
+    """Give a command the options of :class:`~tflm_zo.training.hyperparameters.Hyperparameters`, and ``--seed``."""
     for option in reversed(_HYPERPARAMETERS):
         command = option(command)
     return command

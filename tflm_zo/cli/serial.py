@@ -104,10 +104,11 @@ def monitor(
 
     Ctrl-C ends the training after the batch in work; what was learned until then is saved and baked.
     """
-    from tflm_zo.model.samples import load_npz_for, load_npz_samples, sample_codes
+    from tflm_zo.model.samples import load_npz_samples
     from tflm_zo.serial.device import Device
     from tflm_zo.serial.port import SerialPort
     from tflm_zo.serial.remote_trainer import RemoteTrainer
+    from tflm_zo.training.samples import load_npz_for, sample_codes
     from tflm_zo.training.trainer import History
 
     require_writable(output)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers of a model that can be trained, and the choice among them."""
+"""The layers of a model that can be trained."""
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import DAMAGED, builtin_code, constant, schema, shape_of, tensor_name
+from tflm_zo.model.quantization import Quantization, quantization_of
 
 _OPTIONS = {
     "CONV_2D": schema.Conv2DOptionsT,
@@ -25,21 +25,6 @@ _TRAINABLE = {
 }
 # A converter names fused weights by a list of the Keras nodes they came from; this is the one of the layer itself.
 _NODE_SUFFIX = re.compile(r"/(Conv2D|depthwise|MatMul|separable_conv2d|convolution)\d*$")
-# Beyond these, products of two scales or their inverse leave single precision.
-_SMALLEST_SCALE, _LARGEST_SCALE = 1e-18, 1e18
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """Scales (float64, one or one per channel), zero point of an int8 tensor."""
-
-    scales: np.ndarray
-    zero_point: int
-
-    @property
-    def scale(self) -> float:
-        """The single scale of a per-tensor quantization."""
-        return float(self.scales[0])
 
 
 @dataclass(frozen=True)
@@ -71,23 +56,6 @@ class Layer:
     def accumulator_scales(self) -> np.ndarray:
         """Scales of the layer's int32 accumulators, and of its bias."""
         return self.weight_scales * self.input_quantization.scale
-
-
-def quantization_of(tensor: Any) -> Quantization | None:
-    """Return a tensor's quantization, ``None`` if it has no scale.
-
-    Raises :class:`ZoError` for a zero point or a scale that no quantized tensor has.
-    """
-    q = tensor.quantization
-    if q is None or q.scale is None or len(q.scale) == 0:
-        return None
-    zero_point = int(q.zeroPoint[0]) if q.zeroPoint is not None and len(q.zeroPoint) else 0
-    if not -(1 << 15) <= zero_point < 1 << 15:
-        raise ZoError(f"tensor {tensor_name(tensor)} has the zero point {zero_point}: {DAMAGED}")
-    scales = np.asarray(q.scale, dtype=np.float64)
-    if not np.all((scales > _SMALLEST_SCALE) & (scales < _LARGEST_SCALE)):
-        raise ZoError(f"tensor {tensor_name(tensor)} has scales of {scales.min():g} to {scales.max():g}: {DAMAGED}")
-    return Quantization(scales, zero_point)
 
 
 def trainable_layers(model: Any) -> list[Layer]:
@@ -187,65 +155,3 @@ def _unique(name: str, taken: set[str]) -> str:
     while candidate in taken:
         candidate, number = f"{name}#{number}", number + 1
     return candidate
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What is to be trained: the layers' ordinals, and whether their weights or only their biases."""
-
-    weights: frozenset[int]
-    biases: frozenset[int]
-
-
-def select(model: Any, layers: list[Layer], trainable: str, exact: frozenset[int] = frozenset()) -> Selection:
-    """Resolve ``all``, ``head``, ``exact``, ``last:K``, ``bias`` or comma-separated names and globs.
-
-    A glob is matched against a layer's short name (``conv2d_3``) and its weights' full tensor name; parts may be
-    combined with commas (``conv2d,head``). A part that ends in ``/bias`` chooses only the biases of its layers;
-    ``bias`` is ``all/bias``. ``exact`` holds the layers trained in closed form.
-    Raises :class:`ZoError` naming the part that matches nothing.
-    """
-    graph = model.subgraphs[0]
-    if not layers:
-        raise ZoError(
-            "the model has no int8 CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED layer with constant "
-            "weights: nothing can be trained"
-        )
-    weights: set[int] = set()
-    biases: set[int] = set()
-    for part in (p.strip() for p in trainable.split(",")):
-        only_biases = part == "bias" or part.endswith("/bias")
-        name = "all" if part == "bias" else part.removesuffix("/bias")
-        chosen = set(exact) if name == "exact" else _matching(graph, layers, name)
-        if not chosen:
-            names = ", ".join(layer.name for layer in layers)
-            hint = " (none has a gradient in closed form; try all or last:K)" if name == "exact" else ""
-            raise ZoError(f"--trainable: {part!r} matches no layer{hint}; the layers are: {names}")
-        if not only_biases:
-            weights |= chosen
-        biases |= {i for i in chosen if layers[i].bias >= 0}
-    if not weights and not biases:
-        raise ZoError(f"--trainable {trainable}: none of the layers has a bias")
-    return Selection(frozenset(weights), frozenset(biases))
-
-
-def _matching(graph: Any, layers: list[Layer], part: str) -> set[int]:
-    if part == "all":
-        return {layer.ordinal for layer in layers}
-    if part == "head":
-        return {layers[-1].ordinal} if layers[-1].kind == "FULLY_CONNECTED" else set()
-    last = re.fullmatch(r"last:(\d+)", part)
-    if last:
-        count = int(last.group(1))
-        if not 1 <= count <= len(layers):
-            raise ZoError(f"--trainable {part}: K must be 1 to {len(layers)}, the number of layers")
-        return {layer.ordinal for layer in layers[-count:]}
-    return {
-        layer.ordinal
-        for layer in layers
-        if part
-        and (
-            fnmatch.fnmatchcase(layer.name, part)
-            or fnmatch.fnmatchcase(tensor_name(graph.tensors[layer.weights]), part)
-        )
-    }

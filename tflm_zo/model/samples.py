@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled samples: checking them against a model, and into its codes."""
+"""Samples and labels: reading them, checking them against a model, and turning them into its codes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,7 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
-from tflm_zo.model.layers import Quantization
-from tflm_zo.ops.options import LOSS_NAMES
-from tflm_zo.patching.patched_model import PatchedModel
-
-
-def quantize(values: np.ndarray, quantization: Quantization) -> np.ndarray:
-    """Return ``values`` (float, the units the Keras model was trained on) as int8 codes, clipped."""
-    codes = np.rint(np.asarray(values, dtype=np.float64) / quantization.scale)
-    return np.clip(codes + quantization.zero_point, -128, 127).astype(np.int8)
-
-
-def dequantize(codes: np.ndarray, quantization: Quantization) -> np.ndarray:
-    """Return int8 ``codes`` as float32 values."""
-    return ((codes.astype(np.int32) - quantization.zero_point) * quantization.scale).astype(np.float32)
+from tflm_zo.model.quantization import Quantization, quantize
 
 
 def input_codes(
@@ -36,7 +23,7 @@ def input_codes(
     float values are quantized with the model's own input scale; int8 is taken as codes. Raises :class:`ZoError`
     for another shape or dtype, no sample at all, or values that are not finite; ``name`` is that of the samples there.
     """
-    return _codes(np.asarray(x), shape, quantization, name, "the model's input")
+    return codes_of(np.asarray(x), shape, quantization, name, "the model's input")
 
 
 def spread_over(count: int, most: int) -> np.ndarray:
@@ -44,39 +31,6 @@ def spread_over(count: int, most: int) -> np.ndarray:
     classes."""
     taken = min(count, most)
     return np.asarray(np.arange(taken) * count // max(taken, 1))
-
-
-def sample_codes(x: np.ndarray, y: np.ndarray | None, model: PatchedModel) -> tuple[np.ndarray, np.ndarray]:
-    """Return samples as :func:`input_codes`, and labels as target tensors: int32 (n, 1) classes, or int8 (n, *shape).
-
-    Without labels the classes are -1. Raises :class:`ZoError` as :func:`input_codes` does, if the model's loss needs
-    labels and there are none, or if their number, shape, type or range does not fit.
-    """
-    codes = input_codes(x, model.input_shape, model.input_quantization)
-    return codes, _target_codes(y, model, len(codes))
-
-
-def _target_codes(y: np.ndarray | None, model: PatchedModel, samples: int) -> np.ndarray:
-    if y is None:
-        if model.loss.needs_labels:
-            raise ZoError(
-                f"there are no labels y, but the model is patched for the loss {LOSS_NAMES[model.loss.kind]}: give "
-                "labels, or patch it with loss entropy"
-            )
-        return np.full((samples, 1), -1, dtype=np.int32)
-    y = np.asarray(y)
-    if len(y.shape) == 0 or y.shape[0] != samples:
-        raise ZoError(f"y has shape {y.shape}, but x has {samples} samples: give one label a sample")
-    if not model.loss.classes:
-        shape = model.target_shape
-        if y.ndim == 1 and int(np.prod(shape)) > 1:
-            raise ZoError(
-                f"y has one number a sample, but the model is patched for mean squared error on "
-                f"{int(np.prod(shape))} outputs; for class indices patch it with loss cross-entropy"
-            )
-        target = Quantization(np.array([model.loss.scale]), model.loss.zero_point)
-        return _codes(y, shape, target, "y", "the model's output")
-    return class_indices(y, model.loss.classes)[:, None]
 
 
 def class_indices(y: np.ndarray, classes: int) -> np.ndarray:
@@ -99,9 +53,10 @@ def class_indices(y: np.ndarray, classes: int) -> np.ndarray:
     return y.astype(np.int32)
 
 
-def _codes(
+def codes_of(
     values: np.ndarray, shape: tuple[int, ...], quantization: Quantization | None, name: str, role: str
 ) -> np.ndarray:
+    """Return ``values`` as :func:`input_codes` does; ``role`` says in errors what they are compared with."""
     count = values.shape[0] if values.ndim else 0
     if count == 0:
         raise ZoError(f"{name} holds no samples")
@@ -142,14 +97,6 @@ def load_npz_samples(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarr
     """Return ``x`` of an ``.npz`` file, and ``y`` or None if the file has no labels; raises as :func:`load_npz`."""
     arrays = _load_arrays(path, ("x",))
     return arrays["x"], arrays.get("y")
-
-
-def load_npz_for(model: PatchedModel, path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return ``x`` and ``y`` of an ``.npz`` file to train or measure ``model`` with.
-
-    ``y`` is None only if the file has none and the model's loss needs none; raises as :func:`load_npz`.
-    """
-    return load_npz(path) if model.loss.needs_labels else load_npz_samples(path)
 
 
 def _load_arrays(path: str | os.PathLike[str], needed: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -9,7 +9,6 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.patching.layer_shape import LayerShape
 
 VERSION = 5
 PARAMETER_MAGIC = 0x5A4F5031
@@ -242,3 +241,28 @@ def _floats(values: np.ndarray) -> bytes:
 def _check(magic: int, version: int, wanted: int) -> None:
     if magic != wanted or version != VERSION:
         raise ZoError("the model was patched by another version of tflm-zo: patch the original again")
+
+
+CONVOLUTION, DEPTHWISE, FULLY_CONNECTED = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """The fields of the C++ struct of this name (``kernels/layer_update.h``), in its order."""
+
+    kind: int
+    input_height: int
+    input_width: int
+    input_channels: int
+    output_height: int
+    output_width: int
+    output_channels: int
+    filter_height: int
+    filter_width: int
+    stride_height: int
+    stride_width: int
+    dilation_height: int
+    dilation_width: int
+    pad_top: int
+    pad_left: int
+    depth_multiplier: int

@@ -4,97 +4,19 @@
 from __future__ import annotations
 
 import ctypes
-import enum
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from tflm_zo.compiled import compiled_file
 from tflm_zo.errors import ZoError
-from tflm_zo.model.channel_statistics import channel_axis
+from tflm_zo.files import compiled_file
+from tflm_zo.ops.channel_statistics import channel_axis
 from tflm_zo.ops.names import COMMAND_WORDS, moments_words
 from tflm_zo.ops.options import KIND_DTYPES
+from tflm_zo.ops.step import MAX_GROUPS, MAX_QUERIES, Exact, Group
 
 REGISTERER = "TflmZoRegister"
-COMMAND_MAGIC = 0x5A4F434D
-REPORT_MAGIC = 0x5A4F5245
-
-MAX_QUERIES = 64
-MAX_GROUPS = 63
-
-# Bits of a command's actions, as in kernels/session.h.
-INITIALISE = 1 << 0
-LOSS = 1 << 4
-MEASURE = 1 << 10
-
-COMMAND_DTYPE = np.dtype(
-    [
-        ("magic", "<u4"),
-        ("actions", "<u4"),
-        ("sign", "<i4"),
-        ("seed", "<u4"),
-        ("query", "<i4"),
-        ("first", "<i4"),
-        ("last", "<i4"),
-        ("node_first", "<i4"),
-        ("node_last", "<i4"),
-        ("update_seed", "<u4"),
-        ("update_queries", "<i4"),
-        ("update_first", "<i4"),
-        ("update_last", "<i4"),
-        ("update_scale", "<f4"),
-        ("update_rate", "<f4"),
-        ("head_rate", "<f4"),
-        ("head_seed", "<u4"),
-        ("node_rate", "<f4"),
-        ("reserved", "<u4", (2,)),
-    ]
-)
-
-REPORT_DTYPE = np.dtype(
-    [
-        ("magic", "<u4"),
-        ("loss", "<f4"),
-        ("prediction", "<i4"),
-        ("feature_energy", "<f4"),
-        ("state_address", "<u4", (2,)),
-        ("gradient_energy", "<f4"),
-        ("layer_energy", "<f4"),
-    ]
-)
-
-
-class Exact(enum.IntEnum):
-    """What exact gradients update (``ScheduleSettings::exact``)."""
-
-    NOTHING = 0
-    ALL = 1
-    BEFORE_HEAD = 2
-
-
-class GroupMode(enum.IntEnum):
-    """How a group is perturbed (``kernels/schedule.h``)."""
-
-    BATCH_DIRECTIONS = 0
-    SAMPLE_DIRECTIONS = 1
-    NODES = 2
-
-
-@dataclass(frozen=True)
-class Group:
-    """Parameters or nodes [first, last) that are perturbed together, by ``queries`` directions."""
-
-    mode: GroupMode
-    first: int
-    last: int
-    queries: int
-
-    def passes_a_sample(self, antithetic: bool) -> int:
-        """Forward passes for each sample of a step, with the pass that updates nodes."""
-        clean = (0 if antithetic else 1) + (self.mode is GroupMode.NODES)
-        return self.queries * (2 if antithetic else 1) + clean
 
 
 class _Group(ctypes.Structure):
@@ -278,12 +200,3 @@ def exact_rates(head_limit: float, feature_energy: float, layer_energy: float) -
     rates = (ctypes.c_double * 2)()
     library().tflm_zo_exact_rates(head_limit, feature_energy, layer_energy, rates)
     return rates[0], rates[1]
-
-
-def make_command(actions: int = 0, **fields: int) -> np.ndarray:
-    """Return a command (int32[20]) for one pass; ``fields``: those of the command that are not 0."""
-    command = np.zeros((), dtype=COMMAND_DTYPE)
-    command["magic"], command["actions"] = COMMAND_MAGIC, actions
-    for name, value in fields.items():
-        command[name] = value
-    return np.frombuffer(command.tobytes(), dtype=np.int32).copy()

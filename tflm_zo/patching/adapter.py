@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tflm_zo.model.channel_statistics import channel_axis
 from tflm_zo.model.file import shape_of, tensor_name
-from tflm_zo.model.layers import quantization_of
+from tflm_zo.model.quantization import quantization_of
+from tflm_zo.ops.channel_statistics import channel_axis
 from tflm_zo.patching.front_layer import input_tensor, insert_front_layer
 
 NAME = "adapter"

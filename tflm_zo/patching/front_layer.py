@@ -10,7 +10,7 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import schema, shape_of, tensor_name
-from tflm_zo.model.layers import quantization_of
+from tflm_zo.model.quantization import quantization_of
 
 # What a layer in front consists of: the convolution, and a reshape on either side.
 FRONT_OPERATORS = 3
@@ -80,7 +80,8 @@ class FrontBuilder:
 
     ``source`` is the tensor that the layer reads: the model's input, or what
     :mod:`tflm_zo.realignment.sample_normalization` makes of it. Operators are called in the order of execution,
-    :meth:`insert` last."""
+    :meth:`insert` last.
+    """
 
     def __init__(self, tree: Any, name: str) -> None:
         self._tree = tree

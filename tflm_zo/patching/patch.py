@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model.channel_statistics import ChannelStatistics, channel_statistics
 from tflm_zo.model.file import damage_reported, load_model, save_model, schema, shape_of
-from tflm_zo.model.layers import Layer, Selection, quantization_of, select, trainable_layers
+from tflm_zo.model.layers import Layer, trainable_layers
+from tflm_zo.model.quantization import quantization_of
 from tflm_zo.model.samples import input_codes
+from tflm_zo.ops.channel_statistics import ChannelStatistics, channel_statistics
 from tflm_zo.ops.names import (
     COMMAND_WORDS,
     INITIAL,
@@ -43,8 +44,9 @@ from tflm_zo.ops.options import (
     pack_parameters,
 )
 from tflm_zo.patching import adapter as input_adapter
-from tflm_zo.patching.layer_shape import ClosedForm, activation_range, closed_forms, fused_activation, layer_shape
-from tflm_zo.patching.loss_path import LossEnd, find_loss_end
+from tflm_zo.patching.layer_shape import activation_range, fused_activation, layer_shape
+from tflm_zo.patching.loss_path import ClosedForm, LossEnd, closed_forms, find_loss_end
+from tflm_zo.patching.selection import Selection, select
 
 # Codes that updates leave free at both ends of a perturbed weight's range: the largest sigma. Each channel of a
 # symmetric quantization has a weight at +-127, so some weights always stay unperturbed; 4 codes are 3 % of the range.

@@ -10,7 +10,7 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import constant, load_model, shape_of, tensor_name
-from tflm_zo.model.layers import Quantization, quantization_of
+from tflm_zo.model.quantization import Quantization, quantization_of
 from tflm_zo.ops.names import INITIAL, LOSS_OP, NODE_OP, PREFIX, custom_code, is_patched, moments_words
 from tflm_zo.ops.options import (
     KIND_BIAS,

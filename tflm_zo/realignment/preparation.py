@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model.channel_statistics import channel_statistics
 from tflm_zo.model.file import load_model, save_model, shape_of
-from tflm_zo.model.layers import Quantization, quantization_of
+from tflm_zo.model.quantization import Quantization, quantization_of
 from tflm_zo.model.samples import input_codes, spread_over
+from tflm_zo.ops.channel_statistics import channel_statistics
 from tflm_zo.ops.names import is_patched
 from tflm_zo.patching.adapter import add_adapter, has_adapter
 from tflm_zo.patching.front_layer import input_tensor

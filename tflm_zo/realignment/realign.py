@@ -18,7 +18,8 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import constant, load_model, save_model, schema, shape_of
-from tflm_zo.model.layers import Layer, quantization_of, trainable_layers
+from tflm_zo.model.layers import Layer, trainable_layers
+from tflm_zo.model.quantization import quantization_of
 from tflm_zo.model.samples import input_codes
 from tflm_zo.ops.names import is_patched
 from tflm_zo.patching.adapter import NAME as ADAPTER

@@ -20,7 +20,7 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import constant, schema, shape_of, tensor_name
-from tflm_zo.model.layers import quantization_of
+from tflm_zo.model.quantization import quantization_of
 from tflm_zo.patching.front_layer import NORMALIZE, NORMALIZED, FrontBuilder, input_tensor, quantized
 
 ALL, CHANNEL = "all", "channel"

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 
 from tflm_zo.errors import ZoError
-from tflm_zo.ops.plugin import Exact, Group
+from tflm_zo.ops.step import Exact, Group
 from tflm_zo.training.step_totals import StepTotals
 
 MESSAGE_VERSION = 3

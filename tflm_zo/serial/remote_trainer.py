@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model.samples import input_codes, sample_codes
+from tflm_zo.model.samples import input_codes
 from tflm_zo.ops import plugin
+from tflm_zo.ops.command import LOSS, make_command
+from tflm_zo.ops.step import Exact
 from tflm_zo.patching.frozen_prefix import layer_count, split
 from tflm_zo.patching.patched_model import Parameter, read_patched
 from tflm_zo.progress_bar import ProgressBar
@@ -21,8 +23,10 @@ from tflm_zo.serial.device import Device, model_hash
 from tflm_zo.serial.link import BoardRestarted
 from tflm_zo.serial.messages import Hello
 from tflm_zo.training.fit_plan import FitPlan
+from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.rates import Rates
-from tflm_zo.training.recipe import Hyperparameters, Recipe
+from tflm_zo.training.recipe import Recipe
+from tflm_zo.training.samples import sample_codes
 from tflm_zo.training.step_totals import StepTotals
 from tflm_zo.training.trainer import Callback, History, Trainer, Work
 from tflm_zo.training.training_state import Progress, Snapshot
@@ -45,7 +49,7 @@ class RemoteTrainer(Trainer):
         self._reset_fit()
         self._device = device
         self._classes = self.model.loss.classes > 0
-        self._evaluate = plugin.make_command(plugin.LOSS)
+        self._evaluate = make_command(LOSS)
         self._state: Any = _BoardState()
         self._run = 0
         self._first_step = 0
@@ -55,7 +59,7 @@ class RemoteTrainer(Trainer):
         self._known_run = 0
         self._checkpoint_step = -1
         self._mark: _Mark | None = None
-        self._recipe = Recipe(plugin.Exact.NOTHING)
+        self._recipe = Recipe(Exact.NOTHING)
         self._settings: dict[str, Any] = {}
         if model_hash(model) != device.hello.model_hash:
             raise ZoError("the board runs another model: export and flash this one")

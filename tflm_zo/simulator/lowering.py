@@ -10,7 +10,7 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.graph import Graph, Operator, Tensor
-from tflm_zo.simulator import fixed_point as quantization
+from tflm_zo.simulator import fixed_point
 from tflm_zo.simulator.engine import Engine, Operand, weight_quantization
 from tflm_zo.simulator.fixed_point import INT8_MAX, INT8_MIN, Multiplier
 from tflm_zo.simulator.sim_layer import Geometry, SimLayer
@@ -79,7 +79,7 @@ class _Context:
 
     def activation_range(self) -> tuple[int, int]:
         output = self.activation(self.output)
-        return quantization.activation_range(
+        return fixed_point.activation_range(
             str(self.op.options.get("fusedActivationFunction", "NONE")), output.scale, output.zero_point
         )
 
@@ -87,8 +87,8 @@ class _Context:
         _, height, width, channels = self.image(self.input).shape
         stride = (int(self.op.options["strideH"]), int(self.op.options["strideW"]))
         padding = str(self.op.options["padding"])
-        rows = quantization.window_size(padding, height, kernel[0], stride[0], dilation[0])
-        columns = quantization.window_size(padding, width, kernel[1], stride[1], dilation[1])
+        rows = fixed_point.window_size(padding, height, kernel[0], stride[0], dilation[0])
+        columns = fixed_point.window_size(padding, width, kernel[1], stride[1], dilation[1])
         output = self.image(self.output)
         expected = (rows.output, columns.output)
         if output.shape[1:3] != expected:
@@ -174,7 +174,7 @@ def _multipliers(c: _Context, channels: int) -> list[Multiplier]:
     scales = c.weights()[0].scales
     if scales.size not in (1, channels):
         raise c.fail(f"{scales.size} weight scales for {channels} output channels")
-    return quantization.weight_multipliers(c.activation(c.input).scale, scales, c.activation(c.output).scale, channels)
+    return fixed_point.weight_multipliers(c.activation(c.input).scale, scales, c.activation(c.output).scale, channels)
 
 
 def _conv(c: _Context) -> SimLayer:
@@ -207,7 +207,7 @@ def _fully_connected(c: _Context) -> SimLayer:
     if rows * depth != source.sample_size or rows * channels != target.sample_size:
         raise c.fail(f"weights of shape {tensor.shape} do not fit {source.shape} -> {target.shape}")
     if tensor.scales.size == 1:
-        one = quantization.fully_connected_multiplier(source.scale, tensor.scale, target.scale)
+        one = fixed_point.fully_connected_multiplier(source.scale, tensor.scale, target.scale)
         multipliers = [one] * channels
     else:
         multipliers = _multipliers(c, channels)
@@ -236,7 +236,7 @@ def _mean(c: _Context) -> SimLayer:
         math.prod(sizes)
         for sizes in (source.shape[: axes[0]], source.shape[axes[0] : axes[-1] + 1], source.shape[axes[-1] + 1 :])
     )
-    multiplier = quantization.mean_multiplier(source.scale, target.scale, count)
+    multiplier = fixed_point.mean_multiplier(source.scale, target.scale, count)
     c.engine.add_mean((c.input, c.output), (outer, count, inner), (source.zero_point, target.zero_point), multiplier)
     return c.layer()
 
@@ -269,16 +269,16 @@ def _elementwise(c: _Context) -> SimLayer:
     zero_points = (first.zero_point, second.zero_point, output.zero_point)
     activation = c.activation_range()
     if c.op.name == "MUL":
-        multiplier = quantization.product_multiplier(*scales)
+        multiplier = fixed_point.product_multiplier(*scales)
         c.engine.add_product((one, other), c.output, zero_points, multiplier, activation)
     elif c.op.name == "SUB":
-        multipliers = quantization.subtract_multipliers(*scales)
+        multipliers = fixed_point.subtract_multipliers(*scales)
         c.engine.add_sum((one, other), c.output, zero_points, multipliers, activation, subtract=True)
     elif len(inputs) == 2 and one.places is None and other.places is None:
-        multipliers = quantization.add_multipliers(*scales)
+        multipliers = fixed_point.add_multipliers(*scales)
         c.engine.add_add((*inputs, c.output), zero_points, multipliers, activation)
     else:
-        multipliers = quantization.add_multipliers(*scales)
+        multipliers = fixed_point.add_multipliers(*scales)
         c.engine.add_sum((one, other), c.output, zero_points, multipliers, activation, subtract=False)
     return c.layer(activation=activation, inputs=inputs)
 
@@ -287,7 +287,7 @@ def _quantize(c: _Context) -> SimLayer:
     source, target = c.activation(c.input), c.activation(c.output)
     if source.shape != target.shape:
         raise c.fail(f"input and output have shapes {source.shape} and {target.shape}; they must be the same")
-    multiplier = quantization.quantize_multiplier(float(source.scale) / float(target.scale))
+    multiplier = fixed_point.quantize_multiplier(float(source.scale) / float(target.scale))
     c.engine.add_requantize((c.input, c.output), (source.zero_point, target.zero_point), multiplier)
     return c.layer()
 
@@ -296,7 +296,7 @@ def _logistic(c: _Context) -> SimLayer:
     source, target = c.activation(c.input), c.activation(c.output)
     if source.shape != target.shape or target.zero_point != INT8_MIN:
         raise c.fail("the output must have the input's shape and zero point -128")
-    c.engine.add_logistic((c.input, c.output), source.zero_point, quantization.logistic_params(source.scale))
+    c.engine.add_logistic((c.input, c.output), source.zero_point, fixed_point.logistic_params(source.scale))
     return c.layer()
 
 
@@ -321,7 +321,7 @@ def _softmax(c: _Context) -> SimLayer:
     source, target = c.activation(c.input), c.activation(c.output)
     if target.zero_point != INT8_MIN or target.scale != np.float32(1.0 / 256.0):
         raise c.fail("the output must have scale 1/256 and zero point -128")
-    params = quantization.softmax_params(float(np.float32(c.op.options.get("beta", 1.0))), source.scale)
+    params = fixed_point.softmax_params(float(np.float32(c.op.options.get("beta", 1.0))), source.scale)
     c.engine.add_softmax((c.input, c.output), source.shape[-1], params)
     return c.layer()
 

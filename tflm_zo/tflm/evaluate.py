@@ -7,8 +7,8 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model, shape_of
-from tflm_zo.model.layers import Quantization, quantization_of
-from tflm_zo.model.samples import class_indices, dequantize, input_codes
+from tflm_zo.model.quantization import Quantization, dequantize, quantization_of
+from tflm_zo.model.samples import class_indices, input_codes
 from tflm_zo.tflm.interpreter import Interpreter
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from tflm_zo.errors import ZoError
-from tflm_zo.training.recipe import Hyperparameters
+from tflm_zo.training.hyperparameters import Hyperparameters
 
 
 class FitPlan:

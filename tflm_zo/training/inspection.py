@@ -11,8 +11,9 @@ from tflm_zo.ops.names import is_patched
 from tflm_zo.ops.options import LOSS_NAMES
 from tflm_zo.patching.bake import bake
 from tflm_zo.patching.patched_model import read_patched
-from tflm_zo.tflm.interpreter import TrainingInterpreter
-from tflm_zo.training.recipe import Hyperparameters, layer_methods
+from tflm_zo.training.hyperparameters import Hyperparameters
+from tflm_zo.training.recipe import layer_methods
+from tflm_zo.training.tflm_passes import TrainingInterpreter
 
 
 @dataclass(frozen=True)

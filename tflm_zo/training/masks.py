@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tflm_zo.patching.layer_shape import DEPTHWISE, LayerShape
+from tflm_zo.ops.options import DEPTHWISE, LayerShape
 from tflm_zo.patching.patched_model import Parameter
 
 MASKS = ("random", "random-channels", "top-k", "top-k-channels")

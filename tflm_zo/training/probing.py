@@ -8,11 +8,12 @@ from collections.abc import Callable
 import numpy as np
 
 from tflm_zo.model.samples import spread_over
-from tflm_zo.ops import plugin
-from tflm_zo.ops.plugin import Group, GroupMode
+from tflm_zo.ops.command import LOSS, MEASURE, REPORT_DTYPE, make_command
+from tflm_zo.ops.step import Group, GroupMode
 from tflm_zo.patching.patched_model import PatchedModel
+from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.rates import ExactSizes, GroupSizes, Rates, exact_rates, mean, perturbed_rate
-from tflm_zo.training.recipe import Hyperparameters, Recipe
+from tflm_zo.training.recipe import Recipe
 
 # Samples that the exact layers, and each group of perturbed layers, are measured on.
 _EXACT_SAMPLES, _GROUP_SAMPLES = 32, 8
@@ -98,7 +99,7 @@ class _Prober:
 
     def exact(self) -> ExactSizes:
         closed = self._model.closed_nodes
-        command = plugin.make_command(plugin.LOSS | plugin.MEASURE, node_first=closed.start, node_last=closed.stop)
+        command = make_command(LOSS | MEASURE, node_first=closed.start, node_last=closed.stop)
         reports = [self._measure(i, command) for i in spread_over(len(self._codes), _EXACT_SAMPLES)]
         # A sample whose loss has no gradient at all shows no kernel.
         kernels = [float(r["layer_energy"]) for r in reports if r["layer_energy"] > 0]
@@ -115,14 +116,14 @@ class _Prober:
         for query, i in enumerate(spread_over(len(self._codes), _GROUP_SAMPLES)):
             difference = 0.0
             for sign in (1, -1):
-                command = plugin.make_command(plugin.LOSS, sign=sign, seed=self._seed, query=query, **members)
+                command = make_command(LOSS, sign=sign, seed=self._seed, query=query, **members)
                 difference += sign * float(self._measure(i, command)["loss"])
             slopes.append((difference / 2.0) ** 2)
             if nodes:
-                command = plugin.make_command(plugin.MEASURE, **members)
+                command = make_command(MEASURE, **members)
                 units.append(float(self._measure(i, command)["layer_energy"]))
         return GroupSizes(mean(slopes), mean(units))
 
     def _measure(self, sample: int, command: np.ndarray) -> np.void:
         report = self._run(self._codes[sample], self._targets[sample], command)
-        return np.ascontiguousarray(report).view(plugin.REPORT_DTYPE)[0]
+        return np.ascontiguousarray(report).view(REPORT_DTYPE)[0]

@@ -13,8 +13,8 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model, schema, shape_of, tensor_name
 from tflm_zo.model.graph import int8_part, read_graph
+from tflm_zo.ops.command import COMMAND_DTYPE, REPORT_DTYPE
 from tflm_zo.ops.names import PREFIX
-from tflm_zo.ops.plugin import COMMAND_DTYPE, REPORT_DTYPE
 from tflm_zo.patching.bake import bake
 from tflm_zo.patching.patched_model import PatchedModel
 from tflm_zo.simulator import library

@@ -12,12 +12,14 @@ import numpy as np
 from tflm_zo.files import read_bytes
 from tflm_zo.model.samples import input_codes
 from tflm_zo.ops import plugin
+from tflm_zo.ops.command import COMMAND_DTYPE, LOSS, make_command
 from tflm_zo.patching.patched_model import read_patched
-from tflm_zo.tflm.interpreter import TrainingInterpreter
 from tflm_zo.training.fit_plan import FitPlan
-from tflm_zo.training.recipe import Hyperparameters, Recipe
+from tflm_zo.training.hyperparameters import Hyperparameters
+from tflm_zo.training.recipe import Recipe
 from tflm_zo.training.sim_passes import Samples, TrainingEngine
 from tflm_zo.training.step_totals import StepTotals, sum_in_order
+from tflm_zo.training.tflm_passes import TrainingInterpreter
 from tflm_zo.training.trainer import History, Trainer, Work
 from tflm_zo.training.training_state import Progress
 
@@ -27,7 +29,8 @@ class SimTrainer(Trainer):
 
     Arguments, methods and results are those of :class:`~tflm_zo.training.trainer.Trainer`, to the bit; the passes of a
     step go through the layers together as far as they can. ``arena_size`` is checked against what TFLM needs. Raises
-    :class:`ZoError` also for models with operators that the simulator does not know."""
+    :class:`ZoError` also for models with operators that the simulator does not know.
+    """
 
     def __init__(self, model: bytes | str | os.PathLike[str], seed: int = 0, arena_size: int | None = None) -> None:
         data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_bytes(model)
@@ -39,8 +42,8 @@ class SimTrainer(Trainer):
             TrainingInterpreter(data, arena_size)  # raises if it does not fit
         self._engine = TrainingEngine(self.model)
         self._classes = self.model.loss.classes > 0
-        self._idle = plugin.make_command()
-        self._evaluate = plugin.make_command(plugin.LOSS)
+        self._idle = make_command()
+        self._evaluate = make_command(LOSS)
         self._no_target = np.zeros(self.model.target_shape, dtype=np.int32 if self._classes else np.int8)
         self._cached: Samples | None = None
         self._passes_a_step = 0
@@ -76,7 +79,7 @@ class SimTrainer(Trainer):
 
     def _commands(self, schedule: plugin.Schedule, batch: int, rate_scale: float) -> tuple[np.ndarray, np.ndarray]:
         """Commands of all passes of the next step, and which sample of the batch each is for."""
-        commands = np.zeros(self._passes_a_step, dtype=plugin.COMMAND_DTYPE)
+        commands = np.zeros(self._passes_a_step, dtype=COMMAND_DTYPE)
         places = np.zeros(self._passes_a_step, dtype=np.int32)
         step_at_once = plugin.library().tflm_zo_schedule_step
         count = step_at_once(
@@ -130,7 +133,7 @@ class SimTrainer(Trainer):
 
     def _run_all(self, codes: np.ndarray, targets: np.ndarray, command: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Reports and outputs of one pass for each sample."""
-        commands = np.repeat(command.view(plugin.COMMAND_DTYPE), len(codes))
+        commands = np.repeat(command.view(COMMAND_DTYPE), len(codes))
         samples = self._engine.samples(codes, targets)
         reports, outputs = self._engine.run(samples, commands, np.arange(len(codes)), want_outputs=True)
         assert outputs is not None
@@ -139,5 +142,5 @@ class SimTrainer(Trainer):
     def _pass(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.ndarray:
         """One forward pass; returns the report (int32[8])."""
         samples = self._engine.samples(x[None], target[None])
-        reports, _ = self._engine.run(samples, command.view(plugin.COMMAND_DTYPE), np.zeros(1, dtype=np.int32))
+        reports, _ = self._engine.run(samples, command.view(COMMAND_DTYPE), np.zeros(1, dtype=np.int32))
         return reports.view(np.int32)

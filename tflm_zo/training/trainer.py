@@ -15,20 +15,24 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
-from tflm_zo.model.samples import dequantize, input_codes, sample_codes
+from tflm_zo.model.quantization import dequantize
+from tflm_zo.model.samples import input_codes
 from tflm_zo.ops import plugin
+from tflm_zo.ops.command import INITIALISE, LOSS, make_command
 from tflm_zo.ops.counter_random import permutation
 from tflm_zo.patching.bake import bake
 from tflm_zo.patching.patched_model import Parameter, read_patched
 from tflm_zo.progress_bar import ProgressBar
-from tflm_zo.tflm.interpreter import TrainingInterpreter
 from tflm_zo.training import checkpoint
 from tflm_zo.training.fit_plan import FitPlan
 from tflm_zo.training.guard import Scores
+from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.probing import measure_rates, passes_to_measure
 from tflm_zo.training.rates import Rates, under_guard
-from tflm_zo.training.recipe import Hyperparameters, Recipe, make_recipe
+from tflm_zo.training.recipe import Recipe, make_recipe
+from tflm_zo.training.samples import sample_codes
 from tflm_zo.training.step_totals import StepTotals, sum_in_order
+from tflm_zo.training.tflm_passes import TrainingInterpreter
 from tflm_zo.training.training_state import Progress, Snapshot
 from tflm_zo.training.watch import Outcome, Watch, WatchState, divide, restore, state_of
 
@@ -96,8 +100,8 @@ class Trainer:
         self._reset_fit()
         self._interpreter = TrainingInterpreter(data, arena_size)
         self._classes = self.model.loss.classes > 0
-        self._idle = plugin.make_command()
-        self._evaluate = plugin.make_command(plugin.LOSS)
+        self._idle = make_command()
+        self._evaluate = make_command(LOSS)
         self._no_target = np.zeros(self.model.target_shape, dtype=np.int32 if self._classes else np.int8)
         report = self._pass(self._no_input(), self._no_target, self._idle)
         low, high = (int(v) & 0xFFFFFFFF for v in report[4:6])
@@ -124,7 +128,7 @@ class Trainer:
         and its logs; a true result ends the training. verbose: show a progress bar. resume: go on with a fit that
         Ctrl-C ended, or that a checkpoint was saved in; give the same samples and hyperparameters.
         hyperparameters: epochs, batch_size, passes, method, queries, head_lr and the others that
-        :class:`~tflm_zo.training.recipe.Hyperparameters` explains.
+        :class:`~tflm_zo.training.hyperparameters.Hyperparameters` explains.
 
         Ctrl-C ends the training after the batch in work. Raises :class:`ZoError` for unusable arguments.
         """
@@ -505,7 +509,7 @@ class Trainer:
 
     def reset(self) -> None:
         """Bring back the weights that the model was patched with, and start the steps anew."""
-        self._pass(self._no_input(), self._no_target, plugin.make_command(plugin.INITIALISE))
+        self._pass(self._no_input(), self._no_target, make_command(INITIALISE))
         self.progress = Progress()
         self._reset_fit()
 

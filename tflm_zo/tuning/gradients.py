@@ -14,12 +14,13 @@ import numpy as np
 
 from tflm_zo.model.file import load_model
 from tflm_zo.model.layers import Layer, trainable_layers
-from tflm_zo.model.samples import sample_codes
-from tflm_zo.patching.layer_shape import DEPTHWISE, ClosedForm, LayerShape, closed_forms, layer_shape
-from tflm_zo.patching.loss_path import find_loss_end
+from tflm_zo.ops.options import DEPTHWISE, LayerShape
+from tflm_zo.patching.layer_shape import layer_shape
+from tflm_zo.patching.loss_path import ClosedForm, closed_forms, find_loss_end
 from tflm_zo.patching.patch import patch
 from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.simulator.model import SimModel
+from tflm_zo.training.samples import sample_codes
 
 # Directions of an estimate. Each gives the squared norm up to a factor of chi-squared with one degree of freedom,
 # whatever the number of weights, so the norm's standard error is about 1 / sqrt(2 * directions).

@@ -11,11 +11,11 @@ from tflm_zo.model.file import load_model
 from tflm_zo.model.layers import trainable_layers
 from tflm_zo.patching.adapter import NAME as ADAPTER
 from tflm_zo.patching.adapter import add_adapter
-from tflm_zo.patching.layer_shape import closed_forms
-from tflm_zo.patching.loss_path import find_loss_end
+from tflm_zo.patching.loss_path import closed_forms, find_loss_end
 from tflm_zo.patching.patch import patch
 from tflm_zo.patching.patched_model import read_patched
-from tflm_zo.training.recipe import Hyperparameters, layer_methods
+from tflm_zo.training.hyperparameters import Hyperparameters
+from tflm_zo.training.recipe import layer_methods
 
 Names = frozenset[str]
 

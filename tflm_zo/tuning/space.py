@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tflm_zo.ops.options import KIND_BIAS
-from tflm_zo.ops.plugin import MAX_QUERIES, GroupMode
+from tflm_zo.ops.step import MAX_QUERIES, GroupMode
 from tflm_zo.patching.adapter import NAME as ADAPTER
 from tflm_zo.patching.patched_model import PatchedModel
-from tflm_zo.training.recipe import Hyperparameters, Recipe, make_recipe
+from tflm_zo.training.hyperparameters import Hyperparameters
+from tflm_zo.training.recipe import Recipe, make_recipe
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -22,7 +22,7 @@ from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.progress_bar import ProgressBar
 from tflm_zo.simulator.model import SimModel
 from tflm_zo.training.folds import Samples, into_folds, score_fold
-from tflm_zo.training.recipe import Hyperparameters
+from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.sim_trainer import SimTrainer
 from tflm_zo.training.trainer import Trainer
 from tflm_zo.tuning.space import SearchSpace, traits_of

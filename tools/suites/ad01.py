@@ -17,7 +17,7 @@ from suites.float_network import Setting
 from suites.suite import Case, Method, Suite
 from suites.yardsticks import Yardstick
 from tflm_zo import patch
-from tflm_zo.model.samples import dequantize
+from tflm_zo.model.quantization import dequantize
 from tflm_zo.training.sim_trainer import SimTrainer
 
 BANDS, FRAMES = 128, 5

@@ -26,7 +26,7 @@ from tflm_zo.conversion.convert import convert
 from tflm_zo.conversion.keras_support import import_tensorflow, quiet
 from tflm_zo.demo.digits import load_digits
 from tflm_zo.files import write_atomic
-from tflm_zo.model.samples import quantize
+from tflm_zo.model.quantization import quantize
 
 _BATCH = 32
 _SEED = 0

@@ -7,8 +7,7 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model
-from tflm_zo.model.layers import Quantization, quantization_of
-from tflm_zo.model.samples import dequantize
+from tflm_zo.model.quantization import Quantization, dequantize, quantization_of
 from tflm_zo.simulator.model import SimModel
 from tflm_zo.tflm.evaluate import predict_values
 from tflm_zo.training.sim_trainer import SimTrainer

@@ -22,7 +22,7 @@ from suites.task import Task, image_codes, per_class
 from tflm_zo.errors import ZoError
 from tflm_zo.files import write_atomic
 from tflm_zo.model.file import load_model, shape_of
-from tflm_zo.model.samples import dequantize, quantize
+from tflm_zo.model.quantization import dequantize, quantize
 
 _ADAPT, _TEST = 500, 400
 # Samples drawn at once, fewer of large ones; and how often variants of them are.

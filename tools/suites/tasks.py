@@ -11,7 +11,7 @@ import numpy as np
 from suites import ad01, keras_models, strangers
 from suites.predict import input_form
 from suites.task import Task, image_codes
-from tflm_zo.model.samples import dequantize
+from tflm_zo.model.quantization import dequantize
 
 
 def names(data: Path, slow: bool = False) -> list[str]:
