@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tflm_zo.conversion.convert import accuracy_report, convert
+from tflm_zo.conversion.accuracy import accuracy_report
+from tflm_zo.conversion.convert import convert
 from tflm_zo.conversion.keras_support import predict_float
 from tflm_zo.errors import ZoError
 
@@ -148,7 +149,8 @@ def test_nothing_is_printed_and_nothing_is_left(tmp_path: Path) -> None:
     scratch.mkdir()
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="tiny").save(path)
     script = (
-        "import numpy as np; from tflm_zo.conversion.convert import convert, accuracy_report;"
+        "import numpy as np; from tflm_zo import convert;"
+        "from tflm_zo.conversion.accuracy import accuracy_report;"
         "x = np.linspace(-1, 1, 40, dtype=np.float32).reshape(10, 4);"
         f"content = convert({str(path)!r}, x);"
         f"accuracy_report({str(path)!r}, content, x, np.zeros((10, 2)))"

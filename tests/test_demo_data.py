@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tflm_zo.conversion.convert import accuracy_report, convert
+from tflm_zo.conversion.accuracy import accuracy_report
+from tflm_zo.conversion.convert import convert
 from tflm_zo.conversion.keras_support import predict_float
 from tflm_zo.demo import backprop as backprop_module
 from tflm_zo.demo.backprop import backprop

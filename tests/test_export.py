@@ -22,16 +22,10 @@ import small_models
 from click.testing import CliRunner
 
 from tflm_zo.board import arduino_cli, sources
-from tflm_zo.board.arduino import (
-    TFLM_LIBRARIES,
-    Export,
-    TflmLibrary,
-    example_names,
-    export_library,
-    export_sketch,
-)
+from tflm_zo.board.arduino import Export, example_names, export_library, export_sketch
 from tflm_zo.board.memory_plan import plan_memory
 from tflm_zo.board.model_ops import add_method, model_ops
+from tflm_zo.board.tflm_libraries import TFLM_LIBRARIES, TflmLibrary
 from tflm_zo.cli.board import export as export_command
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model, save_model, schema

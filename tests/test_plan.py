@@ -15,10 +15,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tflm_zo.board.arena import ARDUINO_32, TFLM_32, WHEEL_64, greedy_offsets, plan_arena
+from tflm_zo.board.arena import greedy_offsets, plan_arena
 from tflm_zo.board.boards import find_board
 from tflm_zo.board.code_size import code_sizes
-from tflm_zo.board.memory_plan import plan_memory, plan_picture, plan_text
+from tflm_zo.board.memory_plan import plan_memory
+from tflm_zo.board.plan_report import plan_picture, plan_text
+from tflm_zo.board.tflm_layouts import ARDUINO_32, TFLM_32, WHEEL_64
 from tflm_zo.cli.board import plan as plan_command
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model

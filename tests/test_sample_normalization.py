@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tflm_zo import Trainer, ZoError, patch, realign
-from tflm_zo.board.arena import WHEEL_64, plan_arena
+from tflm_zo.board.arena import plan_arena
+from tflm_zo.board.tflm_layouts import WHEEL_64
 from tflm_zo.model.file import builtin_code, builtin_name, load_model, save_model, schema, tensor_name
 from tflm_zo.patching.adapter import add_adapter
 from tflm_zo.patching.front_layer import quantized

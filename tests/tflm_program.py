@@ -14,7 +14,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tflm_zo.board.arduino import TFLM_LIBRARIES, export_sketch
+from tflm_zo.board.arduino import export_sketch
+from tflm_zo.board.tflm_libraries import TFLM_LIBRARIES
 from tflm_zo.errors import ZoError
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -23,9 +23,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from tflm_zo.board.arduino import TFLM_LIBRARIES, export_sketch
+from tflm_zo.board.arduino import export_sketch
 from tflm_zo.board.boards import board_names, find_board
 from tflm_zo.board.memory_plan import plan_memory
+from tflm_zo.board.tflm_libraries import TFLM_LIBRARIES
 from tflm_zo.errors import ZoError
 from tflm_zo.files import write_atomic
 

@@ -9,12 +9,14 @@ build (:class:`Layout`); the planner and the order are the same in all of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from tflm_zo.board.cmsis_nn import ARDUINO_SCRATCH, EXTRA_KERNEL_DATA, SCRATCH
+from tflm_zo.board.tflm_layouts import ARDUINO_32, Layout
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import builtin_code, builtin_name, constant, schema, shape_of, tensor_name
 from tflm_zo.model.quantization import quantization_of
@@ -33,61 +35,6 @@ _TYPE_BYTES = {
     schema.TensorType.INT8: 1,
     schema.TensorType.UINT32: 4,
 }
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Bytes of TFLM's structures in one build. ``kernel_data`` is what an op's state takes, ``builtin_data`` its
-    parsed options, both by the schema's operator name; ops that are not listed take ``unknown_op``."""
-
-    title: str
-    pointer: int
-    fixed: tuple[int, ...]  # arena allocator, planner, model allocator
-    subgraph: int
-    eval_tensor: int
-    node: int
-    tensor: int
-    affine: int
-    allocation_info: int
-    kernel_data: dict[str, int] = field(repr=False)
-    builtin_data: dict[str, int] = field(repr=False)
-    unknown_op: int = 64
-
-
-_BUILTIN_32 = {
-    "CONV_2D": 28, "DEPTHWISE_CONV_2D": 28, "AVERAGE_POOL_2D": 40, "MAX_POOL_2D": 40, "L2_POOL_2D": 40,
-    "FULLY_CONNECTED": 5, "SOFTMAX": 4, "ADD": 2, "SUB": 2, "MUL": 1, "MEAN": 1, "SUM": 1, "REDUCE_MAX": 1,
-    "RESHAPE": 36, "CONCATENATION": 8, "STRIDED_SLICE": 24, "SQUEEZE": 36, "LEAKY_RELU": 4, "CAST": 2,
-}  # fmt: skip
-_KERNEL_32 = {
-    "CONV_2D": 56, "DEPTHWISE_CONV_2D": 56, "AVERAGE_POOL_2D": 32, "MAX_POOL_2D": 32, "FULLY_CONNECTED": 48,
-    "SOFTMAX": 56, "ADD": 60, "SUB": 52, "MUL": 36, "MEAN": 44, "SUM": 44, "REDUCE_MAX": 44, "RESHAPE": 0,
-    "CONCATENATION": 24, "STRIDED_SLICE": 84, "SQUEEZE": 0, "LEAKY_RELU": 24, "LOGISTIC": 16, "TANH": 16,
-    "RELU": 28, "RELU6": 8, "HARD_SWISH": 20, "QUANTIZE": 32, "DEQUANTIZE": 32, "PAD": 56, "PADV2": 56,
-    "MAXIMUM": 0, "MINIMUM": 0, "TRANSPOSE": 0, "EXPAND_DIMS": 0, "CAST": 0, "RSQRT": 20,
-}  # fmt: skip
-
-# A current TFLM (2026) on a 32-bit microcontroller, built as its makefile does.
-TFLM_32 = Layout("TFLM of 2026, 32-bit", 4, (36, 44, 36), 8, 12, 32, 32, 12, 24, _KERNEL_32, _BUILTIN_32)
-# The Arduino libraries: TFLM of 2023/24, built without TF_LITE_STATIC_MEMORY, so that tensors and nodes carry more.
-ARDUINO_32 = Layout(
-    "Arduino library, 32-bit", 4, (36, 44, 36), 8, 12, 44, 64, 12, 24,
-    _KERNEL_32 | {"FULLY_CONNECTED": 36, "MEAN": 40, "RELU6": 2},
-    _BUILTIN_32 | {"CONV_2D": 24, "FULLY_CONNECTED": 4, "STRIDED_SLICE": 20},
-)  # fmt: skip
-# The Python wheel: 64-bit, built for compressed models too, with the allocator that records what it gave.
-WHEEL_64 = Layout(
-    "Python wheel, 64-bit", 8, (104, 72, 272), 24, 24, 64, 64, 24, 32,
-    _KERNEL_32
-    | {"CONV_2D": 72, "DEPTHWISE_CONV_2D": 72, "FULLY_CONNECTED": 72, "SOFTMAX": 80, "CONCATENATION": 40, "RSQRT": 28},
-    _BUILTIN_32 | {"FULLY_CONNECTED": 16, "ADD": 8, "SUB": 8, "MUL": 4, "CAST": 8},
-)  # fmt: skip
-
-# Kernel data that CMSIS-NN's variants of the kernels add on 32-bit targets.
-_CMSIS_EXTRA = {
-    "CONV_2D": 4, "DEPTHWISE_CONV_2D": 4, "FULLY_CONNECTED": 24, "AVERAGE_POOL_2D": 4, "MAX_POOL_2D": 4,
-    "SOFTMAX": 8,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -220,7 +167,7 @@ class _Planner:
             self.estimated[name] = None
             size = self.layout.unknown_op
         if size:
-            extra = _CMSIS_EXTRA.get(name, 0) if self.cmsis_nn else 0
+            extra = EXTRA_KERNEL_DATA.get(name, 0) if self.cmsis_nn else 0
             self._take(size + extra, ALIGNMENT)
 
     def _prepare(self, index: int, name: str, operator: Any) -> None:
@@ -239,17 +186,17 @@ class _Planner:
                     self._take(4 * len(quantization.scales), ALIGNMENT)
         elif name in ("MEAN", "SUM"):
             output = tensors[int(operator.outputs[0])]
-            for words in (len(shape_of(inputs[0])), _count(shape_of(inputs[1])), _count(shape_of(output))):
+            for words in (len(shape_of(inputs[0])), math.prod(shape_of(inputs[1])), math.prod(shape_of(output))):
                 self.scratch.append((4 * words, index, f"scratch of {name}"))
         elif name == LOSS_OP:
-            self.scratch.append((4 * _count(shape_of(inputs[0])), index, "scratch of the loss"))
+            self.scratch.append((4 * math.prod(shape_of(inputs[0])), index, "scratch of the loss"))
         elif name == NODE_OP:
             y, weights = inputs[2], inputs[3]
             channels = shape_of(y)[-1]
-            gradient = _count(shape_of(weights)) // channels if weights is not None else 0
+            gradient = math.prod(shape_of(weights)) // channels if weights is not None else 0
             words = gradient + -(-channels // 32)
             self.scratch.append((4 * words, index, "scratch of a node"))
-        scratch = _ARDUINO_CMSIS_SCRATCH if self.layout is ARDUINO_32 else _CMSIS_SCRATCH
+        scratch = ARDUINO_SCRATCH if self.layout is ARDUINO_32 else SCRATCH
         if self.cmsis_nn and name in scratch:
             size = scratch[name](operator, inputs, tensors[int(operator.outputs[0])])
             if size > 0:
@@ -330,87 +277,8 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _count(shape: Sequence[int]) -> int:
-    return math.prod(shape)
-
-
 def _tensor_bytes(tensor: Any) -> int:
     size = _TYPE_BYTES.get(tensor.type)
     if size is None:
         raise ZoError(f"tensor {tensor_name(tensor)!r} has a type that TFLM's planner cannot place")
-    return size * _count(shape_of(tensor))
-
-
-# CMSIS-NN's scratch memory with the DSP extension: CMSIS-NN's documentation of its get_buffer_size functions. The
-# general convolution unrolls two columns to int16, the fast 1x1 one likewise; a depthwise convolution one column,
-# but none where it is 3x3 with a padding of at most one.
-
-
-def _conv_scratch(operator: Any, inputs: Sequence[Any], output: Any) -> int:
-    options = operator.builtinOptions
-    _, height, width, channels = shape_of(inputs[1])
-    strides_one = options.strideH == 1 and options.strideW == 1
-    undilated = options.dilationHFactor == 1 and options.dilationWFactor == 1
-    if height == 1 and width == 1 and undilated:
-        return 2 * channels * 2 if strides_one else 0
-    columns = height * width * channels
-    return 2 * 2 * (-(-columns // 4) * 4)
-
-
-def _depthwise_scratch(operator: Any, inputs: Sequence[Any], output: Any) -> int:
-    options = operator.builtinOptions
-    _, height, width, channels = shape_of(inputs[1])
-    _, rows, columns, depth = shape_of(inputs[0])
-    if depth != channels or options.dilationHFactor != 1 or options.dilationWFactor != 1:
-        return 0
-    _, out_rows, out_columns, _ = shape_of(output)
-    pad_rows = _padding(options, rows, out_rows, height, options.strideH)
-    pad_columns = _padding(options, columns, out_columns, width, options.strideW)
-    if height == 3 and width == 3 and pad_rows <= 1 and pad_columns <= 1:
-        return 0
-    return 2 * channels * height * width
-
-
-def _padding(options: Any, length: int, out: int, kernel: int, stride: int) -> int:
-    if options.padding == schema.Padding.VALID:
-        return 0
-    return max(0, (out - 1) * stride + kernel - length) // 2
-
-
-def _average_pool_scratch(operator: Any, inputs: Sequence[Any], output: Any) -> int:
-    return 4 * shape_of(inputs[0])[-1]
-
-
-_CMSIS_SCRATCH: dict[str, Callable[[Any, Sequence[Any], Any], int]] = {
-    "CONV_2D": _conv_scratch,
-    "DEPTHWISE_CONV_2D": _depthwise_scratch,
-    "AVERAGE_POOL_2D": _average_pool_scratch,
-}
-
-
-# CMSIS-NN of the Arduino libraries (2023): its 1x1 convolution needs no scratch memory but only takes strides of one,
-# and its 3x3 depthwise convolution is not yet one that needs none.
-
-
-def _arduino_conv_scratch(operator: Any, inputs: Sequence[Any], output: Any) -> int:
-    options = operator.builtinOptions
-    _, height, width, channels = shape_of(inputs[1])
-    steps = (options.strideH, options.strideW, options.dilationHFactor, options.dilationWFactor)
-    if height == 1 and width == 1 and steps == (1, 1, 1, 1):
-        return 0
-    return 2 * 2 * height * width * channels
-
-
-def _arduino_depthwise_scratch(operator: Any, inputs: Sequence[Any], output: Any) -> int:
-    options = operator.builtinOptions
-    _, height, width, channels = shape_of(inputs[1])
-    same_depth = shape_of(inputs[0])[-1] == channels
-    if not same_depth or options.dilationHFactor != 1 or options.dilationWFactor != 1:
-        return 0
-    return 2 * channels * height * width
-
-
-_ARDUINO_CMSIS_SCRATCH = _CMSIS_SCRATCH | {
-    "CONV_2D": _arduino_conv_scratch,
-    "DEPTHWISE_CONV_2D": _arduino_depthwise_scratch,
-}
+    return size * math.prod(shape_of(tensor))

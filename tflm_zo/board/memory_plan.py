@@ -3,27 +3,24 @@
 
 from __future__ import annotations
 
-import io
-import os
 from dataclasses import dataclass
 from typing import Any
 
-from tflm_zo.board.arduino import (
+from tflm_zo.board.arena import ArenaPlan, plan_arena
+from tflm_zo.board.boards import Board, find_board
+from tflm_zo.board.code_size import CodeSize, code_sizes
+from tflm_zo.board.memory import (
     CHANNEL_SUM_BYTES,
     DEFAULT_BATCH,
-    TFLM_LIBRARIES,
     arena_size,
     batch_bytes,
     board_trees,
     kept_sample_bytes,
     reference_channels,
 )
-from tflm_zo.board.arena import ARDUINO_32, TFLM_32, ArenaPlan, plan_arena
-from tflm_zo.board.boards import Board, find_board
-from tflm_zo.board.code_size import code_sizes
-from tflm_zo.board.model_ops import model_ops
-from tflm_zo.errors import ZoError
-from tflm_zo.files import write_atomic
+from tflm_zo.board.model_ops import ModelOps, model_ops
+from tflm_zo.board.tflm_layouts import ARDUINO_32, TFLM_32
+from tflm_zo.board.tflm_libraries import find_library
 from tflm_zo.model.file import load_model
 from tflm_zo.ops.names import NODE_OP, custom_code
 from tflm_zo.patching.frozen_prefix import split
@@ -91,9 +88,7 @@ def plan_memory(
     take is measured (:mod:`tflm_zo.board.code_size`). Raises :class:`ZoError` if the model is not patched or has an op
     that TFLM lacks.
     """
-    if tflm_library not in TFLM_LIBRARIES:
-        raise ZoError(f"unknown TFLM library {tflm_library!r}: choose one of {', '.join(TFLM_LIBRARIES)}")
-    device, recent = find_board(board), TFLM_LIBRARIES[tflm_library].recent
+    recent, device = find_library(tflm_library).recent, find_board(board)
     patched = read_patched(model)
     tree = load_model(model)
     parts = split(patched.data)
@@ -116,18 +111,7 @@ def plan_memory(
         Share("heap and interrupts", device.heap),
         Share("board's core", device.core_ram),
     )
-    training = [op.registration for op in ops.training]
-    kernels = code.flash(ops.builtin)
-    flash = (
-        Share("model", len(patched.data if parts is None else parts.image)),
-        Share("kernels", kernels),
-        Share("TFLM", code.tflm),
-        Share("training ops", code.flash([*ops.builtin, *training]) - kernels),
-        Share("app", code.app),
-        Share("board's core", device.core_flash),
-        Share("boot loader", device.boot_loader),
-        Share("checkpoints", device.checkpoints),
-    )
+    flash = _flash_shares(device, code, ops, len(patched.data if parts is None else parts.image))
     layers = _layer_bytes(tree, patched)
     excess = (sum(share.size for share in ram) - device.ram, sum(share.size for share in flash) - device.flash)
     return MemoryPlan(
@@ -138,13 +122,30 @@ def plan_memory(
         arena_bytes=arena_bytes,
         layers=layers,
         advice=_advice(excess, layers, patched, kept_sample_bytes(patched, parts), batch_size),
-        checkpoint_bytes=_HEADER_BYTES
-        + _PROGRESS_BYTES
-        + sum(p.arena_bytes + 4 * p.moments for p in patched.parameters),
+        checkpoint_bytes=_checkpoint_bytes(patched),
         checkpoint_slot=device.checkpoints // 2,
         estimated_ops=(*arena.estimated_ops, *code.unknown(ops.builtin)),
         code_of="" if tflm_library in sizes else "chirale",
     )
+
+
+def _flash_shares(board: Board, code: CodeSize, ops: ModelOps, model_bytes: int) -> tuple[Share, ...]:
+    training = [op.registration for op in ops.training]
+    kernels = code.flash(ops.builtin)
+    return (
+        Share("model", model_bytes),
+        Share("kernels", kernels),
+        Share("TFLM", code.tflm),
+        Share("training ops", code.flash([*ops.builtin, *training]) - kernels),
+        Share("app", code.app),
+        Share("board's core", board.core_flash),
+        Share("boot loader", board.boot_loader),
+        Share("checkpoints", board.checkpoints),
+    )
+
+
+def _checkpoint_bytes(patched: PatchedModel) -> int:
+    return _HEADER_BYTES + _PROGRESS_BYTES + sum(p.arena_bytes + 4 * p.moments for p in patched.parameters)
 
 
 def _layer_bytes(tree: Any, patched: PatchedModel) -> dict[str, int]:
@@ -205,67 +206,3 @@ def _freezing(excess: int, layers: dict[str, int], patched: PatchedModel) -> str
         return ""
     sums = " (or patch without sums of gradients)" if any(node.accumulates for node in patched.nodes) else ""
     return f"freeze {', '.join(frozen)}, which frees {freed} bytes{sums}: patch with --trainable {','.join(kept)}"
-
-
-def plan_text(plan: MemoryPlan) -> str:
-    """Return the plan as a table of text."""
-    lines = [plan.board.title]
-    for title, shares, used, total in (
-        ("RAM", plan.ram, plan.ram_used, plan.board.ram),
-        ("flash", plan.flash, plan.flash_used, plan.board.flash),
-    ):
-        lines += ["", f"{title:28} {'bytes':>9}"]
-        lines += [f"  {share.name:26} {share.size:9}" for share in shares]
-        lines.append(f"  {'together':26} {used:9}  of {total}, {100 * used / total:.0f} %")
-    lines += ["", f"arena: {plan.arena_bytes} bytes, of which TFLM uses {plan.arena.used}"]
-    lines.append(f"checkpoint: {plan.checkpoint_bytes} bytes of a slot of {plan.checkpoint_slot}")
-    if plan.checkpoint_bytes > plan.checkpoint_slot:
-        lines.append("too large for its slot: train with --no-checkpoints, or freeze layers")
-    if plan.estimated_ops:
-        lines.append(f"estimated, because they were not measured: {', '.join(plan.estimated_ops)}")
-    if plan.code_of:
-        lines.append(f"code sizes are those of {plan.code_of}: this library was not measured")
-    lines += ["", plan.advice or "it fits"]
-    return "\n".join(lines)
-
-
-def plan_picture(plan: MemoryPlan, path: str | os.PathLike[str]) -> None:
-    """Write a picture (PNG) of the plan: both memories, and the activations over the pass.
-
-    Raises :class:`ZoError` if matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MultipleLocator
-    except ImportError as error:
-        raise ZoError("the picture needs matplotlib: pip install 'tflm-zo[demo]'") from error
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    grid = figure.add_gridspec(3, 1, height_ratios=[1, 1, 2.4])
-    for row, (title, shares, total) in enumerate(
-        (("RAM", plan.ram, plan.board.ram), ("flash", plan.flash, plan.board.flash))
-    ):
-        axes = figure.add_subplot(grid[row])
-        left = 0
-        for number, share in enumerate(shares):
-            axes.barh(0, share.size, left=left, color=f"C{number}", label=f"{share.name} {share.size / 1024:.1f} KB")
-            left += share.size
-        axes.axvline(total, color="black", linewidth=2)
-        axes.set_xlim(0, 1.02 * max(left, total))
-        axes.set_yticks([])
-        axes.set_title(f"{plan.board.title}: {title} {left / 1024:.0f} of {total / 1024:.0f} KB", loc="left")
-        axes.xaxis.set_major_locator(MultipleLocator(total / 8))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1024:.0f} KB")
-        axes.legend(fontsize=7, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.25))
-    axes = figure.add_subplot(grid[2])
-    for number, buffer in enumerate(plan.arena.buffers):
-        width, height = buffer.last - buffer.first + 1, buffer.size
-        axes.bar(
-            buffer.first - 0.5, height, width, bottom=buffer.offset, align="edge", color=f"C{number % 10}",
-            edgecolor="white",
-        )  # fmt: skip
-    axes.set_title("activations and scratch memory over the operators of a pass", loc="left")
-    axes.set_xlabel("operator")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value / 1024:.1f} KB")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    write_atomic(path, stream.getvalue())

@@ -95,7 +95,8 @@ def export_arduino_library(model: str | None, output: str, tflm_library: str, ba
 @json_option
 def plan(model: str, board: str, tflm_library: str, batch_size: int, picture: str | None, as_json: bool) -> None:
     """Show a patched model's RAM and flash against a board's; exit status 1 if it does not fit."""
-    from tflm_zo.board.memory_plan import plan_memory, plan_picture, plan_text
+    from tflm_zo.board.memory_plan import plan_memory
+    from tflm_zo.board.plan_report import plan_picture, plan_text
 
     result = plan_memory(read_bytes(model), board, tflm_library=tflm_library, batch_size=batch_size)
     click.echo(plan_text(result))

@@ -54,7 +54,7 @@ def main() -> None:
 @json_option
 def convert(model: str, data: str, output: str, as_json: bool) -> None:
     """Convert a Keras model (.keras, .h5) to a full int8 .tflite."""
-    from tflm_zo.conversion.convert import accuracy_report
+    from tflm_zo.conversion.accuracy import accuracy_report
     from tflm_zo.conversion.convert import convert as to_int8
     from tflm_zo.model.samples import load_npz_samples
 

@@ -15,7 +15,7 @@ from types import TracebackType
 
 import numpy as np
 
-from tflm_zo.board.arduino import CHANNEL_SUM_BYTES, batch_bytes, reference_channels
+from tflm_zo.board.memory import CHANNEL_SUM_BYTES, batch_bytes, reference_channels
 from tflm_zo.errors import ZoError
 from tflm_zo.files import compiled_file
 from tflm_zo.ops.names import COMMAND_WORDS, REPORT_WORDS

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory that a patched model takes on a board: arena, samples of a step, sums."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tflm_zo.board.arena import plan_arena
+from tflm_zo.board.tflm_layouts import ARDUINO_32, TFLM_32
+from tflm_zo.model.file import load_model
+from tflm_zo.patching.frozen_prefix import SplitModel
+from tflm_zo.patching.patched_model import PatchedModel
+
+# Beyond what the plan says, against differences between versions of TFLM and of its kernels.
+_ARENA_RESERVE = 0.03
+_ARENA_GRAIN = 256
+# Samples that one training step may have on the board, unless the caller wants another number.
+DEFAULT_BATCH = 16
+# A ChannelSum of kernels/recalibrate.h.
+CHANNEL_SUM_BYTES = 16
+
+
+def board_trees(model: bytes, parts: SplitModel | None) -> list[Any]:
+    """Return the models that a patched model is run as on a board, in the order in which they get their memory."""
+    return [load_model(data) for data in ((model,) if parts is None else (parts.suffix, parts.prefix))]
+
+
+def arena_size(model: bytes, parts: SplitModel | None, recent: bool) -> int:
+    """Return the arena (bytes) that a patched model, split into ``parts``, is given on a board: the plan for
+    CMSIS-NN's kernels, which need scratch memory, with a reserve of 3 percent, rounded up."""
+    required = plan_arena(board_trees(model, parts), TFLM_32 if recent else ARDUINO_32, cmsis_nn=True).required
+    return -(-int(required * (1 + _ARENA_RESERVE)) // _ARENA_GRAIN) * _ARENA_GRAIN
+
+
+def batch_bytes(model: PatchedModel, parts: SplitModel | None, samples: int) -> int:
+    """Return the memory that a board needs for the samples of a step, with their labels.
+
+    Where the frozen layers make of a sample what is smaller, that is kept instead of it; the last one comes in whole.
+    """
+    whole = input_bytes(model) + target_bytes(model)
+    return whole + (samples - 1) * kept_sample_bytes(model, parts)
+
+
+def kept_sample_bytes(model: PatchedModel, parts: SplitModel | None) -> int:
+    """Return the bytes that one more sample of a step takes on a board."""
+    sample = input_bytes(model)
+    return (sample if parts is None else min(sample, parts.kept_bytes)) + target_bytes(model)
+
+
+def input_bytes(model: PatchedModel) -> int:
+    """Return the bytes of one sample in the model's input tensor."""
+    width = 1 if model.input_quantization is not None else 4
+    return width * math.prod(model.input_shape)
+
+
+def target_bytes(model: PatchedModel) -> int:
+    """Return the bytes of one label in the model's target tensor."""
+    return 4 if model.loss.classes else math.prod(model.target_shape)
+
+
+def reference_channels(model: PatchedModel) -> int:
+    """Return how many channels a board adds up to recalibrate the input adapter, 0 if the model has no reference."""
+    return 0 if model.reference is None else model.reference.mean.size
