@@ -128,7 +128,7 @@ def choose(preparer: Preparer, x: np.ndarray, y: np.ndarray | None, loss: str, s
             row, _ = _judge(prepared, seen[untrained.chain.sample], labels, loss)
             return row.error is not None and row.error <= bound
 
-        chosen, filtered = _with_filter(preparer, untrained, x, np.asarray(y), loss, seed, no_worse)
+        chosen, filtered = _with_filter(preparer, untrained, x, np.asarray(y), loss, seed=seed, no_worse=no_worse)
         rows += filtered
     return Choice(chosen, tuple(rows), why, untrained)
 
@@ -200,6 +200,7 @@ def _with_filter(
     x: np.ndarray,
     y: np.ndarray,
     loss: str,
+    *,
     seed: int,
     no_worse: Callable[[Prepared], bool],
 ) -> tuple[Prepared, list[Row]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands for boards: ``export``, ``plan``, ``build``, ``flash``; :func:`add_commands` hooks them in."""
+"""The commands for boards: ``export``, ``plan``, ``build``, ``flash``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def export() -> None:
 @click.option("--example", default=DEFAULT_EXAMPLE, show_default=True, help="The program that the sketch is made of.")
 @json_option
 def export_arduino(
-    model: str, output: str, board: str, tflm_library: str, batch_size: int, example: str, as_json: bool
+    model: str, output: str, *, board: str, tflm_library: str, batch_size: int, example: str, as_json: bool
 ) -> None:
     """Write an Arduino sketch that runs and trains a patched model."""
     from tflm_zo.board.arduino import export_sketch
@@ -140,9 +140,3 @@ def flash(sketch: str, board: str, port: str | None) -> None:
     from tflm_zo.board.arduino_cli import flash as upload
 
     click.echo(f"uploaded to {upload(sketch, board, port)}")
-
-
-def add_commands(group: click.Group) -> None:
-    """Add the commands to ``tflm-zo``."""
-    for command in (export, plan, build, flash):
-        group.add_command(command)

@@ -15,7 +15,6 @@ from tflm_zo.training.masks import MASKS
 from tflm_zo.training.watch import explain
 
 if TYPE_CHECKING:
-    from tflm_zo.adaptation.adapt import Adaptation
     from tflm_zo.training.trainer import History
 
 IN_FILE = click.Path(dir_okay=False)
@@ -133,27 +132,6 @@ def show_fit(history: History) -> dict[str, Any]:
         click.echo(f"learning rates: {', '.join(shown)}")
     click.echo(explain(guard))
     return {"rates": vars(rates), "guard": vars(guard)}
-
-
-def show_adaptation(found: Adaptation) -> None:
-    """Print what was tried to adapt a model, what was chosen and why, as one table."""
-    width = max([len(row.chain.name) for row in found.rows] + [11])
-    if found.rows:
-        click.echo(f"{'preparation':{width}}  {'error':>7}  {'accuracy':>8}  {'nats':>6}")
-    for row in found.rows:
-        values = [
-            _column(row.error, 7, 4),
-            _column(None if row.accuracy is None else 100 * row.accuracy, 6, 1, " %"),
-            _column(row.information, 6, 2),
-        ]
-        chosen = "  <- chosen" if row is found.chosen else "  (after a short training)" if row.trained else ""
-        click.echo(f"{row.chain.name:{width}}  {'  '.join(values)}{chosen}")
-    click.echo(f"prepared: {found.chain.name} ({found.preparation})")
-    click.echo(found.training)
-
-
-def _column(value: float | None, width: int, digits: int, unit: str = "") -> str:
-    return f"{value:{width}.{digits}f}{unit}" if value is not None else " " * (width + len(unit))
 
 
 def _shown(name: str, value: float) -> str:

@@ -13,19 +13,13 @@ from click.core import ParameterSource
 
 from tflm_zo.board.boards import board_names
 from tflm_zo.cli.config_file import NAMES, write_config
-from tflm_zo.cli.options import (
-    IN_FILE,
-    OUT_FILE,
-    finish,
-    hyperparameter_options,
-    json_option,
-    methods_by_layer,
-)
+from tflm_zo.cli.options import IN_FILE, OUT_FILE, finish, hyperparameter_options, json_option, methods_by_layer
 from tflm_zo.files import read_bytes, require_writable
 
 if TYPE_CHECKING:
     from tflm_zo.training.folds import Score
     from tflm_zo.tuning.layer_selection import Selection
+    from tflm_zo.tuning.tune import Tuned
 
 
 _JOBS = click.option("--jobs", type=int, help="Trainings side by side; default: as many as there are processors.")
@@ -58,19 +52,7 @@ class _Bytes(click.ParamType):
 @_JOBS
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
-def select(
-    model: str,
-    data: str,
-    ram: int | None,
-    flash: int | None,
-    board: str,
-    passes: int,
-    folds: int,
-    seed: int,
-    jobs: int | None,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+def select(model: str, data: str, *, board: str, jobs: int | None, quiet: bool, as_json: bool, **search: int) -> None:
     """Find the layers of an int8 MODEL that are worth training on samples, and fit the board's memory.
 
     Ranks layers by what training them takes off the loss of held-out samples, per byte of RAM and per forward pass,
@@ -82,28 +64,13 @@ def select(
     from tflm_zo.tuning.layer_selection import select_layers
     from tflm_zo.tuning.workers import usable_processors
 
-    data_bytes = read_bytes(model)
+    content = read_bytes(model)
     x, y = load_npz(data)
-    found = select_layers(
-        data_bytes,
-        x,
-        y,
-        board=board,
-        ram=ram,
-        flash=flash,
-        passes=passes,
-        folds=folds,
-        seed=seed,
-        jobs=usable_processors() if jobs is None else jobs,
-        verbose=not quiet,
-    )
+    jobs = usable_processors() if jobs is None else jobs
+    found = select_layers(content, x, y, board=board, jobs=jobs, verbose=not quiet, **search)
     click.echo(_layer_table(found))
     click.echo("lower loss: on held-out samples, than without the layer; ± standard error; RAM in bytes")
-    rows = [("untrained", found.untrained), ("patch's default", found.default), ("chosen", found.chosen)]
-    click.echo(f"\n{'held-out samples':26}{'loss':>8}{'  accuracy' if found.chosen.hits is not None else ''}")
-    scores = {name: _scores(score) for name, score in rows if score is not None}
-    for name, values in scores.items():
-        click.echo(f"  {name:24}{values['loss']:8.4f}{_accuracy(values)}")
+    scores = _show_held_out(found)
     command = ""
     if not found.trainable:
         click.echo("\nno training lowers the loss of held-out samples by more than its standard error")
@@ -113,30 +80,40 @@ def select(
             f"(of {found.flash_limit})"
         )
         plain = model
-        if is_patched(load_model(data_bytes)):
+        if is_patched(load_model(content)):
             plain = "ORIGINAL.tflite"
             click.echo(f"ORIGINAL.tflite is what {model} was patched from")
         adapter = " --adapter" if found.adapter else ""
         command = f"tflm-zo patch {shlex.quote(plain)} --trainable {shlex.quote(found.trainable)}{adapter}"
         command += " -o model_zo.tflite"
         click.echo(f"next: {command}")
-    finish(
-        as_json,
-        {
-            "trainable": found.trainable,
-            "adapter": found.adapter,
-            "command": command,
-            "scores": scores,
-            "ram_bytes": [found.ram, found.ram_limit],
-            "flash_bytes": [found.flash, found.flash_limit],
-            "sets_trained": found.sets,
-            "layers": [
-                asdict(row)
-                | {"gain_per_kilobyte": row.gain_per_kilobyte, "gain_per_1000_passes": row.gain_per_1000_passes}
-                for row in found.layers
-            ],
-        },
-    )
+    finish(as_json, _selection_result(found, command, scores))
+
+
+def _show_held_out(found: Selection) -> dict[str, dict[str, float]]:
+    """Print the scores on held-out samples, and return them by what was trained."""
+    rows = [("untrained", found.untrained), ("patch's default", found.default), ("chosen", found.chosen)]
+    click.echo(f"\n{'held-out samples':26}{'loss':>8}{'  accuracy' if found.chosen.hits is not None else ''}")
+    scores = {name: _scores(score) for name, score in rows if score is not None}
+    for name, values in scores.items():
+        click.echo(f"  {name:24}{values['loss']:8.4f}{_accuracy(values)}")
+    return scores
+
+
+def _selection_result(found: Selection, command: str, scores: dict[str, dict[str, float]]) -> dict[str, Any]:
+    return {
+        "trainable": found.trainable,
+        "adapter": found.adapter,
+        "command": command,
+        "scores": scores,
+        "ram_bytes": [found.ram, found.ram_limit],
+        "flash_bytes": [found.flash, found.flash_limit],
+        "sets_trained": found.sets,
+        "layers": [
+            asdict(row) | {"gain_per_kilobyte": row.gain_per_kilobyte, "gain_per_1000_passes": row.gain_per_1000_passes}
+            for row in found.layers
+        ],
+    }
 
 
 def _layer_table(found: Selection) -> str:
@@ -179,6 +156,7 @@ def tune(
     model: str,
     data: str,
     output: str,
+    *,
     trials: int,
     folds: int,
     jobs: int | None,
@@ -204,14 +182,6 @@ def tune(
 
     require_writable(output)
     x, y = load_npz(data)
-    context = click.get_current_context()
-    fixed = {
-        name: value
-        for name, value in hyperparameters.items()
-        if name in NAMES and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
-    if method:
-        fixed["method"] = methods_by_layer(method)
     tuned = search(
         read_bytes(model),
         x,
@@ -222,10 +192,28 @@ def tune(
         folds=folds,
         seed=seed,
         jobs=usable_processors() if jobs is None else jobs,
-        fixed=fixed,
+        fixed=_given(hyperparameters, method),
         verbose=not quiet,
     )
     write_config(output, tuned.hyperparameters)
+    _show_search(tuned, output)
+    command = f"tflm-zo train {shlex.quote(model)} --data {shlex.quote(data)} --config {shlex.quote(output)}"
+    click.echo(f"next: {command} -o trained.ckpt")
+    finish(as_json, asdict(tuned))
+
+
+def _given(hyperparameters: dict[str, Any], method: tuple[str, ...]) -> dict[str, Any]:
+    """The hyperparameters that were given as options: these are not searched."""
+    context = click.get_current_context()
+    given = {
+        name: value
+        for name, value in hyperparameters.items()
+        if name in NAMES and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    return given | ({"method": methods_by_layer(method)} if method else {})
+
+
+def _show_search(tuned: Tuned, output: str) -> None:
     click.echo(f"{tuned.trials} trials, {tuned.pruned} of them given up early; searched: {', '.join(tuned.searched)}")
     click.echo(f"{'':26}{'loss':>8}{'  accuracy' if 'accuracy' in tuned.best else ''}")
     for name, scores in (
@@ -239,9 +227,6 @@ def tune(
     changed = {k: v for k, v in tuned.hyperparameters.items() if k in tuned.searched}
     click.echo(f"{output}: {', '.join(f'{k} {_number(v)}' for k, v in changed.items()) or 'the defaults'}")
     click.echo(f"TFLM gives the same weights, to the bit, after {tuned.passes} passes")
-    command = f"tflm-zo train {shlex.quote(model)} --data {shlex.quote(data)} --config {shlex.quote(output)}"
-    click.echo(f"next: {command} -o trained.ckpt")
-    finish(as_json, asdict(tuned))
 
 
 def _accuracy(scores: dict[str, float]) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,14 @@ from tflm_zo.cli.options import (
 )
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, require_writable, write_atomic
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tflm_zo.serial.device import Device
+    from tflm_zo.serial.link import Link
+    from tflm_zo.serial.remote_trainer import RemoteTrainer
+    from tflm_zo.training.trainer import History
 
 _LEDS = ("idle", "running the model", "training", "saving a checkpoint", "refused a request")
 
@@ -87,6 +95,7 @@ def monitor(
     port: str,
     data: str,
     output: str,
+    *,
     test: str | None,
     recalibrate: bool,
     seed: int,
@@ -105,11 +114,8 @@ def monitor(
     Ctrl-C ends the training after the batch in work; what was learned until then is saved and baked.
     """
     from tflm_zo.model.samples import load_npz_samples
-    from tflm_zo.serial.device import Device
-    from tflm_zo.serial.port import SerialPort
     from tflm_zo.serial.remote_trainer import RemoteTrainer
-    from tflm_zo.training.samples import load_npz_for, sample_codes
-    from tflm_zo.training.trainer import History
+    from tflm_zo.training.samples import load_npz_for
 
     require_writable(output)
     if method:
@@ -117,22 +123,18 @@ def monitor(
     if recalibrate and resume:
         raise ZoError("a run that is resumed goes on as it was: leave out --recalibrate")
     trains = not (recalibrate and hyperparameters["passes"] == 0)
-    device = Device(SerialPort(port), timeout)
-    click.echo(f"{port}: {device.hello.message}")
+    device = _connect(port, timeout)
     trainer = RemoteTrainer(device, device.read_model(), seed)
     x, y = load_npz_samples(data) if recalibrate else load_npz_for(trainer.model, data)
     held_out = load_npz_for(trainer.model, test) if test else None
     # Before anything is changed on the board.
     if recalibrate:
-        trainer.recalibration_codes(x)
-        if trains and y is None and trainer.model.loss.needs_labels:
-            raise ZoError(f"{data} has no labels y to train with: give --passes 0 to recalibrate only")
-    for samples, labels in [*([(x, y)] if trains else []), *([held_out] if held_out else [])]:
-        sample_codes(samples, labels, trainer.model)
+        _require_recalibration(trainer, x, f"{data} has no labels y" if trains and y is None else "")
+    _require_fitting(trainer, [*([(x, y)] if trains else []), *([held_out] if held_out else [])])
     if factory_reset:
         device.factory_reset()
     before = trainer.evaluate(*held_out) if held_out else {}
-    history = History()
+    history = None
     if recalibrate:
         # A fit begins with a checkpoint of its own.
         trainer.recalibrate(x, checkpoint=checkpoints and not trains)
@@ -144,22 +146,53 @@ def monitor(
     baked = trainer.bake()
     write_atomic(output, baked)
     click.echo(f"{output}: {len(baked)} bytes, runs on any TFLite or TFLM")
+    result = _show_run(trainer, device.link, history, {"recalibration_samples": len(x)} if recalibrate else {})
+    if held_out:
+        result |= report_scores(before, trainer.evaluate(*held_out))
+    finish(as_json, result)
+
+
+def _connect(port: str, timeout: float) -> Device:
+    """Find the board behind ``port``, and print what it is."""
+    from tflm_zo.serial.device import Device
+    from tflm_zo.serial.port import SerialPort
+
+    device = Device(SerialPort(port), timeout)
+    click.echo(f"{port}: {device.hello.message}")
+    return device
+
+
+def _require_recalibration(trainer: RemoteTrainer, x: np.ndarray, unlabelled: str) -> None:
+    """Raise :class:`ZoError` if the board cannot be recalibrated by ``x``, or trained after it without labels."""
+    trainer.recalibration_codes(x)
+    if unlabelled and trainer.model.loss.needs_labels:
+        raise ZoError(f"{unlabelled} to train with: give --passes 0 to recalibrate only")
+
+
+def _require_fitting(trainer: RemoteTrainer, samples: list[tuple[np.ndarray, np.ndarray | None]]) -> None:
+    """Raise :class:`ZoError` if samples and labels do not fit the board's model."""
+    from tflm_zo.training.samples import sample_codes
+
+    for x, y in samples:
+        sample_codes(x, y, trainer.model)
+
+
+def _show_run(
+    trainer: RemoteTrainer, link: Link, history: History | None, recalibration: dict[str, int]
+) -> dict[str, Any]:
+    """Print how a training on the board (None: there was none) went, and return the command's result."""
     result: dict[str, Any] = {
         "forward_passes": trainer.progress.passes,
-        "interrupted": history.interrupted,
-        "repeats": device.link.repeats,
-        "reconnections": device.link.reconnections,
+        "interrupted": history is not None and history.interrupted,
+        "repeats": link.repeats,
+        "reconnections": link.reconnections,
     }
-    if recalibrate:
-        result["recalibration_samples"] = len(x)
-    if trains:
+    result |= recalibration
+    if history is not None:
         result |= show_fit(history)
-    if history.epochs:
-        last = history.epochs[-1]
-        click.echo(f"{trainer.progress.passes} forward passes, training loss {last['loss']:.4f}")
-        result |= {f"train_{name}": last[name] for name in ("loss", "accuracy") if name in last}
+        if history.epochs:
+            last = history.epochs[-1]
+            click.echo(f"{trainer.progress.passes} forward passes, training loss {last['loss']:.4f}")
+            result |= {f"train_{name}": last[name] for name in ("loss", "accuracy") if name in last}
     result["layer_executions"], result["saved_executions"] = trainer.layer_executions()
-    if held_out:
-        after = trainer.evaluate(*held_out)
-        result |= report_scores(before, after)
-    finish(as_json, result)
+    return result

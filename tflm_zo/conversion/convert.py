@@ -11,13 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tflm_zo.conversion.converter_process import convert_graphs, freeze
 from tflm_zo.conversion.diagnosis import find_unquantized, layer_of, phrase
-from tflm_zo.conversion.keras_support import (
-    as_samples,
-    import_tensorflow,
-    input_shape,
-    load_keras,
-    quiet,
-)
+from tflm_zo.conversion.keras_support import as_samples, import_tensorflow, input_shape, load_keras, quiet
 from tflm_zo.errors import ZoError
 
 # Calibration of one layer alone only has to run, not to give good scales.

@@ -68,41 +68,54 @@ def backprop(
     if len(x_adapt) < _FOLDS:
         raise ZoError(f"x has {len(x_adapt)} samples: back-propagation needs at least {_FOLDS}")
     started = time.perf_counter()
-    rng = np.random.default_rng(seed)
-    folds = np.array_split(rng.permutation(len(x_adapt)), _FOLDS)
-    best: tuple[tuple[float, float], str, float, int] | None = None
-    tuners = {}
-    for name, rates in _CANDIDATES.items():
-        tuner = tuners[name] = _Tuner(tf, keras, keras_model, name)
-        for rate in rates:
-            scores = np.zeros((_FOLDS, _MAX_EPOCHS, 2))
-            for index, held_out in enumerate(folds):
-                rest = np.concatenate([fold for fold in folds if fold is not held_out])
-                curve = _Curve(tuner.evaluate, x_adapt[held_out], y_adapt[held_out])
-                tuner.train(x_adapt, y_adapt, rest, rate, _MAX_EPOCHS, seed, curve)
-                scores[index] = curve.points
-            for epoch, (accuracy, loss) in enumerate(scores.mean(axis=0), start=1):
-                # Equal accuracies are common with few samples: the lower loss decides.
-                key = (float(accuracy), -float(loss))
-                if best is None or key > best[0]:
-                    best = (key, name, rate, epoch)
-    assert best is not None
-    (validation, _), name, rate, epochs = best
-    everything = np.arange(len(x_adapt))
+    tuners = {name: _Tuner(tf, keras, keras_model, name) for name in _CANDIDATES}
+    best = _cross_validate(tuners, x_adapt, y_adapt, seed)
+    tuner, everything = tuners[best.optimizer], np.arange(len(x_adapt))
     accuracies = []
     for run in range(_RUNS):
-        tuners[name].train(x_adapt, y_adapt, everything, rate, epochs, seed + 1 + run, None)
-        outputs = predict_float(tuners[name].model, x_test)
+        tuner.train(x_adapt, y_adapt, everything, rate=best.rate, epochs=best.epochs, seed=seed + 1 + run)
+        outputs = predict_float(tuner.model, x_test)
         accuracies.append(float(np.mean(outputs.argmax(axis=1) == y_test)))
     return BackpropResult(
         float(np.mean(accuracies)),
         tuple(accuracies),
-        name,
-        rate,
-        epochs,
-        validation,
+        best.optimizer,
+        best.rate,
+        best.epochs,
+        best.score[0],
         time.perf_counter() - started,
     )
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """How a model is tuned; ``score``: mean validation accuracy and minus the loss, the larger the better."""
+
+    score: tuple[float, float]
+    optimizer: str
+    rate: float
+    epochs: int
+
+
+def _cross_validate(tuners: dict[str, _Tuner], x: NDArray[np.float32], y: NDArray[np.int32], seed: int) -> _Setting:
+    """Return the setting with the best score over held-out folds."""
+    folds = np.array_split(np.random.default_rng(seed).permutation(len(x)), _FOLDS)
+    best: _Setting | None = None
+    for name, rates in _CANDIDATES.items():
+        for rate in rates:
+            scores = np.zeros((_FOLDS, _MAX_EPOCHS, 2))
+            for index, held_out in enumerate(folds):
+                rest = np.concatenate([fold for fold in folds if fold is not held_out])
+                curve = _Curve(tuners[name].evaluate, x[held_out], y[held_out])
+                tuners[name].train(x, y, rest, rate=rate, epochs=_MAX_EPOCHS, seed=seed, curve=curve)
+                scores[index] = curve.points
+            for epoch, (accuracy, loss) in enumerate(scores.mean(axis=0), start=1):
+                # Equal accuracies are common with few samples: the lower loss decides.
+                found = _Setting((float(accuracy), -float(loss)), name, rate, epoch)
+                if best is None or found.score > best.score:
+                    best = found
+    assert best is not None
+    return best
 
 
 class _Curve:
@@ -169,10 +182,11 @@ class _Tuner:
         x: NDArray[Any],
         y: NDArray[Any],
         chosen: NDArray[np.intp],
+        *,
         rate: float,
         epochs: int,
         seed: int,
-        curve: _Curve | None,
+        curve: _Curve | None = None,
     ) -> None:
         """Train from the given weights on the chosen samples, in shuffled batches of 16."""
         self.model.set_weights(self._weights)

@@ -34,13 +34,7 @@ def run_demo(folder: Path, seed: int = 0, show: Callable[[str], None] = print) -
     (of training in TFLM) and arena_bytes. Raises :class:`ZoError` if an extra is missing or the folder cannot
     be written.
     """
-    missing = [name for name in _EXTRAS if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ZoError(f"the demo needs {', '.join(missing)}: pip install tflm-zo[demo]")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ZoError(f"cannot make the folder {folder}: {error.strerror}") from error
+    _prepare(folder)
     show("1. a Keras CNN learns clean digits, and is converted to int8")
     digits = load_digits(seed)
     keras_model = train_model(digits, seed)
@@ -55,19 +49,7 @@ def run_demo(folder: Path, seed: int = 0, show: Callable[[str], None] = print) -
     plain_outputs = predict_plain(model, x_test)
     if not np.array_equal(trainer.predict_codes(x_test), plain_outputs):
         raise ZoError("the patched model does not compute what the original computes: please report this")
-    curve = [(0, drifted)]
-    started = time.perf_counter()
-    measuring = 0.0
-
-    def measure(trained: Trainer, logs: dict[str, float]) -> None:
-        nonlocal measuring
-        before = time.perf_counter()
-        scores = trained.evaluate(x_test, digits.y_test)
-        curve.append((trained.progress.passes, scores["accuracy"]))
-        measuring += time.perf_counter() - before
-
-    trainer.fit(x, digits.y_adapt, epochs=EPOCHS, callbacks=[measure])
-    seconds = time.perf_counter() - started - measuring
+    curve, seconds = _train(trainer, (x, digits.y_adapt), (x_test, digits.y_test))
 
     show("3. bake the weights into a plain int8 model, and run that in TFLM")
     baked = trainer.bake()
@@ -87,7 +69,7 @@ def run_demo(folder: Path, seed: int = 0, show: Callable[[str], None] = print) -
         "arena_bytes": trainer.arena_bytes,
     }
     picture = _picture(
-        curve,
+        [(0, drifted), *curve],
         result,
         np.stack([digits.x_test, x_test]),
         digits.y_test,
@@ -104,6 +86,35 @@ def run_demo(folder: Path, seed: int = 0, show: Callable[[str], None] = print) -
     show(_table(result, yardstick.optimizer, yardstick.learning_rate, yardstick.epochs))
     show(f"written to {folder}: digits.tflite, digits_zo.tflite, adapted.tflite, demo.png")
     return result
+
+
+def _prepare(folder: Path) -> None:
+    """Raise :class:`ZoError` if an extra is missing, or the folder cannot be made."""
+    missing = [name for name in _EXTRAS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ZoError(f"the demo needs {', '.join(missing)}: pip install tflm-zo[demo]")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ZoError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+def _train(
+    trainer: Trainer, samples: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
+) -> tuple[list[tuple[int, float]], float]:
+    """Train; return passes and test accuracy after each epoch, and the seconds it took without measuring that."""
+    curve: list[tuple[int, float]] = []
+    measuring = 0.0
+
+    def measure(trained: Trainer, logs: dict[str, float]) -> None:
+        nonlocal measuring
+        before = time.perf_counter()
+        curve.append((trained.progress.passes, trained.evaluate(*test)["accuracy"]))
+        measuring += time.perf_counter() - before
+
+    started = time.perf_counter()
+    trainer.fit(*samples, epochs=EPOCHS, callbacks=[measure])
+    return curve, time.perf_counter() - started - measuring
 
 
 def _table(result: dict[str, Any], optimizer: str, rate: float, epochs: int) -> str:

@@ -90,7 +90,7 @@ def _layer(model: Any, index: int, operator: Any, kind: str, ordinal: int, taken
         return None  # weights made by another op: nothing to train
     bias_index = inputs[2] if len(inputs) > 2 else -1
     name = _unique(_short_name(tensor_name(weights)), taken)
-    _require_int8(graph, inputs[0], inputs[1], bias_index, int(operator.outputs[0]), kind, name)
+    _require_int8(graph, (inputs[0], inputs[1], bias_index, int(operator.outputs[0])), kind, name)
     if bias_index >= 0 and constant(model, graph.tensors[bias_index], np.uint8) is None:
         return None
     shape = shape_of(weights)
@@ -127,14 +127,15 @@ def _layer(model: Any, index: int, operator: Any, kind: str, ordinal: int, taken
     )
 
 
-def _require_int8(graph: Any, x: int, w: int, b: int, y: int, kind: str, name: str) -> None:
+def _require_int8(graph: Any, tensors: tuple[int, int, int, int], kind: str, name: str) -> None:
     types = {v: k for k, v in vars(schema.TensorType).items() if isinstance(v, int)}
-    for role, index, wanted in (
-        ("input", x, schema.TensorType.INT8),
-        ("weights", w, schema.TensorType.INT8),
-        ("bias", b, schema.TensorType.INT32),
-        ("output", y, schema.TensorType.INT8),
-    ):
+    roles = (
+        ("input", schema.TensorType.INT8),
+        ("weights", schema.TensorType.INT8),
+        ("bias", schema.TensorType.INT32),
+        ("output", schema.TensorType.INT8),
+    )
+    for index, (role, wanted) in zip(tensors, roles, strict=True):
         if index >= 0 and graph.tensors[index].type != wanted:
             raise ZoError(
                 f"layer {name} ({kind}) has {types.get(graph.tensors[index].type, '?')} {role}, not "

@@ -45,7 +45,7 @@ def add_adapter(tree: Any, gains: np.ndarray | None = None, offsets: np.ndarray 
     scales = (gains / UNIT).astype(np.float32)
     units = quantization.scale * scales.astype(np.float64)
     codes = np.rint(offsets * quantization.scale / units).astype(np.int32)
-    insert_front_layer(tree, NAME, spread, weights, scales, (codes, units))
+    insert_front_layer(tree, NAME, spread, weights, scales, bias=(codes, units))
 
 
 def has_adapter(tree: Any) -> bool:

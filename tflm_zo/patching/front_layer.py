@@ -48,6 +48,7 @@ def insert_front_layer(
     spread: tuple[int, int, int, int],
     weights: np.ndarray,
     scales: np.ndarray,
+    *,
     bias: tuple[np.ndarray, np.ndarray] | None = None,
     zero_point: int | None = None,
 ) -> None:

@@ -12,11 +12,7 @@ from tflm_zo.errors import ZoError
 from tflm_zo.model.file import builtin_code, constant, schema, shape_of, tensor_name
 from tflm_zo.model.layers import Layer
 from tflm_zo.model.quantization import Quantization, quantization_of
-from tflm_zo.ops.options import (
-    LOSS_CROSS_ENTROPY,
-    LOSS_ENTROPY,
-    LOSS_MEAN_SQUARED_ERROR,
-)
+from tflm_zo.ops.options import LOSS_CROSS_ENTROPY, LOSS_ENTROPY, LOSS_MEAN_SQUARED_ERROR
 from tflm_zo.patching.layer_shape import fused_activation
 
 _KINDS = {"cross-entropy": LOSS_CROSS_ENTROPY, "mse": LOSS_MEAN_SQUARED_ERROR, "entropy": LOSS_ENTROPY}

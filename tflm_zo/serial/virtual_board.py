@@ -19,7 +19,7 @@ from tflm_zo.board.memory import CHANNEL_SUM_BYTES, batch_bytes, reference_chann
 from tflm_zo.errors import ZoError
 from tflm_zo.files import compiled_file
 from tflm_zo.ops.names import COMMAND_WORDS, REPORT_WORDS
-from tflm_zo.patching.frozen_prefix import split
+from tflm_zo.patching.frozen_prefix import SplitModel, split
 from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.serial.device import model_hash
 from tflm_zo.serial.framing import OVERHEAD
@@ -152,20 +152,7 @@ class HostApp:
         weights = sum(p.arena_bytes + 4 * p.moments for p in parameters)
         pages = max(_LEAST_PAGES, 2 * -(-(weights + _CHECKPOINT_OVERHEAD) // PAGE_BYTES))
         self._flash = FlashFile(flash, pages * PAGE_BYTES)
-        self._inputs = [
-            np.zeros(self._model.input_shape, np.float32 if self._model.input_quantization is None else np.int8),
-            np.zeros(COMMAND_WORDS, np.int32),
-            np.zeros(self._model.target_shape, np.int32 if self._model.loss.classes else np.int8),
-        ]
-        result = np.float32 if self._model.output_quantization is None else np.int8
-        self._outputs = [np.zeros(self._model.output_shape, result), np.zeros(REPORT_WORDS, np.int32)]
-        self._frozen_input: list[np.ndarray] = []
-        self._frozen_outputs: list[np.ndarray] = []
-        if parts is not None:
-            # What leads on is the input of the rest, beside command and target.
-            kept = [np.zeros(shape, np.int8) for shape in parts.kept_shapes]
-            self._frozen_input, self._frozen_outputs = self._inputs[:1], [np.zeros_like(tensor) for tensor in kept]
-            self._inputs = [kept[0], *self._inputs[1:], *kept[1:]]
+        self._make_tensors(parts)
         self._sums = np.zeros((reference_channels(self._model), CHANNEL_SUM_BYTES // 8), np.int64)
         self._config = _Config(
             line=line,
@@ -194,6 +181,23 @@ class HostApp:
         self.boot_message = _CHECKPOINTS.get(found, "the flash file cannot be used: the factory weights are in use")
         if _library().tflm_zo_app_model_status(self._app) != 0:
             raise self.fault or ZoError("the model does not run: patch it again with this tflm-zo")
+
+    def _make_tensors(self, parts: SplitModel | None) -> None:
+        """The memory that the app fills before a pass and reads after it, of the rest and of the frozen layers."""
+        self._inputs = [
+            np.zeros(self._model.input_shape, np.float32 if self._model.input_quantization is None else np.int8),
+            np.zeros(COMMAND_WORDS, np.int32),
+            np.zeros(self._model.target_shape, np.int32 if self._model.loss.classes else np.int8),
+        ]
+        result = np.float32 if self._model.output_quantization is None else np.int8
+        self._outputs = [np.zeros(self._model.output_shape, result), np.zeros(REPORT_WORDS, np.int32)]
+        self._frozen_input: list[np.ndarray] = []
+        self._frozen_outputs: list[np.ndarray] = []
+        if parts is not None:
+            # What leads on is the input of the rest, beside command and target.
+            kept = [np.zeros(shape, np.int8) for shape in parts.kept_shapes]
+            self._frozen_input, self._frozen_outputs = self._inputs[:1], [np.zeros_like(tensor) for tensor in kept]
+            self._inputs = [kept[0], *self._inputs[1:], *kept[1:]]
 
     def _invoke(
         self, interpreter: Interpreter | None, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]

@@ -80,6 +80,7 @@ class Engine:
         self,
         tensors: tuple[int, int],
         geometry: Geometry,
+        *,
         output_channels: int,
         groups: int,
         weights: np.ndarray,

@@ -158,7 +158,15 @@ def _with_weights(
     if multiplier is None:
         per_filter = weights.size // (channels * geometry.kernel_height * geometry.kernel_width)
         groups = geometry.channels // per_filter
-        c.engine.add_conv(connects, geometry, channels, groups, weights, bias, rescaling)
+        c.engine.add_conv(
+            connects,
+            geometry,
+            output_channels=channels,
+            groups=groups,
+            weights=weights,
+            bias=bias,
+            quantization=rescaling,
+        )
     else:
         c.engine.add_depthwise(connects, geometry, multiplier, weights, bias, rescaling)
     return c.layer(

@@ -38,6 +38,7 @@ def measure_rates(
     run: Pass,
     codes: np.ndarray,
     targets: np.ndarray,
+    *,
     epochs: int,
     seed: int,
 ) -> Rates:

@@ -315,7 +315,7 @@ class Trainer:
     ) -> Rates:
         """Measure the rates that the recipe leaves open."""
         self._configure(recipe.with_rates(Rates()))
-        found = measure_rates(self.model, recipe, hyper, self._pass, codes, targets, epochs, self.seed)
+        found = measure_rates(self.model, recipe, hyper, self._pass, codes, targets, epochs=epochs, seed=self.seed)
         self._state.restore_clean()
         self.progress.passes += passes_to_measure(recipe, hyper, len(codes))
         return found

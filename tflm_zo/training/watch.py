@@ -9,17 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.training.guard import (
-    CUT,
-    MOST_CUTS,
-    MOST_TRIALS,
-    Guard,
-    Scores,
-    Verdict,
-    checks,
-    held_out_count,
-    hold_out,
-)
+from tflm_zo.training.guard import CUT, MOST_CUTS, MOST_TRIALS, Guard, Scores, Verdict, checks, held_out_count, hold_out
 
 # A guard that would take more than this part of a fit's passes is done without.
 _MOST_OF_PASSES = 0.25

@@ -130,7 +130,7 @@ def select_layers(
     samples = into_folds(x, y, folds, seed)
     try:
         with Workers(jobs) as workers:
-            return _Selector(model, sets, samples, passes, seed, workers, verbose).run()
+            return _Selector(model, sets, samples, passes=passes, seed=seed, workers=workers, verbose=verbose).run()
     except KeyboardInterrupt:
         raise ZoError("interrupted") from None
 
@@ -149,6 +149,7 @@ class _Selector:
         model: bytes,
         sets: LayerSets,
         samples: Samples,
+        *,
         passes: int,
         seed: int,
         workers: Workers,
