@@ -41,7 +41,7 @@ def accuracy_report(keras_model: Any, tflite_model: bytes, x: ArrayLike, y: Arra
     squared error.
 
     Args:
-        keras_model: as for :func:`convert`.
+        keras_model: as for :func:`tflm_zo.convert`.
         tflite_model: content of the int8 ``.tflite``.
         x: float array ``(n, ...)``, in the units the Keras model is fed.
         y: labels ``(n,)`` or targets ``(n, ...)``.
