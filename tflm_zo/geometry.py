@@ -20,7 +20,7 @@ _ACTIVATIONS = schema.ActivationFunctionType
 
 @dataclass(frozen=True)
 class LayerShape:
-    """The fields of the C++ struct of this name (``kernels/layer_update.h``), in its order."""
+    """The fields of the C++ struct of this name (``kernels/layer_shape.h``), in its order."""
 
     kind: int
     input_height: int

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <map>
 
+#include "parameter_perturbation.h"
+
 namespace tflm_zo {
 namespace sim {
 namespace {

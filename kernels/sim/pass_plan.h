@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "parameter_op.h"
+#include "parameter_state.h"
 #include "session.h"
 
 namespace tflm_zo {

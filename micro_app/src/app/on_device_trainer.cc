@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "move_together.h"
+#include "parameter_perturbation.h"
 
 namespace tflm_zo {
 namespace {

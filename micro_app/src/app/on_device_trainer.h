@@ -19,7 +19,7 @@
 #include <cstdint>
 
 #include "model_runtime.h"
-#include "parameter_op.h"
+#include "parameter_state.h"
 #include "recalibrate.h"
 #include "schedule.h"
 #include "session.h"
