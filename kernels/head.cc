@@ -27,11 +27,12 @@ float FeatureEnergy(const Head& head, float scale) {
 }
 
 void HeadUpdate(const Head& head, const float* gradient, float rate, uint32_t rounding_key) {
+  const FineWeights weights{head.weights, head.residual, head.weight_limit};
+  const InputCodes input{head.input, head.input_zero_point, head.features};
   for (int32_t j = 0; j < head.outputs; ++j) {
     const float step = rate * gradient[j];
     if (head.residual != nullptr) {
-      StepWeights(j * head.features, head.features, head.weights, head.residual, head.weight_limit,
-                  step * head.weight_factors[j], head.input, head.input_zero_point, rounding_key);
+      StepWeights(weights, j * head.features, input, step * head.weight_factors[j], rounding_key);
     }
     if (head.trains_bias) {
       StepBias(&head.bias[j], step / head.accumulator_scales[j],

@@ -8,6 +8,8 @@
 #include "loss_op.h"
 #include "node_op.h"
 #include "parameter_op.h"
+#include "parameter_perturbation.h"
+#include "parameter_state.h"
 #include "recalibrate.h"
 #include "schedule.h"
 #include "tflm_abi.h"

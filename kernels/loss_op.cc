@@ -116,11 +116,11 @@ int32_t Prediction(const int8_t* codes, const LossOptions& options) {
   return best;
 }
 
-// What a pass is compared with; one of them, by the kind of loss.
+// What the loss compares the outputs with: the member that belongs to the kind of loss.
 struct Target {
-  int32_t index;        // of the class
-  const int8_t* codes;  // of the vector
-  float* mean;          // mean prediction
+  int32_t index;        // kCrossEntropy: the class
+  const int8_t* codes;  // kMeanSquaredError: [outputs]
+  float* mean;          // kEntropy: the mean prediction, nullptr with other kinds
 };
 
 float Loss(const LossOptions& options, const Target& target, const float* outputs) {
@@ -156,86 +156,128 @@ float SquaredLength(const float* values, int32_t count) {
   return sum;
 }
 
+// One pass whose loss, or what follows from it, the session asks for.
+class LossPass {
+ public:
+  LossPass(Context* context, const Node* node, const LossState& state, const int8_t* codes)
+      : context_(context),
+        node_(node),
+        options_(*state.options),
+        session_(static_cast<Session*>(TensorData(InputTensor(context, node, kSessionInput)))),
+        codes_(codes),
+        values_(static_cast<float*>(ScratchBuffer(context, state.logits_scratch))) {
+    if (options_.features > 0) head_ = MakeHead(context, node, options_);
+    const EvalTensor* gradient = OutputTensor(context, node, kFeatureGradientOutput);
+    if (gradient != nullptr) feature_gradient_ = static_cast<float*>(TensorData(gradient));
+  }
+
+  Status Run(Report* report) {
+    if (!ReadTarget()) return kError;
+    if (options_.high_resolution) {
+      HighResolutionLogits(head_, values_);
+    } else {
+      Dequantize(codes_, options_, values_);
+    }
+    report->loss = Loss(options_, target_, values_);
+    if (options_.features > 0) {
+      report->feature_energy = FeatureEnergy(head_, options_.feature_scale);
+    }
+    AddToLossTable(report->loss);
+    FollowMeanPrediction();
+    if (session_->actions & kMeasure) Measure(report);
+    return (session_->actions & kHeadUpdate) != 0 ? UpdateHead() : kOk;
+  }
+
+ private:
+  // Fills target_; false if it is not a class of this model.
+  bool ReadTarget() {
+    const void* data = TensorData(InputTensor(context_, node_, kTarget));
+    target_ = Target{0, static_cast<const int8_t*>(data), nullptr};
+    if (options_.kind == kEntropy) {
+      target_.mean = static_cast<float*>(TensorData(InputTensor(context_, node_, kMeanPrediction)));
+    }
+    if (options_.kind != kCrossEntropy) return true;
+    std::memcpy(&target_.index, data, sizeof(target_.index));
+    const int32_t classes = options_.outputs == 1 ? 2 : options_.outputs;
+    if (target_.index >= 0 && target_.index < classes) return true;
+    TFLM_ZO_REPORT(context_, "%s: class index %d is not in 0..%d", kLossOpName,
+                   static_cast<int>(target_.index), static_cast<int>(classes - 1));
+    return false;
+  }
+
+  void AddToLossTable(float loss) {
+    if ((session_->actions & kAccumulate) == 0) return;
+    if (session_->sign == 0) {
+      session_->base_loss += loss;
+    } else {
+      session_->losses[session_->query] += session_->sign > 0 ? loss : -loss;
+    }
+  }
+
+  // Moves the mean prediction in training passes, but not in those with a positive sign: the pass
+  // with the negative sign follows, and both losses must be measured against the same mean.
+  void FollowMeanPrediction() {
+    const bool trains = (session_->actions & (kAccumulate | kHeadUpdate)) != 0;
+    if (target_.mean != nullptr && trains && session_->sign <= 0) {
+      UpdateMeanPrediction(values_, options_.outputs, target_.mean);
+    }
+  }
+
+  // Leaves a gradient of length 1 for the node ops behind this one; see Report.
+  void Measure(Report* report) {
+    LossGradient(options_, target_, values_);
+    report->gradient_energy = SquaredLength(values_, options_.outputs);
+    report->layer_energy = session_->layer_energy;
+    if (feature_gradient_ == nullptr) return;
+    const float length = std::sqrt(report->gradient_energy);
+    for (int32_t j = 0; j < options_.outputs; ++j) {
+      values_[j] = length > 0.0f ? values_[j] / length : 0.0f;
+    }
+    FeatureGradient(head_, values_, options_.feature_scale, feature_gradient_);
+  }
+
+  Status UpdateHead() {
+    const bool trains_head =
+        options_.trains_bias != 0 || InputTensor(context_, node_, kHeadResidual) != nullptr;
+    if (options_.features == 0 || (!trains_head && feature_gradient_ == nullptr)) {
+      TFLM_ZO_REPORT(context_, "%s: this model has no layer to train exactly", kLossOpName);
+      return kError;
+    }
+    LossGradient(options_, target_, values_);
+    if (feature_gradient_ != nullptr) {
+      FeatureGradient(head_, values_, options_.feature_scale, feature_gradient_);
+    }
+    if (trains_head) {
+      HeadUpdate(head_, values_, session_->head_rate,
+                 StreamKey(session_->head_seed, Stream::kHeadRounding, 0, 0));
+    }
+    return kOk;
+  }
+
+  Context* context_;
+  const Node* node_;
+  const LossOptions& options_;
+  Session* session_;
+  const int8_t* codes_;                // [outputs], the model's logits
+  float* values_;                      // [outputs], the real logits, then dL/dlogits
+  Head head_{};                        // if options_.features > 0
+  float* feature_gradient_ = nullptr;  // dL/dfeatures, if a layer before the head is trained by it
+  Target target_{};
+};
+
 Status Invoke(Context* context, Node* node) {
   const auto& state = *static_cast<const LossState*>(node->user_data);
-  const LossOptions& options = *state.options;
-  auto* session = static_cast<Session*>(TensorData(InputTensor(context, node, kSessionInput)));
+  const auto* session =
+      static_cast<const Session*>(TensorData(InputTensor(context, node, kSessionInput)));
   const auto* codes = static_cast<const int8_t*>(TensorData(InputTensor(context, node, kLogits)));
 
   Report report{};
   report.magic = kReportMagic;
-  report.prediction = Prediction(codes, options);
+  report.prediction = Prediction(codes, *state.options);
   std::memcpy(report.state_address, session->state_address, sizeof(report.state_address));
-
   if (session->actions & (kLoss | kHeadUpdate | kMeasure)) {
-    const void* target_data = TensorData(InputTensor(context, node, kTarget));
-    Target target{0, static_cast<const int8_t*>(target_data), nullptr};
-    if (options.kind == kCrossEntropy) {
-      std::memcpy(&target.index, target_data, sizeof(target.index));
-      const int32_t classes = options.outputs == 1 ? 2 : options.outputs;
-      if (target.index < 0 || target.index >= classes) {
-        TFLM_ZO_REPORT(context, "%s: class index %d is not in 0..%d", kLossOpName,
-                       static_cast<int>(target.index), static_cast<int>(classes - 1));
-        return kError;
-      }
-    } else if (options.kind == kEntropy) {
-      target.mean = static_cast<float*>(TensorData(InputTensor(context, node, kMeanPrediction)));
-    }
-    auto* logits = static_cast<float*>(ScratchBuffer(context, state.logits_scratch));
-    if (options.high_resolution) {
-      HighResolutionLogits(MakeHead(context, node, options), logits);
-    } else {
-      Dequantize(codes, options, logits);
-    }
-    report.loss = Loss(options, target, logits);
-    if (options.features > 0) {
-      report.feature_energy =
-          FeatureEnergy(MakeHead(context, node, options), options.feature_scale);
-    }
-    if (session->actions & kAccumulate) {
-      if (session->sign == 0) {
-        session->base_loss += report.loss;
-      } else {
-        session->losses[session->query] += session->sign > 0 ? report.loss : -report.loss;
-      }
-    }
-    // A pass with a positive sign and its negative are to be judged by the same mean.
-    const bool trains = (session->actions & (kAccumulate | kHeadUpdate)) != 0;
-    if (target.mean != nullptr && trains && session->sign <= 0) {
-      UpdateMeanPrediction(logits, options.outputs, target.mean);
-    }
-    const EvalTensor* feature_gradient = OutputTensor(context, node, kFeatureGradientOutput);
-    if (session->actions & kMeasure) {
-      LossGradient(options, target, logits);
-      report.gradient_energy = SquaredLength(logits, options.outputs);
-      report.layer_energy = session->layer_energy;
-      if (feature_gradient != nullptr) {
-        const float length = std::sqrt(report.gradient_energy);
-        for (int32_t j = 0; j < options.outputs; ++j) {
-          logits[j] = length > 0.0f ? logits[j] / length : 0.0f;
-        }
-        FeatureGradient(MakeHead(context, node, options), logits, options.feature_scale,
-                        static_cast<float*>(TensorData(feature_gradient)));
-      }
-    }
-    if (session->actions & kHeadUpdate) {
-      const bool trains_head =
-          options.trains_bias != 0 || InputTensor(context, node, kHeadResidual) != nullptr;
-      if (options.features == 0 || (!trains_head && feature_gradient == nullptr)) {
-        TFLM_ZO_REPORT(context, "%s: this model has no layer to train exactly", kLossOpName);
-        return kError;
-      }
-      const Head head = MakeHead(context, node, options);
-      LossGradient(options, target, logits);
-      if (feature_gradient != nullptr) {
-        FeatureGradient(head, logits, options.feature_scale,
-                        static_cast<float*>(TensorData(feature_gradient)));
-      }
-      if (trains_head) {
-        HeadUpdate(head, logits, session->head_rate,
-                   StreamKey(session->head_seed, Stream::kHeadRounding, 0, 0));
-      }
-    }
+    const Status status = LossPass(context, node, state, codes).Run(&report);
+    if (status != kOk) return status;
   }
   std::memcpy(TensorData(OutputTensor(context, node, 0)), &report, sizeof(report));
   return kOk;

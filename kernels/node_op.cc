@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "node_op.h"
 
-#include "layer_update.h"
 #include "node_perturbation.h"
 #include "op_options.h"
+#include "output_gradient.h"
 #include "perturbation.h"
 #include "random.h"
 #include "session.h"
+#include "weight_gradient.h"
 #include "weight_step.h"
 
 namespace tflm_zo {
@@ -29,7 +30,7 @@ enum Input {
 struct NodeState {
   const NodeOptions* options;
   // float[filter size]: gradient of one output channel's weights, if these are trained; then
-  // uint32_t[ChannelWords]: the channels that take part.
+  // uint32_t[ChannelWords]: a bit for each channel, whether the mask lets it take part.
   int scratch;
 };
 
@@ -79,7 +80,7 @@ bool TensorsMatch(Context* context, const Node* node, const NodeOptions& options
   return accumulator == nullptr || ElementCount(accumulator) == trained;
 }
 
-// Of the gradient of one output channel's weights.
+// Number of elements of the gradient of one output channel's weights.
 int32_t GradientSize(const Node* node, const LayerShape& shape) {
   return TrainsWeights(node) ? FilterSize(shape) : 0;
 }
@@ -130,71 +131,33 @@ WeightRow FilterRow(const LayerShape& shape, int32_t channel) {
           FilterSize(shape)};
 }
 
-// Steps of one output channel's weights and bias, by gradients in the units that FilterGradient
-// returns.
+// Of one output channel, in the units of FilterGradient.
+struct ChannelGradient {
+  const float*
+      dw;  // [FilterSize], if weights are trained; nullptr: the mask leaves the channel out
+  float db;
+};
+
+// Steps of one output channel's weights and bias.
 void StepChannel(const NodeOptions& options, const Trained& trained, int32_t channel, float rate,
-                 const float* dw, float db, uint32_t rounding_key) {
+                 const ChannelGradient& gradient, uint32_t rounding_key) {
   const LayerShape& shape = options.shape;
   const int32_t factor = options.channels == 1 ? 0 : channel;
   if (trained.weights != nullptr) {
-    StepWeights(FilterRow(shape, channel), trained.weights, trained.initial_weights,
-                options.headroom, rate * WeightFactors(&options)[factor], dw, rounding_key);
+    StepWeights({trained.weights, trained.initial_weights, options.headroom},
+                FilterRow(shape, channel), rate * WeightFactors(&options)[factor], gradient.dw,
+                rounding_key);
   }
   if (trained.bias == nullptr) return;
   const int32_t count = shape.output_channels * FilterSize(shape);
   const bool perturbed =
       HasHeadroom(trained.initial_bias[channel], kMaxBias, options.bias_headroom);
-  StepBias(&trained.bias[channel], rate * BiasFactors(&options)[factor] * db,
+  StepBias(&trained.bias[channel], rate * BiasFactors(&options)[factor] * gradient.db,
            RandomWord(rounding_key, static_cast<uint32_t>(count + channel)),
            perturbed ? kMaxBias - options.bias_headroom : kMaxBias);
 }
 
-// dL/dy of single outputs from the gradient of the features that they are averaged to.
-class PooledGradient {
- public:
-  PooledGradient(const int8_t* y, const NodeOptions& options, const float* feature_gradient)
-      : y_(y),
-        options_(options),
-        feature_gradient_(feature_gradient),
-        share_(1.0f / static_cast<float>(options.window_height * options.window_width)),
-        one_window_(options.window_height == options.shape.output_height &&
-                    options.window_width == options.shape.output_width) {}
-
-  float At(int32_t row, int32_t column, int32_t channel) const {
-    const LayerShape& shape = options_.shape;
-    const int8_t code = y_[(row * shape.output_width + column) * shape.output_channels + channel];
-    if (code <= options_.activation_min || code >= options_.activation_max) return 0.0f;
-    // Most models average the whole map: no divisions then.
-    const int32_t pooled = one_window_ ? 0
-                                       : row / options_.window_height * options_.pooled_width +
-                                             column / options_.window_width;
-    return feature_gradient_[pooled * shape.output_channels + channel] * share_;
-  }
-
- private:
-  const int8_t* y_;
-  const NodeOptions& options_;
-  const float* feature_gradient_;
-  float share_;
-  bool one_window_;
-};
-
-// dL/dy of 1 wherever an output is not saturated.
-class UnitGradient {
- public:
-  UnitGradient(const int8_t* y, const NodeOptions& options) : y_(y), options_(options) {}
-
-  float At(int32_t row, int32_t column, int32_t channel) const {
-    const LayerShape& shape = options_.shape;
-    const int8_t code = y_[(row * shape.output_width + column) * shape.output_channels + channel];
-    return code <= options_.activation_min || code >= options_.activation_max ? 0.0f : 1.0f;
-  }
-
- private:
-  const int8_t* y_;
-  const NodeOptions& options_;
-};
-
+// One pass through the op: the tensors of the layer, and what the session asks for.
 class NodePass {
  public:
   NodePass(Context* context, const Node* node, const NodeState& state)
@@ -234,7 +197,7 @@ class NodePass {
     }
     const NodeMap map = MakeMap(options_, setting_);
     const NodeGradient gradient(y_, map, keys, session_->losses, session_->update_queries);
-    // Losses are measured per sigma codes of y, the layer's gradient per real unit.
+    // The losses answer to a change of sigma codes of y; dL/dy is per real unit of y.
     const float unit = options_.inverse_output_scale / static_cast<float>(setting_.sigma);
     Step(gradient, rate * unit, session_->update_seed);
   }
@@ -266,7 +229,7 @@ class NodePass {
   }
 
  private:
-  // Fills kept_ with the channels that take part.
+  // Fills kept_ with a bit for each channel: whether the mask lets it take part.
   void KeepChannels(Mask mask, uint32_t seed) const {
     const uint32_t key = StreamKey(seed, Stream::kMask, static_cast<uint32_t>(options_.node), 0);
     const int32_t channels = options_.shape.output_channels;
@@ -292,37 +255,48 @@ class NodePass {
     return sum >= level * (factor * factor);
   }
 
+  // Gradient of one output channel's weights and bias. dw: dw_, which the next call overwrites.
+  template <typename Gradient>
+  ChannelGradient GradientOfChannel(const Gradient& gradient, int32_t channel) const {
+    const auto slope_at = [&gradient, channel](int32_t row, int32_t column) {
+      return gradient.At(row, column, channel);
+    };
+    if (trained_.weights == nullptr) return {dw_, BiasGradient(options_.shape, slope_at)};
+    return {dw_,
+            FilterGradient(options_.shape, x_, options_.input_zero_point, channel, slope_at, dw_)};
+  }
+
   // One step of all weights and biases, or its part for the accumulator.
   template <typename Gradient>
   void Step(const Gradient& gradient, float rate, uint32_t seed) const {
-    const bool begin = (session_->actions & kNodeBegin) != 0;
-    const bool apply = (session_->actions & kNodeApply) != 0;
     const uint32_t rounding_key =
         StreamKey(seed, Stream::kNodeRounding, static_cast<uint32_t>(options_.node), 0);
     for (int32_t c = 0; c < options_.shape.output_channels; ++c) {
       const bool kept = KeepsChannel(kept_, c);
-      float db = 0.0f;
-      if (kept) {
-        const auto slope_at = [&gradient, c](int32_t row, int32_t column) {
-          return gradient.At(row, column, c);
-        };
-        db = trained_.weights == nullptr
-                 ? BiasGradient(options_.shape, slope_at)
-                 : FilterGradient(options_.shape, x_, options_.input_zero_point, c, slope_at, dw_);
+      const ChannelGradient channel =
+          kept ? GradientOfChannel(gradient, c) : ChannelGradient{nullptr, 0.0f};
+      if (trained_.accumulator != nullptr) {
+        Accumulate(channel, c, rate, rounding_key);
+      } else if (kept) {
+        StepChannel(options_, trained_, c, rate, channel, rounding_key);
       }
-      if (trained_.accumulator == nullptr) {
-        if (kept) StepChannel(options_, trained_, c, rate, dw_, db, rounding_key);
-        continue;
-      }
-      float* sums = trained_.accumulator + c * gradient_size_;
-      float* bias_sum = trained_.accumulator + options_.shape.output_channels * gradient_size_ + c;
-      if (begin) Clear(sums, bias_sum);
-      for (int32_t k = 0; kept && k < gradient_size_; ++k) sums[k] += dw_[k];
-      *bias_sum += db;
-      if (!apply) continue;
-      StepChannel(options_, trained_, c, rate, sums, *bias_sum, rounding_key);
-      Clear(sums, bias_sum);
     }
+  }
+
+  // Adds the gradient of channel `c` to its sums over the batch, and takes a step by these sums if
+  // the session asks for it.
+  void Accumulate(const ChannelGradient& gradient, int32_t c, float rate,
+                  uint32_t rounding_key) const {
+    float* sums = trained_.accumulator + c * gradient_size_;
+    float* bias_sum = trained_.accumulator + options_.shape.output_channels * gradient_size_ + c;
+    if ((session_->actions & kNodeBegin) != 0) Clear(sums, bias_sum);
+    for (int32_t k = 0; gradient.dw != nullptr && k < gradient_size_; ++k) {
+      sums[k] += gradient.dw[k];
+    }
+    *bias_sum += gradient.db;
+    if ((session_->actions & kNodeApply) == 0) return;
+    StepChannel(options_, trained_, c, rate, {sums, *bias_sum}, rounding_key);
+    Clear(sums, bias_sum);
   }
 
   // Squared length of the gradient of the trained tensors, real units.
@@ -330,20 +304,14 @@ class NodePass {
   float GradientEnergy(const Gradient& gradient) const {
     float energy = 0.0f;
     for (int32_t c = 0; c < options_.shape.output_channels; ++c) {
-      const auto slope_at = [&gradient, c](int32_t row, int32_t column) {
-        return gradient.At(row, column, c);
-      };
-      const float db =
-          trained_.weights == nullptr
-              ? BiasGradient(options_.shape, slope_at)
-              : FilterGradient(options_.shape, x_, options_.input_zero_point, c, slope_at, dw_);
+      const ChannelGradient channel = GradientOfChannel(gradient, c);
       float sum = 0.0f;
-      for (int32_t k = 0; k < gradient_size_; ++k) sum += dw_[k] * dw_[k];
+      for (int32_t k = 0; k < gradient_size_; ++k) sum += channel.dw[k] * channel.dw[k];
       const int32_t factor = options_.channels == 1 ? 0 : c;
-      // s_x^2, of the input's codes.
+      // s_x^2: dw is in codes of the input.
       const float unit = WeightFactors(&options_)[factor] / BiasFactors(&options_)[factor];
       energy += sum * unit;
-      if (trained_.bias != nullptr) energy += db * db;
+      if (trained_.bias != nullptr) energy += channel.db * channel.db;
     }
     return energy;
   }

@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "layer_update.h"
+#include "layer_shape.h"
 
 namespace tflm_zo {
 

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "momentum.h"
+#include "parameter_perturbation.h"
 #include "real_math.h"
 #include "weight_step.h"
 

@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "parameter_op.h"
+#include "parameter_state.h"
 
 namespace tflm_zo {
 

@@ -1,40 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Carries out a sequence of training passes, of which as many as possible go through each layer
-// together.
+// Carries out a sequence of training passes with the results of TFLM, which runs one pass after the
+// other.
 //
-// The result is that of TFLM, which runs one pass after the other: an op reads and writes what it
-// would there, in the same order. Only the layers between the ops are computed ahead of time, as
-// far as their weights do not depend on the outcome of an earlier pass, and once for passes that
-// agree so far.
+// The training ops run as they do there: pass by pass, on the same values. The layers between them
+// are computed ahead, each for many passes at once, as far as their weights do not depend on what
+// an op has still to do in an earlier pass (pass_plan.h), and once for all passes that agree in
+// input and weights (layer_sweep.h).
 #ifndef TFLM_ZO_SIM_BATCH_TRAINER_H_
 #define TFLM_ZO_SIM_BATCH_TRAINER_H_
 
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include "graph.h"
+#include "layer_sweep.h"
 #include "op_host.h"
 #include "pass_plan.h"
+#include "pass_values.h"
+#include "range.h"
+#include "training_ops.h"
 
 namespace tflm_zo {
 namespace sim {
-
-// The tensors and ops of the training graph that a pass goes through besides its layers and nodes.
-struct TrainingEnds {
-  int32_t command;
-  int32_t target;
-  int32_t report;
-  int32_t input;
-  int32_t logits;
-  int32_t features;  // the head's input, -1 without a head
-  int32_t output;
-  int32_t parameter_op;
-  int32_t loss_op;
-};
 
 // Labelled samples. `input` [count][bytes of the model's input] and `target` [count][target_bytes]
 // are lent by the caller.
@@ -43,7 +33,8 @@ struct Samples {
   const uint8_t* target = nullptr;
   int64_t target_bytes = 0;
   int64_t count = 0;
-  // What the first `cached_layers` layers make of them, as far as later ones read it.
+  // The outputs, for all samples, of the first `cached_layers` layers, as far as later layers read
+  // them.
   int32_t cached_layers = 0;
   std::vector<std::pair<int32_t, std::shared_ptr<int8_t[]>>> cache;
 };
@@ -52,74 +43,46 @@ class BatchTrainer {
  public:
   // `graph` and `ops` must outlive the trainer.
   BatchTrainer(Graph* graph, OpHost* ops, TrainingGraph training, const TrainingEnds& ends);
+  BatchTrainer(const BatchTrainer&) = delete;
+  BatchTrainer& operator=(const BatchTrainer&) = delete;
 
   // Runs `commands` on the samples that `indices` names. Fills reports[i] and, if `outputs` is not
-  // null, the model's output of pass i. Returns an empty string or what went wrong.
-  std::string Run(const Samples& samples, const Command* commands, const int32_t* indices,
-                  int32_t count, Report* reports, int8_t* outputs);
+  // null, the model's output of pass i. Throws std::exception if an argument is wrong or an op
+  // fails.
+  void Run(const Samples& samples, const Command* commands, const int32_t* indices, int32_t count,
+           Report* reports, int8_t* outputs);
 
-  // Fills the cache of `samples` with what the layers that training leaves alone make of them. It
-  // holds until settings or frozen weights change.
-  std::string CacheFrozenLayers(Samples* samples);
+  // Computes the layers in front that training does not change, once for all samples, and keeps the
+  // results in `samples`, unless they are too large. They hold until hyperparameters or the weights
+  // of these layers change. Throws std::exception if the engine fails.
+  void CacheFrozenLayers(Samples* samples);
 
  private:
-  // Which row of a tensor's values a pass reads; passes that agree share one.
-  struct Rows {
-    int32_t begin;  // first pass
-    int32_t count = 0;
-    std::vector<int32_t> of_pass;
-
-    int32_t Of(int32_t pass) const { return of_pass[pass - begin]; }
-  };
-
-  // The values of a tensor: [rows][bytes].
-  struct Values {
-    std::shared_ptr<int8_t[]> data;
-    std::shared_ptr<const Rows> rows;
-  };
-
-  // Values by tensor at some layer, for a range of passes.
-  using State = std::vector<std::pair<int32_t, Values>>;
-
-  // The present sequence.
-  struct Job {
+  // Passes that are carried out together.
+  struct Chunk {
     const PassPlan& plan;
     const Samples& samples;
     Report* reports;
-    int8_t* outputs;
+    int8_t* outputs;  // or nullptr
   };
 
-  bool RunChunk(const Job& job);
-  State Start(const Job& job, int32_t* layer) const;
-  bool RunRange(const Job& job, int32_t begin, int32_t end, int32_t layer, State state);
-  bool RunLayers(const Job& job, int32_t begin, int32_t end, int32_t first, int32_t last,
-                 State* state);
-  bool RunSpan(int32_t first, int32_t last, const std::vector<int32_t>& kept,
-               const std::shared_ptr<const Rows>& rows, const std::vector<int32_t>& weight_groups,
-               const PassPlan& plan, State* state);
-  bool PerturbNode(const Job& job, int32_t begin, int32_t end, const NodePlace& node, State* state,
-                   std::shared_ptr<const Rows>* rows);
-  bool Commit(const Job& job, int32_t begin, int32_t end, const State& state);
-  bool CommitPass(const Job& job, int32_t pass, const State& state);
-  bool WriteOutputs(const Job& job, int32_t begin, int32_t end, const State& state);
-
-  bool Needed(int32_t tensor, int32_t layer) const;
-  std::vector<int32_t> ForOps(const PassPlan& plan, int32_t begin, int32_t end, bool outputs) const;
-  Values Regroup(int32_t tensor, const Values& values,
-                 const std::shared_ptr<const Rows>& rows) const;
-  bool Give(const Command& command);
-  bool ApplyPending(const PassPlan& plan, int32_t pass);
-  bool SetWeights(const PassPlan& plan, int32_t pass);
-  void PointAt(const State& state, int32_t tensor, int32_t pass);
-  bool Invoke(int32_t op);
+  int32_t PassesAtOnce() const;
+  void RunChunk(const Chunk& chunk);
+  LiveTensors FirstValues(const Chunk& chunk) const;
+  void RunFrom(int32_t layer, Range passes, const Chunk& chunk, LiveTensors live);
+  std::vector<int32_t> TensorsForOps(const Chunk& chunk, Range passes) const;
+  void ChangeWeights(const PassPlan& plan, int32_t pass);
+  void Commit(int32_t pass, const Chunk& chunk, const LiveTensors& live);
+  void RunNodeOps(bool closed_form, int32_t pass, const Chunk& chunk, const LiveTensors& live);
+  void WriteOutput(int32_t pass, const Chunk& chunk, const LiveTensors& live);
+  void PointAt(int32_t tensor, int32_t pass, const LiveTensors& live);
+  void RunGraph(const RunRequest& request);
 
   Graph* graph_;
-  OpHost* ops_;
+  TrainingOps ops_;
   TrainingGraph training_;
   TrainingEnds ends_;
-  std::vector<int32_t> last_use_;  // by tensor: last layer that reads it, -1 if none does
-  std::string error_;
-  std::vector<bool> applied_;  // by pass: the update at its start was carried out
+  std::vector<bool> changed_;  // by pass of the chunk: its ChangeWeights was carried out
 };
 
 }  // namespace sim

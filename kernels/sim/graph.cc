@@ -15,7 +15,9 @@ constexpr int64_t kMaxChunk = 256;
 }  // namespace
 
 Graph::Graph(std::vector<int64_t> tensor_bytes, const KernelTable* kernels)
-    : tensor_bytes_(std::move(tensor_bytes)), kernels_(kernels) {}
+    : tensor_bytes_(std::move(tensor_bytes)),
+      kernels_(kernels),
+      last_reader_(tensor_bytes_.size(), -1) {}
 
 bool Graph::IsTensor(int32_t tensor) const {
   return tensor >= 0 && tensor < static_cast<int32_t>(tensor_bytes_.size()) &&
@@ -24,23 +26,23 @@ bool Graph::IsTensor(int32_t tensor) const {
 
 void Graph::Add(std::unique_ptr<Layer> layer, int32_t first_input, int32_t second_input,
                 int32_t output) {
+  for (int32_t input : {first_input, second_input}) {
+    if (input >= 0) last_reader_[input] = layer_count();
+  }
   nodes_.push_back({std::move(layer), {first_input, second_input}, output});
 }
 
 void Graph::PlanSlots() {
   const int32_t layers = static_cast<int32_t>(nodes_.size());
-  std::vector<int32_t> last_use(tensor_bytes_.size(), -1);
+  std::vector<int32_t> last_use = last_reader_;
   for (int32_t i = 0; i < layers; ++i) {
-    last_use[nodes_[i].output] = i;
-    for (int32_t input : nodes_[i].inputs) {
-      if (input >= 0) last_use[input] = i;
-    }
+    last_use[nodes_[i].output] = std::max(last_use[nodes_[i].output], i);
   }
   slot_.assign(tensor_bytes_.size(), -1);
   std::vector<bool> taken;
   for (int32_t i = 0; i < layers; ++i) {
     const int32_t output = nodes_[i].output;
-    // The free slot that has to grow least, or wastes least.
+    // The free slot whose size is nearest: it has to grow least, or wastes least.
     int64_t best = -1;
     for (size_t s = 0; s < taken.size(); ++s) {
       const auto misfit = [&](size_t slot) {

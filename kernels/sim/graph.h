@@ -44,6 +44,10 @@ class Graph {
   // The tensors that layer `layer` reads (the second is -1 for layers with one input) and writes.
   const int32_t* Inputs(int32_t layer) const { return nodes_[layer].inputs; }
   int32_t Output(int32_t layer) const { return nodes_[layer].output; }
+  // Whether layer `first_layer` or a later one reads the tensor.
+  bool IsRead(int32_t tensor, int32_t first_layer) const {
+    return last_reader_[tensor] >= first_layer;
+  }
 
   // Appends a layer; `second_input` is -1 for layers with one input.
   void Add(std::unique_ptr<Layer> layer, int32_t first_input, int32_t second_input, int32_t output);
@@ -68,6 +72,7 @@ class Graph {
   std::vector<int64_t> tensor_bytes_;
   const KernelTable* kernels_;
   std::vector<Node> nodes_;
+  std::vector<int32_t> last_reader_;  // of each tensor: the last layer that reads it, -1 if none
   bool finished_ = false;
   int64_t chunk_ = 0;                // samples processed together
   std::vector<int64_t> slot_;        // of each tensor: its slot, -1 if no layer computes it

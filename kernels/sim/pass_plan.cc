@@ -48,9 +48,9 @@ int32_t PassPlan::ChangeAtEnd(const Command& command) const {
   return first;
 }
 
-int32_t PassPlan::FirstChange(int32_t begin, int32_t end) const {
+int32_t PassPlan::FirstChange(Range passes) const {
   int32_t first = graph_.layers;
-  for (int32_t i = begin + 1; i < end; ++i) first = std::min(first, change_[i]);
+  for (int32_t i = passes.begin + 1; i < passes.end; ++i) first = std::min(first, change_[i]);
   return first;
 }
 
@@ -74,18 +74,18 @@ bool PassPlan::SameWeights(int32_t a, int32_t b) const {
   return !PerturbsWeights(x) && !PerturbsWeights(y);
 }
 
-void PassPlan::PerturbedLayers(int32_t begin, int32_t end, int32_t* first, int32_t* last) const {
-  *first = graph_.layers;
-  *last = 0;
-  for (int32_t i = begin; i < end; ++i) {
+Range PassPlan::PerturbedLayers(Range passes) const {
+  Range layers{graph_.layers, 0};
+  for (int32_t i = passes.begin; i < passes.end; ++i) {
     const Command& command = passes_[i].command;
     if (command.sign == 0) continue;
     for (int32_t p = command.first; p < command.last; ++p) {
       if (settings_[p].sigma == 0) continue;
-      *first = std::min(*first, graph_.parameters[p].first_layer);
-      *last = std::max(*last, graph_.parameters[p].last_layer + 1);
+      layers.begin = std::min(layers.begin, graph_.parameters[p].first_layer);
+      layers.end = std::max(layers.end, graph_.parameters[p].last_layer + 1);
     }
   }
+  return layers;
 }
 
 bool PassPlan::PerturbsNode(int32_t pass, const NodePlace& node) const {

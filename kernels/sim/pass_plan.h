@@ -8,7 +8,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "parameter_op.h"
+#include "parameter_state.h"
+#include "range.h"
 #include "session.h"
 
 namespace tflm_zo {
@@ -57,9 +58,9 @@ class PassPlan {
   int32_t size() const { return static_cast<int32_t>(passes_.size()); }
   const Pass& operator[](int32_t pass) const { return passes_[pass]; }
 
-  // First layer whose weights change for good within passes [begin, end), between one pass and the
-  // next; the number of layers if none does.
-  int32_t FirstChange(int32_t begin, int32_t end) const;
+  // First layer whose weights change for good between two of these passes; the number of layers if
+  // none does.
+  int32_t FirstChange(Range passes) const;
 
   // Whether weights of layer `layer` or earlier change for good between passes `pass` - 1 and
   // `pass`.
@@ -68,8 +69,9 @@ class PassPlan {
   // Whether the weights are in the same perturbed state in both passes.
   bool SameWeights(int32_t a, int32_t b) const;
 
-  // Layers [*first, *last) hold all weights that any of the passes [begin, end) perturbs.
-  void PerturbedLayers(int32_t begin, int32_t end, int32_t* first, int32_t* last) const;
+  // The layers from the first to the last one with weights that any of these passes perturbs; end
+  // is below begin if none does.
+  Range PerturbedLayers(Range passes) const;
 
   bool PerturbsNode(int32_t pass, const NodePlace& node) const;
   // Whether the node's op is to see its layer's clean input and output: it updates or measures.

@@ -86,11 +86,12 @@ void Fill(TflmZoSimTrainer* trainer, TflmZoSim* sim, const TflmZoSimTraining& tr
   trainer->trainer = std::make_unique<BatchTrainer>(&sim->graph, ops, std::move(graph), ends);
 }
 
-// What the standard library throws, for lack of memory, must not cross the C interface.
+// Exceptions must not cross the C interface: they become the trainer's error.
 template <class Action>
 int32_t Try(TflmZoSimTrainer* trainer, const Action& action) {
   try {
-    trainer->error = action();
+    trainer->error.clear();
+    action();
   } catch (const std::exception& exception) {
     trainer->error = exception.what();
   }
@@ -118,13 +119,13 @@ const char* tflm_zo_sim_trainer_error(const TflmZoSimTrainer* trainer) {
 TflmZoSimSamples* tflm_zo_sim_samples_create(TflmZoSimTrainer* trainer, const int8_t* input,
                                              const void* target, int64_t samples, int32_t cache) {
   std::unique_ptr<TflmZoSimSamples> made;
-  const int32_t status = Try(trainer, [&]() -> std::string {
+  const int32_t status = Try(trainer, [&] {
     made = std::make_unique<TflmZoSimSamples>();
     made->samples.input = input;
     made->samples.target = static_cast<const uint8_t*>(target);
     made->samples.target_bytes = trainer->target_bytes;
     made->samples.count = samples;
-    return cache != 0 ? trainer->trainer->CacheFrozenLayers(&made->samples) : "";
+    if (cache != 0) trainer->trainer->CacheFrozenLayers(&made->samples);
   });
   return status == 0 ? made.release() : nullptr;
 }
@@ -135,7 +136,7 @@ int32_t tflm_zo_sim_trainer_run(TflmZoSimTrainer* trainer, const TflmZoSimSample
                                 const void* commands, const int32_t* indices, int32_t count,
                                 void* reports, int8_t* outputs) {
   return Try(trainer, [&] {
-    return trainer->trainer->Run(samples->samples, static_cast<const tflm_zo::Command*>(commands),
-                                 indices, count, static_cast<tflm_zo::Report*>(reports), outputs);
+    trainer->trainer->Run(samples->samples, static_cast<const tflm_zo::Command*>(commands), indices,
+                          count, static_cast<tflm_zo::Report*>(reports), outputs);
   });
 }

@@ -17,6 +17,7 @@
 #include "tflm_zo/node_op.h"
 #include "tflm_zo/on_device_trainer.h"
 #include "tflm_zo/parameter_op.h"
+#include "tflm_zo/parameter_state.h"
 #include "tflm_zo/recalibrate.h"
 #include "tflm_zo/sample_batch.h"
 #include "tflm_zo/tflm_runtime.h"

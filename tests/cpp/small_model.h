@@ -16,6 +16,7 @@
 #include "node_op.h"
 #include "op_options.h"
 #include "parameter_op.h"
+#include "parameter_state.h"
 #include "session.h"
 
 class SmallModel final : public tflm_zo::ModelRuntime {

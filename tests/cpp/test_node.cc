@@ -5,12 +5,12 @@
 #include <initializer_list>
 
 #include "check.h"
-#include "layer_update.h"
 #include "node_op.h"
 #include "node_perturbation.h"
 #include "op_options.h"
 #include "session.h"
 #include "vectors.h"
+#include "weight_gradient.h"
 
 using namespace tflm_zo;
 

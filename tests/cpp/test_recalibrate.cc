@@ -7,6 +7,8 @@
 #include "check.h"
 #include "op_options.h"
 #include "parameter_op.h"
+#include "parameter_perturbation.h"
+#include "parameter_state.h"
 #include "recalibrate.h"
 #include "session.h"
 #include "vectors.h"

@@ -248,7 +248,7 @@ CONVOLUTION, DEPTHWISE, FULLY_CONNECTED = 0, 1, 2
 
 @dataclass(frozen=True)
 class LayerShape:
-    """The fields of the C++ struct of this name (``kernels/layer_update.h``), in its order."""
+    """The fields of the C++ struct of this name (``kernels/layer_shape.h``), in its order."""
 
     kind: int
     input_height: int

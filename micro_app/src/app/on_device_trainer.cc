@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "move_together.h"
+#include "parameter_perturbation.h"
 
 namespace tflm_zo {
 namespace {
@@ -30,37 +30,8 @@ bool ValidSettings(const ScheduleSettings& settings, int32_t batch, int32_t para
 
 }  // namespace
 
-const char* TrainerStatusMessage(TrainerStatus status) {
-  switch (status) {
-    case TrainerStatus::kOk:
-      return "ok";
-    case TrainerStatus::kNotPatched:
-      return "the model has no training ops: patch it with tflm-zo patch and export it again";
-    case TrainerStatus::kOtherVersion:
-      return "the model was patched for another version of the ops: patch and export it again";
-    case TrainerStatus::kNotStarted:
-      return "the model is not running: see the message at start-up";
-    case TrainerStatus::kPassFailed:
-      return "an op refused the pass: see the message that it printed";
-    case TrainerStatus::kNoPass:
-      return "no training step is in work: begin a batch first";
-    case TrainerStatus::kBadParameter:
-      return "no such parameter or node, or sigma, block, rate or size out of range";
-    case TrainerStatus::kBadSettings:
-      return "training settings out of range";
-    case TrainerStatus::kNoReference:
-      return "the model has nothing to recalibrate by: patch it with --adapter and --reference, "
-             "and "
-             "export it again";
-    case TrainerStatus::kTooFewSamples:
-      return "too few samples to recalibrate on: it takes at least 2";
-  }
-  return "unknown status";
-}
-
 TrainerStatus OnDeviceTrainer::Start() {
   state_ = nullptr;
-  frozen_runs_ = 0;
   kept_sample_ = -1;
   input_ = runtime_->Input(kSampleInput);
   target_ = runtime_->Input(kTargetInput);
@@ -73,7 +44,11 @@ TrainerStatus OnDeviceTrainer::Start() {
   }
   // Any sample will do: the pass makes the parameter op copy the initial weights.
   std::memset(input_.data, 0, input_.bytes);
-  if (frozen_ != nullptr && !CheckFrozen()) return TrainerStatus::kNotPatched;
+  if (frozen_.exist()) {
+    if (!frozen_.Start()) return TrainerStatus::kNotPatched;
+    input_ = frozen_.input();
+    reduces_ = frozen_.output_bytes() <= input_.bytes;
+  }
   const TrainerStatus status = Pass(CleanCommand(0), nullptr);
   if (status != TrainerStatus::kOk) return status;
   if (report_.magic != kReportMagic) return TrainerStatus::kOtherVersion;
@@ -83,51 +58,18 @@ TrainerStatus OnDeviceTrainer::Start() {
   return TrainerStatus::kOk;
 }
 
-// Whether the two parts belong together; finds the sizes of what goes in and over.
-bool OnDeviceTrainer::CheckFrozen() {
-  frozen_bytes_ = 0;
-  for (int i = 0; i < kMostKeptTensors; ++i) {
-    const TensorMemory from = frozen_->Output(i);
-    if (from.data == nullptr) break;
-    const TensorMemory to = runtime_->Input(KeptInput(i));
-    if (to.data == nullptr || to.bytes != from.bytes) return false;
-    frozen_bytes_ += from.bytes;
-  }
-  input_ = frozen_->Input(kSampleInput);
-  reduces_ = frozen_bytes_ <= input_.bytes;
-  return input_.data != nullptr && frozen_bytes_ != 0;
-}
-
 bool OnDeviceTrainer::RunFrozen(const void* input) {
-  std::memcpy(frozen_->Input(kSampleInput).data, input, input_.bytes);
-  frozen_runs_ += 1;
-  kept_sample_ = -1;  // the two parts may share their memory
-  return frozen_->Invoke();
-}
-
-// Gives the rest what the frozen layers have made.
-void OnDeviceTrainer::HandOver() {
-  BlockMove moves[kMostKeptTensors] = {};
-  for (int i = 0; i < kMostKeptTensors; ++i) {
-    const TensorMemory from = frozen_->Output(i);
-    if (from.data == nullptr) break;
-    moves[i] = {static_cast<uint8_t*>(runtime_->Input(KeptInput(i)).data),
-                static_cast<uint8_t*>(from.data), from.bytes};
-  }
-  if (moves[1].size == 0) {
-    std::memmove(moves[0].to, moves[0].from, moves[0].size);
-  } else {
-    MoveTogether(moves[0], moves[1]);
-  }
+  kept_sample_ = -1;
+  return frozen_.Run(input);
 }
 
 bool OnDeviceTrainer::SetInput(const void* input) {
-  if (frozen_ == nullptr) {
+  if (!frozen_.exist()) {
     std::memcpy(input_.data, input, input_.bytes);
     return true;
   }
   if (!RunFrozen(input)) return false;
-  HandOver();
+  frozen_.HandOver();
   return true;
 }
 
@@ -231,27 +173,14 @@ TrainerStatus OnDeviceTrainer::Reduce(void* input) {
   if (state_ == nullptr) return TrainerStatus::kNotStarted;
   if (!reduces_) return TrainerStatus::kOk;
   if (!RunFrozen(input)) return TrainerStatus::kPassFailed;
-  auto* to = static_cast<uint8_t*>(input);
-  for (int i = 0; i < kMostKeptTensors; ++i) {
-    const TensorMemory from = frozen_->Output(i);
-    if (from.data == nullptr) break;
-    std::memcpy(to, from.data, from.bytes);
-    to += from.bytes;
-  }
+  frozen_.SaveOutputs(input);
   return TrainerStatus::kOk;
 }
 
 TrainerStatus OnDeviceTrainer::RunReduced(const void* kept, const void* target) {
   if (!reduces_) return RunPass(kept, target);
   if (!announced_) return TrainerStatus::kNoPass;
-  if (next_sample_ != kept_sample_) {
-    const auto* from = static_cast<const uint8_t*>(kept);
-    for (int i = 0; i < kMostKeptTensors && frozen_->Output(i).data != nullptr; ++i) {
-      const TensorMemory to = runtime_->Input(KeptInput(i));
-      std::memcpy(to.data, from, to.bytes);
-      from += to.bytes;
-    }
-  }
+  if (next_sample_ != kept_sample_) frozen_.HandOver(kept);
   return StepPass(target, true);
 }
 
@@ -260,7 +189,7 @@ TrainerStatus OnDeviceTrainer::StepPass(const void* target, bool input_is_set) {
   const TrainerStatus status = input_is_set ? Pass(next_, target) : TrainerStatus::kPassFailed;
   if (status != TrainerStatus::kOk) {
     Abort();
-  } else if (frozen_ != nullptr) {
+  } else if (frozen_.exist()) {
     kept_sample_ = next_sample_;
   }
   return status;
@@ -273,7 +202,7 @@ TrainerStatus OnDeviceTrainer::Finish(const void* input, const void* target) {
   Command command;
   if (schedule_.Flush(&command)) {
     // The sample does not matter, so the frozen layers need not run.
-    if (frozen_ == nullptr && input != nullptr) SetInput(input);
+    if (!frozen_.exist() && input != nullptr) SetInput(input);
     status = Pass(command, target);
   }
   RestoreClean(*state_);

@@ -18,34 +18,20 @@
 
 #include <cstdint>
 
+#include "frozen_layers.h"
 #include "model_runtime.h"
-#include "parameter_op.h"
+#include "parameter_state.h"
 #include "recalibrate.h"
 #include "schedule.h"
 #include "session.h"
+#include "trainer_status.h"
 
 namespace tflm_zo {
-
-enum class TrainerStatus : uint8_t {
-  kOk,
-  kNotPatched,     // the model's tensors are not those of a patched model
-  kOtherVersion,   // its ops left no report: model and ops are of different versions
-  kNotStarted,     // Start() has not succeeded yet
-  kPassFailed,     // an op refused the pass; TFLM has printed why
-  kNoPass,         // RunPass() without a NextPass() that returned true
-  kBadParameter,   // no such parameter or node, or a value out of range
-  kBadSettings,    // schedule or step settings out of range
-  kNoReference,    // nothing to recalibrate by
-  kTooFewSamples,  // to recalibrate on
-};
-
-// One line for a user: what is the case, and what to do about it.
-const char* TrainerStatusMessage(TrainerStatus status);
 
 class OnDeviceTrainer {
  public:
   // The engines must outlive the trainer, and have their tensors allocated before Start().
-  explicit OnDeviceTrainer(const ModelParts& parts) : runtime_(parts.rest), frozen_(parts.frozen) {}
+  explicit OnDeviceTrainer(const ModelParts& parts) : runtime_(parts.rest), frozen_(parts) {}
 
   // Checks the model and runs a first pass, which brings the initial weights from flash to RAM.
   TrainerStatus Start();
@@ -54,8 +40,9 @@ class OnDeviceTrainer {
   // codes.
   uint32_t input_bytes() const { return input_.bytes; }
   uint32_t target_bytes() const { return target_.bytes; }
+  bool target_is_class() const { return !target_.is_int8; }
   // What a batch keeps of a sample: the sample itself, or what the frozen layers make of it.
-  uint32_t kept_bytes() const { return reduces_ ? frozen_bytes_ : input_.bytes; }
+  uint32_t kept_bytes() const { return reduces_ ? frozen_.output_bytes() : input_.bytes; }
   // Whether it is the latter.
   bool reduces() const { return reduces_; }
 
@@ -103,7 +90,7 @@ class OnDeviceTrainer {
   TrainerStatus Recalibrate(const ChannelSums& sums);
 
   // How often the frozen layers ran.
-  uint32_t frozen_runs() const { return frozen_runs_; }
+  uint32_t frozen_runs() const { return frozen_.runs(); }
 
   int32_t parameter_count() const;
   int32_t node_count() const;
@@ -112,18 +99,14 @@ class OnDeviceTrainer {
   TrainerStatus WriteParameter(int32_t index, const void* data, int32_t count);
 
  private:
-  bool CheckFrozen();
   bool RunFrozen(const void* input);
-  void HandOver();
   bool SetInput(const void* input);
   TrainerStatus Pass(const Command& command, const void* target);
   TrainerStatus PassOn(const void* input, const Command& command, const void* target);
   TrainerStatus StepPass(const void* target, bool input_is_set);
 
   ModelRuntime* runtime_;
-  ModelRuntime* frozen_;
-  uint32_t frozen_bytes_ = 0;  // of what the frozen layers make of a sample
-  uint32_t frozen_runs_ = 0;
+  FrozenLayers frozen_;
   bool reduces_ = false;
   TensorMemory input_{};
   TensorMemory target_{};
@@ -134,8 +117,9 @@ class OnDeviceTrainer {
   int32_t largest_batch_ = 0;
   Command next_{};
   int32_t next_sample_ = 0;
-  int32_t kept_sample_ = -1;  // of this step, that the rest has from the frozen layers; -1: none
-  bool announced_ = false;
+  // The sample of this step for which the rest still has what the frozen layers made; -1: none.
+  int32_t kept_sample_ = -1;
+  bool announced_ = false;  // NextPass returned true, and its pass has not been run yet
 };
 
 }  // namespace tflm_zo

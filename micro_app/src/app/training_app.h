@@ -5,21 +5,25 @@
 // The same code on a board (TFLM's C++ interpreter), in an emulator and on a host (TFLM's Python
 // wheel behind ModelRuntime). Memory is what the caller hands in; there is no heap.
 //
-// Every request is carried out exactly once, however often its frame arrives: the host numbers its
-// requests and repeats one until the answer comes; the board carries out the next number, repeats
-// its answer to the present one, and refuses all others.
+// Its parts: host_session.h takes requests and sends answers, training_app_requests.cc carries each
+// request out, and training_jobs.h runs the forward passes that some of them take.
 #ifndef TFLM_ZO_MICRO_APP_TRAINING_APP_H_
 #define TFLM_ZO_MICRO_APP_TRAINING_APP_H_
 
 #include <cstdint>
 
-#include "framing.h"
 #include "hal.h"
+#include "host_session.h"
+#include "measured_runtime.h"
 #include "messages.h"
 #include "model_runtime.h"
 #include "model_state.h"
 #include "on_device_trainer.h"
+#include "recalibrate.h"
+#include "request_answer.h"
 #include "sample_batch.h"
+#include "sample_collector.h"
+#include "training_jobs.h"
 
 namespace tflm_zo {
 
@@ -46,7 +50,7 @@ struct AppMemory {
 // protocol is a schedule with all of its groups.
 constexpr uint32_t kMinPayloadBytes = 22 + 6 * kMaxGroups;
 
-class TrainingApp {
+class TrainingApp final : private RequestHandler {
  public:
   // All arguments must outlive the app; the engines have their tensors allocated.
   TrainingApp(Board* board, const ModelParts& parts, const ModelImage& model,
@@ -64,58 +68,26 @@ class TrainingApp {
   const TrainingProgress& progress() const { return progress_; }
 
  private:
-  enum class Job : uint8_t { kNone, kInfer, kEvaluate, kReduce, kStep };
-  enum class Collected : uint8_t { kRefused, kPart, kAll };
+  void BeginSession() override;
+  void AnswerHello(bool continued, AnswerFields* answer) override;
+  void Execute(Request request, FieldReader fields) override;
+  bool in_work() const override { return jobs_.in_work(); }
+  void AnswerInWork(AnswerFields* answer) const override { jobs_.AddTotals(answer); }
 
-  // Counts and times passes on their way to the engine.
-  class MeasuredRuntime final : public ModelRuntime {
-   public:
-    MeasuredRuntime(ModelRuntime* runtime, Board* board) : runtime_(runtime), board_(board) {}
-    TensorMemory Input(int index) override { return runtime_->Input(index); }
-    TensorMemory Output(int index) override { return runtime_->Output(index); }
-    bool Invoke() override;
-    uint32_t passes() const { return passes_; }
-    uint32_t pass_micros() const { return pass_micros_; }
-
-   private:
-    ModelRuntime* runtime_;
-    Board* board_;
-    uint32_t passes_ = 0;
-    uint32_t pass_micros_ = 0;
-  };
-
-  // What the passes of a step add up to.
-  struct StepTotals {
-    uint32_t passes;
-    float loss;      // sum
-    uint32_t right;  // passes whose prediction is the label
-  };
-
-  bool Receive();
-  void Handle(const Frame& frame);
-  void Hello(const Frame& frame);
-  void Execute(Request request, FieldReader fields);
-  void Send(uint8_t request_type, uint16_t sequence, const AnswerFields& answer);
-  void SendAnswer() { Send(request_type_, sequence_, answer_); }
-  void SendAtOnce(const Frame& frame, AnswerStatus status);
-  void Refuse(AnswerStatus status, const char* text);
-  void RefuseValues() { Refuse(AnswerStatus::kBadRequest, "a value is out of range"); }
-  bool Check(TrainerStatus status);
-  bool Check(CheckpointStatus status);
-
+  // One request each; see training_app_requests.cc.
   void Parameter(FieldReader fields);
   void Metrics();
   void ReadModel(FieldReader fields);
-  void CollectForPass(Request request, Job job, FieldReader fields, uint32_t record_bytes);
-  void CollectSample(FieldReader fields);
+  void Infer(FieldReader fields);
+  void Evaluate(FieldReader fields);
   void Train(FieldReader fields);
+  void BeginBatch();
+  void Sample(FieldReader fields);
   void EndBatch(FieldReader fields);
   void Finish();
   void BeginObservation();
   void Observe(FieldReader fields);
   void Recalibrate();
-  bool CanObserve();
-  void AddProgress(AnswerFields* answer) const;
   void SetSchedule(FieldReader fields);
   void SetParameter(FieldReader fields);
   void SetNode(FieldReader fields);
@@ -125,50 +97,31 @@ class TrainingApp {
   void ReadWeights(FieldReader fields);
   void WriteWeights(FieldReader fields);
 
-  Collected Collect(Request request, uint32_t offset, const uint8_t* data, uint32_t size,
-                    uint32_t record_bytes);
-  bool TakeSample();
-  void FinishSample();
-  void StartStep(uint32_t step, float rate_scale);
-  bool FinishStep();
-  void RunJob();
-  void RunStepPass();
-  void EndJob(LedState led = LedState::kIdle);
+  // What several of them need.
+  uint32_t record_bytes() const { return trainer_.input_bytes() + trainer_.target_bytes(); }
+  bool CollectForPass(Request request, FieldReader fields, uint32_t record_bytes);
+  bool ApplyPendingUpdate();
+  bool CanObserve();
+  void AddProgress(AnswerFields* answer) const;
 
   Board* board_;
   ModelImage model_;
+  AppMemory memory_;
   MeasuredRuntime runtime_;
   MeasuredRuntime frozen_;
   OnDeviceTrainer trainer_;
   ModelState state_;
-  FrameDecoder decoder_;
-  FrameEncoder encoder_;
-  AppMemory memory_;
   SampleBatch batch_{nullptr, 0, 1, 0, 1};
   ChannelSums sums_;
+  TrainingProgress progress_{};
+  RequestAnswer answer_;
+  HostSession session_;
+  SampleCollector collector_;
+  TrainingJobs jobs_;
 
   TrainerStatus model_status_ = TrainerStatus::kNotStarted;
   CheckpointStatus boot_status_ = CheckpointStatus::kNone;
   uint32_t boot_checkpoint_ = 0;  // its number, 0: none
-  TrainingProgress progress_{};
-  uint32_t damaged_frames_ = 0;
-
-  bool in_session_ = false;
-  uint32_t session_ = 0;
-  // The request that was carried out last, or is in work, and the answer to it.
-  uint16_t sequence_ = 0;
-  uint8_t request_type_ = 0;
-  uint32_t request_crc_ = 0;
-  AnswerFields answer_;
-
-  // A record that comes in pieces.
-  Request collecting_ = Request::kHello;
-  uint32_t collected_ = 0;
-
-  Job job_ = Job::kNone;
-  uint32_t step_ = 0;
-  float rate_scale_ = 0.0f;
-  StepTotals totals_{};
 };
 
 }  // namespace tflm_zo

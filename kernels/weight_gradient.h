@@ -1,50 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The gradient of a layer's weights from the gradient of its output: one local product of the
-// layer's own input with dL/dy, no chain rule.
-#ifndef TFLM_ZO_KERNELS_LAYER_UPDATE_H_
-#define TFLM_ZO_KERNELS_LAYER_UPDATE_H_
+// Gradients dL/dw and dL/db of one layer from the gradient dL/dy of its output: products with the
+// layer's own input. Nothing is propagated to the layers before it.
+#ifndef TFLM_ZO_KERNELS_WEIGHT_GRADIENT_H_
+#define TFLM_ZO_KERNELS_WEIGHT_GRADIENT_H_
 
 #include <cstdint>
 
+#include "layer_shape.h"
+
 namespace tflm_zo {
 
-enum LayerKind : int32_t { kConvolution = 0, kDepthwise = 1, kFullyConnected = 2 };
-
-// Geometry of a layer on one sample, NHWC. A fully connected layer is a 1 x 1 convolution of
-// `input_height` rows of `input_channels` features. Depthwise: output channel o reads input channel
-// o / depth_multiplier.
-struct LayerShape {
-  int32_t kind;
-  int32_t input_height, input_width, input_channels;
-  int32_t output_height, output_width, output_channels;
-  int32_t filter_height, filter_width;
-  int32_t stride_height, stride_width;
-  int32_t dilation_height, dilation_width;
-  int32_t pad_top, pad_left;
-  int32_t depth_multiplier;
-};
-
-inline int32_t Positions(const LayerShape& shape) {
-  return shape.output_height * shape.output_width;
-}
-
-// Weights of one output channel.
-inline int32_t FilterSize(const LayerShape& shape) {
-  return shape.filter_height * shape.filter_width *
-         (shape.kind == kDepthwise ? 1 : shape.input_channels);
-}
-
-// Index in the weight tensor of element k of output channel o's filter. Convolution and fully
-// connected weights are stored [o][y][x][c], depthwise weights [y][x][o].
-inline int32_t WeightIndex(const LayerShape& shape, int32_t o, int32_t k) {
-  return shape.kind == kDepthwise ? k * shape.output_channels + o : o * FilterSize(shape) + k;
-}
-
-// dL/dw of output channel `channel`: dw[k] = sum over positions of dL/dy * (x - zero_point), in
-// units of (dL/dy) * code; what the padding contributes is zero. slope_at(row, column) is dL/dy of
-// the channel, called once per position, so the gradient of the output need not be stored. dw:
-// [FilterSize]. Returns the sum of dL/dy, which is dL/db.
+// Writes dL/dw of output channel `channel` to `dw` [FilterSize] and returns its dL/db:
+//   dw[k] = sum over output positions of dL/dy * (x - zero_point), in units of (dL/dy) * code
+//   db    = sum over output positions of dL/dy
+// where x is the input code that weight k is multiplied with at that position; padding counts as
+// zero_point. slope_at(row, column) returns dL/dy of the channel. It is called once for each
+// position, so that the gradient of the output need not be stored.
 template <typename Slope>
 float FilterGradient(const LayerShape& shape, const int8_t* x, int32_t zero_point, int32_t channel,
                      const Slope& slope_at, float* dw) {
@@ -90,4 +62,4 @@ float BiasGradient(const LayerShape& shape, const Slope& slope_at) {
 
 }  // namespace tflm_zo
 
-#endif  // TFLM_ZO_KERNELS_LAYER_UPDATE_H_
+#endif  // TFLM_ZO_KERNELS_WEIGHT_GRADIENT_H_
