@@ -18,9 +18,11 @@ from tflm_zo.errors import ZoError
 from tflm_zo.keras_support import predict_float
 
 pytest.importorskip("tensorflow", reason="converting needs TensorFlow (extra: convert)")
-keras = pytest.importorskip("keras", reason="converting needs Keras (extra: convert)")
+pytest.importorskip("keras", reason="converting needs Keras (extra: convert)")
 schema = pytest.importorskip("tensorflow.lite.python.schema_py_generated")
 runtime = pytest.importorskip("tflite_micro").runtime
+
+import keras  # noqa: E402 - a module, not what importorskip returns: mypy wants to know what is subclassed
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 RESNET = DATA / "mlperf_tiny" / "pretrainedResnet.h5"
@@ -29,14 +31,14 @@ RNG = np.random.default_rng(0)
 
 
 @keras.saving.register_keras_serializable(package="test_convert")
-class ErrorFunction(keras.layers.Layer):  # type: ignore[misc]
+class ErrorFunction(keras.layers.Layer):
     """An op that TFLite does not have."""
 
     def call(self, x: Any) -> Any:
         return keras.ops.erf(x)
 
 
-class Subclassed(keras.Model):  # type: ignore[misc]
+class Subclassed(keras.Model):
     """A model without a graph of layers."""
 
     def __init__(self, bad: bool) -> None:

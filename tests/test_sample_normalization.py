@@ -226,8 +226,8 @@ def test_it_can_be_taken_out_again(small: bytes, normalization: SampleNormalizat
 def test_realigning_behind_it(small: bytes, normalization: SampleNormalization, name: str) -> None:
     before = samples_of_all_kinds(small_models.INPUT_SHAPE, 40)
     after = np.clip(before // 2 + 20, -128, 127).astype(np.int8)
-    seen = [normalize_codes(codes, normalization) for codes in (before, after)]
-    expected = predict_plain(realign(small, *seen, name), seen[1])
+    usual, seen = (normalize_codes(codes, normalization) for codes in (before, after))
+    expected = predict_plain(realign(small, usual, seen, name), seen)
     np.testing.assert_array_equal(
         predict_plain(realign(with_front(small, normalization), before, after, name), after), expected
     )

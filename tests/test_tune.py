@@ -186,7 +186,7 @@ def test_every_point_can_be_trained(small: bytes, data: st.DataObject, kind: str
     patching, fixed, _ = PATCHES[kind]
     model = read_patched(patch(small, **patching))
     space = SearchSpace(traits_of(model, Hyperparameters(**fixed)), fixed)
-    point = {}
+    point: dict[str, Any] = {}
     for dimension in DIMENSIONS:
         values = dimension.values
         if dimension.name not in space.names:
