@@ -150,6 +150,7 @@ def test_going_on_with_a_finished_training_says_so(folder: Path, tmp_path: Path)
     assert a.bake() == b.bake()
 
 
+@pytest.mark.slow
 def test_ctrl_c_writes_a_checkpoint_to_go_on_from(folder: Path, tmp_path: Path) -> None:
     """Interrupted and resumed, twice, equals never interrupted."""
     words = ["train", "all.tflite", "--data", "data.npz", *LONG, "--json", "-o"]

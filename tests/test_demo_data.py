@@ -17,6 +17,8 @@ from tflm_zo.keras_support import predict_float
 
 pytest.importorskip("sklearn", reason="the demo needs scikit-learn (extra: demo)")
 
+pytestmark = pytest.mark.slow  # trains networks in TensorFlow
+
 # Largest model that leaves a 256 KB microcontroller room for its program, in bytes of weights.
 MAX_MODEL_BYTES = 16 * 1024
 

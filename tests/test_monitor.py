@@ -132,6 +132,7 @@ def test_trains_to_the_bits_of_the_host(small: bytes, make_board: Callable[..., 
     assert saved == (0 if parts is None else (passes - runs) * parts.prefix_layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_faults_cost_retries_only(small: bytes, make_board: Callable[..., Board], seed: int) -> None:
     """Far more faults than any line has."""
@@ -541,6 +542,7 @@ def test_keyword_spotting_recalibrates(
     assert (tmp_path / "out.tflite").read_bytes() == host.bake()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("adapter", "faults"), [(False, True), (True, False)])
 def test_keyword_spotting_adapts(
     shared_data: Path, simulate: Callable[..., str], tmp_path: Path, adapter: bool, faults: bool

@@ -482,6 +482,7 @@ def passes(draw: st.DrawFn, nodes: int, exact: bool) -> dict[str, Any]:
     return fields
 
 
+@pytest.mark.slow
 @settings(max_examples=250, derandomize=True)
 @given(
     kind=layer_models(),

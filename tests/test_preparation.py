@@ -30,6 +30,11 @@ RNG = np.random.default_rng(3)
 SCALE, ZERO = 2.2 / 255, -3
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_in_any_order() -> None:
+    RNG.bit_generator.state = np.random.default_rng(3).bit_generator.state
+
+
 @pytest.fixture(scope="module")
 def taught(small: bytes) -> bytes:
     """A model that knows the patterns of noisy samples well."""

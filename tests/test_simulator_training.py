@@ -307,6 +307,7 @@ def test_keyword_spotting(shared_data: Path, options: dict[str, Any], settings: 
     train_both(model, data["x"][:44], data["y"][:44], **settings)
 
 
+@pytest.mark.slow
 def test_steps_of_more_passes_than_go_together(shared_data: Path) -> None:
     """A step of 1040 passes needs more memory than the simulator takes at a time."""
     data = np.load(shared_data / "kws01_dev.npz")

@@ -99,6 +99,7 @@ def test_a_search_can_be_carried_further(model: bytes, tuned: tune_module.Tuned,
     assert tune(model, X, Y, study, **SEARCH | {"trials": 2}) == tuned
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_as_if_it_had_not_been(model: bytes, tmp_path: Path) -> None:
     """SIGKILL in the middle of a group of trials; folds that were finished are not computed again."""
     (tmp_path / "model.tflite").write_bytes(model)
