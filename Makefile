@@ -23,7 +23,7 @@ demo: $(VENV_DEMO)/installed
 	$(VENV_DEMO)/bin/tflm-zo demo
 
 test: $(VENV_TEST)/installed lint
-	$(VENV_TEST)/bin/pytest tests
+	$(VENV_TEST)/bin/pytest tests -n auto --dist worksteal
 
 lint: $(VENV_TEST)/installed
 	$(VENV_TEST)/bin/ruff check tflm_zo tests tools

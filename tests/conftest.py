@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import small_models
+from build_once import BuildOnce, builder
 from hypothesis import settings
 
 # One thread a process: the machine may be shared, and the arithmetic is small.
@@ -15,6 +16,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("default", deadline=None, database=None)
 settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def build_once(tmp_path_factory: pytest.TempPathFactory) -> BuildOnce:
+    """See tests/build_once.py."""
+    return builder(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -390,14 +390,14 @@ class _Builder:
 
     def scale_channels(self, name: str) -> None:
         """Multiply by one constant for each channel."""
-        codes = self.rng.integers(60, 128, self.values.shape[-1]).astype(np.int8)
+        codes = self.rng.integers(60, 128, (self.values.shape[-1],)).astype(np.int8)
         constant = self._tensor(name, TYPE.INT8, codes.shape, 0.01, 0, data=codes)
         self.values = self.values * (codes * 0.01)
         self._elementwise(f"{name}/output", OPERATOR.MUL, OPTIONS.MulOptions, schema.MulOptionsT(), constant)
 
     def shift_channels(self, name: str) -> None:
         """Subtract one constant for each channel."""
-        codes = self.rng.integers(-90, 90, self.values.shape[-1]).astype(np.int8)
+        codes = self.rng.integers(-90, 90, (self.values.shape[-1],)).astype(np.int8)
         constant = self._tensor(name, TYPE.INT8, codes.shape, 0.002, 0, data=codes)
         self.values = self.values - codes * 0.002
         self._elementwise(f"{name}/output", OPERATOR.SUB, OPTIONS.SubOptions, schema.SubOptionsT(), constant)

@@ -191,7 +191,8 @@ def test_one_sigmoid_unit() -> None:
         found = adapt(model, X, y, REFERENCE)
         accuracies = [evaluate_plain(m, X, (Y > 0).astype(int))["accuracy"] for m in (model, found.model)]
         assert accuracies[1] > accuracies[0]
-    assert adapt(model, X, None, REFERENCE).chosen.information is not None  # type: ignore[union-attr]
+    chosen = adapt(model, X, None, REFERENCE).chosen
+    assert chosen is not None and chosen.information is not None
 
 
 def test_float_inputs_are_only_trained() -> None:
@@ -266,9 +267,9 @@ def test_what_is_unusable_is_named(taught: bytes, change: dict[str, Any], words:
 
 
 def test_a_patched_model_is_refused(taught: bytes) -> None:
-    for settings in ({"y": Y}, {"reference": REFERENCE}, {"y": Y, "reference": REFERENCE}):
+    for y, reference in ((Y, None), (None, REFERENCE), (Y, REFERENCE)):
         with pytest.raises(ZoError, match=r"patched already: (patch|prepare) the original model"):
-            adapt(patch(taught), X, **settings)  # type: ignore[arg-type]
+            adapt(patch(taught), X, y, reference)
 
 
 # -- the command ---------------------------------------------------------------------------------------------
@@ -299,7 +300,8 @@ def test_the_command_does_what_the_call_does(files: Path, adapted: Adaptation) -
     table = lines[1 : 1 + len(adapted.rows)]
     assert table[0].startswith("as it is ") and sum("<- chosen" in line for line in lines) == 1
     chosen = next(line for line in table if "<- chosen" in line)
-    assert chosen.startswith(adapted.chain.name) and f"{100 * adapted.chosen.accuracy:.1f} %" in chosen  # type: ignore[union-attr, operator]
+    assert adapted.chosen is not None and adapted.chosen.accuracy is not None
+    assert chosen.startswith(adapted.chain.name) and f"{100 * adapted.chosen.accuracy:.1f} %" in chosen
     assert f"prepared: {adapted.chain.name} ({adapted.preparation})" in lines and adapted.training in lines
     result = json.loads(lines[-1])
     assert result | json.loads(json.dumps(adapted.as_dict())) == result

@@ -116,7 +116,7 @@ def test_network_starts_at_the_int8_model_and_learns(small: bytes, int8: bool, t
         network.train(case.x, case.y, Setting(untrained.optimizer, 0.0, 1, unit_inputs), 0)
         assert network.score(case.x_test, case.y_test) == pytest.approx(same, abs=0.04)
         outputs.append(network.outputs(network.tf.constant(network.reals(case.x_test))).numpy())
-    np.testing.assert_allclose(*outputs, atol=1e-3 if not int8 else 0.5)
+    np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-3 if not int8 else 0.5)
 
     grid = tuple(Setting(untrained.optimizer, rate, 10) for rate in ((1e-2, 1e-1) if int8 else (1e-3, 1e-2)))
     yardstick = Yardstick("back-propagation", grid, int8=int8)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import re
 import signal
@@ -149,6 +150,7 @@ def test_going_on_with_a_finished_training_says_so(folder: Path, tmp_path: Path)
     assert a.bake() == b.bake()
 
 
+@pytest.mark.slow
 def test_ctrl_c_writes_a_checkpoint_to_go_on_from(folder: Path, tmp_path: Path) -> None:
     """Interrupted and resumed, twice, equals never interrupted."""
     words = ["train", "all.tflite", "--data", "data.npz", *LONG, "--json", "-o"]
@@ -161,7 +163,7 @@ def test_ctrl_c_writes_a_checkpoint_to_go_on_from(folder: Path, tmp_path: Path) 
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        assert process.stderr is not None
+        assert isinstance(process.stderr, io.BufferedReader)
         seen = b""
         while not re.search(rb"[1-9]\d*/\d+ ", seen):  # the progress bar has counted passes
             seen += process.stderr.read1()

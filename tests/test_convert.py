@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from build_once import BuildOnce
 
 from tflm_zo.conversion.accuracy import accuracy_report
 from tflm_zo.conversion.convert import convert
@@ -19,25 +20,26 @@ from tflm_zo.conversion.keras_support import predict_float
 from tflm_zo.errors import ZoError
 
 pytest.importorskip("tensorflow", reason="converting needs TensorFlow (extra: convert)")
-keras = pytest.importorskip("keras", reason="converting needs Keras (extra: convert)")
+pytest.importorskip("keras", reason="converting needs Keras (extra: convert)")
 schema = pytest.importorskip("tensorflow.lite.python.schema_py_generated")
 runtime = pytest.importorskip("tflite_micro").runtime
+
+import keras  # noqa: E402 - a module, not what importorskip returns: mypy wants to know what is subclassed
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 RESNET = DATA / "mlperf_tiny" / "pretrainedResnet.h5"
 CIFAR = DATA / "cifar10_jpeg_dev.npz"
-RNG = np.random.default_rng(0)
 
 
 @keras.saving.register_keras_serializable(package="test_convert")
-class ErrorFunction(keras.layers.Layer):  # type: ignore[misc]
+class ErrorFunction(keras.layers.Layer):
     """An op that TFLite does not have."""
 
     def call(self, x: Any) -> Any:
         return keras.ops.erf(x)
 
 
-class Subclassed(keras.Model):  # type: ignore[misc]
+class Subclassed(keras.Model):
     """A model without a graph of layers."""
 
     def __init__(self, bad: bool) -> None:
@@ -64,8 +66,8 @@ def small_cnn(name: str = "small") -> Any:
     return keras.Model(source, x, name=name)
 
 
-def images(count: int) -> np.ndarray:
-    return RNG.normal(size=(count, 8, 8, 2)).astype(np.float32)
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
 def tensors_and_ops(content: bytes) -> tuple[Any, list[str]]:
@@ -93,10 +95,11 @@ def run_tflm(content: bytes, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def cnn() -> tuple[Any, bytes, np.ndarray]:
+def cnn(build_once: BuildOnce) -> tuple[Any, bytes, np.ndarray]:
     model = small_cnn()
-    x = images(64)
-    return model, convert(model, x), x
+    x = normal(64, 8, 8, 2)
+    folder = build_once("small_cnn", lambda folder: (folder / "int8.tflite").write_bytes(convert(model, x)))
+    return model, (folder / "int8.tflite").read_bytes(), x
 
 
 def test_result_is_int8_with_batch_one(cnn: tuple[Any, bytes, np.ndarray]) -> None:
@@ -128,6 +131,7 @@ def test_int8_outputs_follow_the_float_model(cnn: tuple[Any, bytes, np.ndarray])
     assert difference.max() < 0.05 and difference.mean() < 0.01
 
 
+@pytest.mark.slow
 def test_file_and_iterable_give_the_same_model(cnn: tuple[Any, bytes, np.ndarray], tmp_path: Path) -> None:
     model, content, x = cnn
     path = tmp_path / "small.keras"
@@ -135,14 +139,16 @@ def test_file_and_iterable_give_the_same_model(cnn: tuple[Any, bytes, np.ndarray
     assert convert(path, (sample for sample in x)) == content
 
 
+@pytest.mark.slow
 def test_missing_channel_axis_of_length_one_is_added() -> None:
     layers = keras.layers
     model = keras.Sequential([keras.Input((6, 6, 1)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(2)])
-    x = RNG.normal(size=(5, 6, 6)).astype(np.float32)
+    x = normal(5, 6, 6)
     report = accuracy_report(model, convert(model, x), x, np.zeros(5, np.int32))
     assert report.float_value == np.mean(predict_float(model, x[..., None]).argmax(axis=1) == 0)
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_and_nothing_is_left(tmp_path: Path) -> None:
     path = tmp_path / "model.h5"
     scratch = tmp_path / "scratch"
@@ -166,6 +172,7 @@ def test_nothing_is_printed_and_nothing_is_left(tmp_path: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not RESNET.exists(), reason="the shared real models are not here")
 def test_old_h5_resnet_keeps_its_accuracy() -> None:
     with np.load(CIFAR) as archive:
@@ -180,9 +187,10 @@ def test_old_h5_resnet_keeps_its_accuracy() -> None:
     assert report.int8_value == pytest.approx(again.mean())
 
 
+@pytest.mark.slow
 def test_report_of_a_regression_is_mean_squared_error() -> None:
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)], name="linear")
-    x = RNG.normal(size=(50, 6)).astype(np.float32)
+    x = normal(50, 6)
     y = predict_float(model, x) + 2.0
     report = accuracy_report(model, convert(model, x), x, y)
     assert report.metric == "mean squared error"
@@ -190,9 +198,10 @@ def test_report_of_a_regression_is_mean_squared_error() -> None:
     assert report.int8_value == pytest.approx(4.0, rel=0.05)
 
 
+@pytest.mark.slow
 def test_report_of_a_sigmoid_is_accuracy() -> None:
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, activation="sigmoid")])
-    x = RNG.normal(size=(60, 6)).astype(np.float32)
+    x = normal(60, 6)
     y = (predict_float(model, x)[:, 0] > 0.5).astype(np.int32)
     y[:15] = 1 - y[:15]
     report = accuracy_report(model, convert(model, x), x, y)
@@ -223,6 +232,7 @@ def crashing_inside() -> Any:
     return sequential(block, (5, 6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "named"),
     [
@@ -246,15 +256,16 @@ def test_what_cannot_become_int8_names_the_layer(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     model = build()
-    x = RNG.normal(size=(4, *model.input_shape[1:])).astype(np.float32)
+    x = normal(4, *model.input_shape[1:])
     with pytest.raises(ZoError, match=named) as caught:
         convert(model, x)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_subclassed_model() -> None:
-    x = RNG.normal(size=(8, 6)).astype(np.float32)
+    x = normal(8, 6)
     good = Subclassed(bad=False)
     good(x)
     assert np.abs(run_tflm(convert(good, x), x) - predict_float(good, x)).max() < 0.1

@@ -8,6 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from build_once import BuildOnce
+
+pytestmark = pytest.mark.slow  # builds all programs
 
 SOURCE = Path(__file__).parent / "cpp"
 PROGRAMS = sorted(path.stem for path in SOURCE.glob("test_*.cc"))
@@ -41,28 +44,27 @@ def missing_for_arm(folder: Path) -> str | None:
     return None
 
 
-def build(folder: Path, *options: str) -> Path:
+def build(folder: Path, *options: str) -> None:
     run("cmake", "-S", SOURCE, "-B", folder, *options)
     run("cmake", "--build", folder, "-j", "2")
-    return folder
 
 
 @pytest.fixture(scope="session")
-def x86_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def x86_build(build_once: BuildOnce) -> Path:
     if shutil.which("cmake") is None:
         pytest.skip("no cmake: install cmake")
-    return build(tmp_path_factory.mktemp("cpp_x86"))
+    return build_once("cpp_x86", build)
 
 
 @pytest.fixture(scope="session")
-def arm_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def arm_build(build_once: BuildOnce, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("cmake") is None:
         pytest.skip("no cmake: install cmake")
     missing = missing_for_arm(tmp_path_factory.mktemp("probe"))
     if missing is not None:
         pytest.skip(f"{missing}: install {ARM_PACKAGES}")
     toolchain = SOURCE / "cortex_m4f.cmake"
-    return build(tmp_path_factory.mktemp("cpp_arm"), f"-DCMAKE_TOOLCHAIN_FILE={toolchain}")
+    return build_once("cpp_arm", lambda folder: build(folder, f"-DCMAKE_TOOLCHAIN_FILE={toolchain}"))
 
 
 def run_program(build_folder: Path, program: str) -> None:

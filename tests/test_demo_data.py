@@ -18,6 +18,8 @@ from tflm_zo.errors import ZoError
 
 pytest.importorskip("sklearn", reason="the demo needs scikit-learn (extra: demo)")
 
+pytestmark = pytest.mark.slow  # trains networks in TensorFlow
+
 # Largest model that leaves a 256 KB microcontroller room for its program, in bytes of weights.
 MAX_MODEL_BYTES = 16 * 1024
 

@@ -107,6 +107,7 @@ def test_command(small: bytes, tmp_path: Path) -> None:
     assert refused.exit_code == 1 and "no array y" in refused.output
 
 
+@pytest.mark.slow
 def test_noisy_images_choose_smoothing_and_gain_by_it(shared_data: Path) -> None:
     samples = np.load(shared_data / "cifar10_jpeg_dev.npz")
     model = (shared_data / "mlperf_tiny" / "pretrainedResnet_quant.tflite").read_bytes()

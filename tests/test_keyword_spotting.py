@@ -14,6 +14,7 @@ import pytest
 PASSES = 4000
 
 
+@pytest.mark.slow
 def test_exact_head_recovers_from_a_gain_drift(shared_data: Path, tmp_path: Path) -> None:
     """All features +15 codes: from 0.42 to at least 0.76, mean of three seeds, with the defaults."""
     data = np.load(shared_data / "kws01_dev.npz")

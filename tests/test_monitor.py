@@ -111,7 +111,8 @@ def test_trains_to_the_bits_of_the_host(small: bytes, make_board: Callable[..., 
     model = MODELS[kind](small)
     fit = SMALL_FIT | (MASKED if kind == "masks" else {})
     classes = 2 if kind == "sigmoid" else 3
-    data, test = (small_models.separable_samples(n, s, classes) for n, s in ((44, 1), (40, 2)))
+    data: tuple[np.ndarray, ...] = small_models.separable_samples(44, 1, classes)
+    test = small_models.separable_samples(40, 2, classes)
     expected = host_result(model, 5, data, test, **fit)
     board = make_board(model)
     remote = connect(board.port, 5)
@@ -131,6 +132,7 @@ def test_trains_to_the_bits_of_the_host(small: bytes, make_board: Callable[..., 
     assert saved == (0 if parts is None else (passes - runs) * parts.prefix_layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_faults_cost_retries_only(small: bytes, make_board: Callable[..., Board], seed: int) -> None:
     """Far more faults than any line has."""
@@ -179,9 +181,10 @@ def test_device_calls(small: bytes, make_board: Callable[..., Board]) -> None:
     device.set_schedule(
         run=1, step=0, seed=0, antithetic=True, exact=True, head_rate=0.1, accumulate=False, groups=[], batch=1
     )
-    codes = remote.model
+    quantization = remote.model.input_quantization
+    assert quantization is not None
     target = np.array([int(y[0])], np.int32)
-    sample = np.rint(x[:1] / codes.input_quantization.scale + codes.input_quantization.zero_point).astype(np.int8)
+    sample = np.rint(x[:1] / quantization.scale + quantization.zero_point).astype(np.int8)
     assert device.train(sample, target, 0, 1.0).passes == 1
     assert device.metrics().progress.steps == 1
 
@@ -327,7 +330,9 @@ def test_a_board_that_restarts_goes_on_from_its_checkpoint(small: bytes, make_bo
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_resume_after_the_host_has_gone(small: bytes, make_board: Callable[..., Board], restart: bool) -> None:
+def test_resume_after_the_host_has_gone(
+    small: bytes, make_board: Callable[..., Board], restart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = patch(small, "all")
     data, test = small_models.separable_samples(40, 1), small_models.separable_samples(20, 2)
     expected = host_result(model, 0, data, test, **SMALL_FIT)
@@ -341,7 +346,7 @@ def test_resume_after_the_host_has_gone(small: bytes, make_board: Callable[..., 
             raise RuntimeError("power failure")
         return end_batch(*arguments)
 
-    remote._device.end_batch = crash  # type: ignore[method-assign]
+    monkeypatch.setattr(remote._device, "end_batch", crash)
     with pytest.raises(RuntimeError):
         remote.fit(*data, **SMALL_FIT)
     if restart:
@@ -537,6 +542,7 @@ def test_keyword_spotting_recalibrates(
     assert (tmp_path / "out.tflite").read_bytes() == host.bake()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("adapter", "faults"), [(False, True), (True, False)])
 def test_keyword_spotting_adapts(
     shared_data: Path, simulate: Callable[..., str], tmp_path: Path, adapter: bool, faults: bool

@@ -34,7 +34,7 @@ MANY = noisy_samples(220, seed=5)
 FEW = noisy_samples(36, seed=6)
 SETS = {"held out": MANY, "halves": FEW}
 TEST = noisy_samples(200, seed=8)
-ABSURD = {"epochs": 6, "head_lr": 1e3, "verbose": False}
+ABSURD: dict[str, Any] = {"epochs": 6, "head_lr": 1e3, "verbose": False}
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,8 @@ def test_a_drifted_sensor_is_learned(taught: bytes, mode: str) -> None:
     before = trainer.evaluate(*test)["accuracy"]
     guard = trainer.fit(x * 0.6 + 0.5, y, verbose=False).guard
     # Held-out samples have shown that training helps: then they are trained on, too.
-    assert guard.kept == "last" and guard.error_after < guard.error_before
+    assert guard.kept == "last"
+    assert guard.error_before is not None and guard.error_after is not None and guard.error_after < guard.error_before
     assert before < 0.75 and trainer.evaluate(*test)["accuracy"] > before + 0.15
 
 
@@ -376,7 +377,8 @@ def test_all_engines_keep_the_same_weights(taught: bytes, boards: Boards, mode: 
     found: list[tuple[bytes, int, History]] = []
     for make in (Trainer, SimTrainer, boards.trainer):
         trainer = make(model, seed=5)
-        found.append((history := trainer.fit(x, y, **settings)) and (trainer.bake(), trainer.progress.passes, history))
+        history = trainer.fit(x, y, **settings)
+        found.append((trainer.bake(), trainer.progress.passes, history))
     boards.flash.unlink()
     board = boards.trainer(model, 5)
     history = board.fit(x, y, checkpoints=False, **settings)

@@ -211,9 +211,9 @@ class Twins:
         wanted = {p.name: r.values for p, r in zip(self.engine.model.parameters, self.op.parameters, strict=True)}
         head = {"weights": self.head.weights, "bias": self.head.bias, "residual": self.head.residual}
         for parameter, got in zip(self.engine.model.parameters, self.engine.tensors(), strict=True):
-            want = wanted[parameter.name]
-            if parameter.layer == "dense":
-                want = head[parameter.name.removeprefix("dense/")]
+            in_head = parameter.layer == "dense"
+            want = head[parameter.name.removeprefix("dense/")] if in_head else wanted[parameter.name]
+            assert want is not None
             np.testing.assert_array_equal(got, np.reshape(want, -1), err_msg=parameter.name)
         for node, index in zip(self.nodes, self.accumulators, strict=True):
             if index >= 0:
@@ -248,7 +248,7 @@ def layer_models(draw: st.DrawFn) -> dict[str, Any]:
     outputs = (
         draw(st.sampled_from([1, 5, 33, 40])) if kind == "conv" else channels * draw(st.sampled_from([1, 2, 3, 11]))
     )
-    sides = []
+    sides: list[tuple[int, ...]] = []
     for _ in "yx":
         k, stride, dilation = (draw(st.integers(1, 3)) for _ in range(3))
         reach = (k - 1) * dilation + 1
@@ -256,15 +256,15 @@ def layer_models(draw: st.DrawFn) -> dict[str, Any]:
         out = -(-size // stride) if same else (size - reach) // stride + 1
         pool = draw(st.sampled_from([d for d in range(1, out + 1) if out % d == 0]))
         sides.append((size, k, stride, dilation, pool))
-    size, kernel, stride, dilation, pool = zip(*sides, strict=True)
+    sizes, kernels, strides, dilations, pools = zip(*sides, strict=True)
     return model | {
-        "input_shape": (*size, channels),
+        "input_shape": (*sizes, channels),
         "outputs": outputs,
-        "kernel": kernel,
-        "stride": stride,
-        "dilation": dilation,
+        "kernel": kernels,
+        "stride": strides,
+        "dilation": dilations,
         "padding": "SAME" if same else "VALID",
-        "pool": pool,
+        "pool": pools,
     }
 
 
@@ -389,7 +389,7 @@ def test_a_perturbation_moves_what_it_should(name: str) -> None:
         assert node.low <= min(clean.min(), perturbed.min()) and max(clean.max(), perturbed.max()) <= node.high
         far = (clean >= node.low + 5) & (clean <= node.high - 5)
         assert np.all(change[far] == 5) and np.all(change[~still] > 0)
-        inside, saturated = inside + np.sum(far), saturated + np.sum(still)
+        inside, saturated = inside + int(np.sum(far)), saturated + int(np.sum(still))
     assert inside > 10 and saturated > 10
 
 
@@ -485,6 +485,7 @@ def passes(draw: st.DrawFn, nodes: int, exact: bool) -> dict[str, Any]:
     return fields
 
 
+@pytest.mark.slow
 @settings(max_examples=250, derandomize=True)
 @given(
     kind=layer_models(),

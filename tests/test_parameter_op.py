@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tflm_zo import ZoError, patch
-from tflm_zo.ops.counter_random import random_words, signs, stream_key
+from tflm_zo.ops.counter_random import Stream, random_words, signs, stream_key
 from tflm_zo.tflm.interpreter import Interpreter
 from tflm_zo.training.masks import MASKS, Mask, parameter_mask
 
@@ -310,7 +310,7 @@ def test_weights_that_could_not_be_restored_are_refused() -> None:
 def test_random_numbers_agree_in_python_and_reference() -> None:
     counters = np.array([0, 1, 31, 1000, 2**32 - 1], dtype=np.uint64).astype(np.uint32)
     for seed, a, b in ((0, 0, 0), (2**32 - 1, 5, 2**31), (12345, 2**32 - 1, 7)):
-        key = stream_key(seed, 2, a, b)
+        key = stream_key(seed, Stream.WEIGHT_DIRECTION, a, b)
         assert int(key) == reference.stream_key(seed, 2, a, b)
         words = [reference.random_word(int(key), int(c)) for c in counters]
         assert random_words(key, counters).tolist() == words

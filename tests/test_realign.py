@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tflm_zo.tflm.evaluate import evaluate_plain, predict_plain
 CODES = np.random.default_rng(5).integers(-128, 128, (60, *small_models.INPUT_SHAPE)).astype(np.int8)
 # Half the contrast, and an offset.
 DRIFTED = np.clip(np.rint(CODES * 0.5 + 30), -128, 127).astype(np.int8)
-VARIANTS = {"": {}, "no bias": {"bias": False}, "per tensor": {"per_channel": False}}
+VARIANTS: dict[str, dict[str, Any]] = {"": {}, "no bias": {"bias": False}, "per tensor": {"per_channel": False}}
 
 
 def statistics(model: bytes, x: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -55,7 +56,8 @@ def test_the_int8_weights_stay_and_tflm_agrees(variant: str) -> None:
     before, after = load_model(model), load_model(aligned)
     for old, new in zip(trainable_layers(before), trainable_layers(after), strict=True):
         weights = [constant(t, t.subgraphs[0].tensors[la.weights], np.int8) for t, la in ((before, old), (after, new))]
-        np.testing.assert_array_equal(*weights)
+        assert weights[0] is not None and weights[1] is not None
+        np.testing.assert_array_equal(weights[0], weights[1])
     outputs = predict_plain(aligned, DRIFTED).reshape(len(DRIFTED), -1)
     np.testing.assert_array_equal(outputs, SimModel(aligned).run(DRIFTED).reshape(len(DRIFTED), -1))
     # It trains as any model does.

@@ -7,6 +7,7 @@ tests/cpp/test_recalibrate.cc has the same arithmetic on a Cortex-M4F, test_moni
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +19,13 @@ from hypothesis import strategies as st
 from tflm_zo.cli.main import main
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model, save_model
+from tflm_zo.model.quantization import Quantization
 from tflm_zo.ops.channel_statistics import channel_axis, channel_statistics
 from tflm_zo.ops.options import ParameterOptions, Reference, pack_parameters, unpack_parameters
 from tflm_zo.patching.adapter import NAME, UNIT, add_adapter
 from tflm_zo.patching.front_layer import insert_front_layer
 from tflm_zo.patching.patch import patch
-from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.patching.patched_model import PatchedModel, read_patched
 from tflm_zo.tflm.evaluate import evaluate_plain
 from tflm_zo.training.sim_trainer import SimTrainer
 from tflm_zo.training.trainer import Trainer
@@ -60,10 +62,15 @@ def adapter_of(trainer: Trainer) -> tuple[np.ndarray, np.ndarray]:
     return weights[f"{NAME}/weights"].reshape(-1), weights[f"{NAME}/bias"]
 
 
+def input_quantization(model: PatchedModel) -> Quantization:
+    assert model.input_quantization is not None
+    return model.input_quantization
+
+
 def adapted(codes: np.ndarray, trainer: Trainer) -> np.ndarray:
     """What the adapter makes of codes, before they are limited to int8."""
     gains, offsets = adapter_of(trainer)
-    zero = trainer.model.input_quantization.zero_point
+    zero = input_quantization(trainer.model).zero_point
     return (gains * (codes.reshape(-1, CHANNELS).astype(np.float64) - zero) + offsets) / UNIT + zero
 
 
@@ -124,7 +131,7 @@ def test_the_reference_is_in_the_model(small: bytes, model: bytes) -> None:
     np.testing.assert_array_equal(reference.mean, before.mean.astype(F))
     np.testing.assert_array_equal(reference.spread, before.spread.astype(F))
     # In the model's float units it is the same.
-    quantization = read_patched(model).input_quantization
+    quantization = input_quantization(read_patched(model))
     values = (samples(1, 50).astype(F) - quantization.zero_point) * quantization.scale
     assert patch(small, "exact", adapter=True, reference=values.astype(F)) == model
     assert read_patched(patch(small, "exact", adapter=True)).reference is None
@@ -164,7 +171,7 @@ def test_a_prepared_adapter_is_led_to_the_reference(small: bytes) -> None:
     trainer.recalibrate(drifted)
     codes, bias = adapter_of(trainer)
     assert len(set(codes)) == CHANNELS
-    zero = trainer.model.input_quantization.zero_point
+    zero = input_quantization(trainer.model).zero_point
     inputs = drifted.reshape(-1, CHANNELS).astype(float) - zero
     result = gains * (codes * inputs + bias) / UNIT + zero
     before = channel_statistics(samples(1, 200)[:, None])
@@ -198,6 +205,7 @@ def test_numpy_reference_to_the_bit(
     codes = samples(seed, count, low, min(low + width, 127) + 1)
     codes[:, :, :constant] = low  # channels without any spread
     trainer.recalibrate(codes)
+    assert trainer.model.reference is not None
     gains, offsets = recalibrated(codes, trainer.model.reference)
     found = adapter_of(trainer)
     np.testing.assert_array_equal(found[0], gains)
@@ -217,6 +225,7 @@ def test_undoes_gain_and_offset(uniform: Trainer, seed: int, gain: float, offset
     clean = samples(seed, 40, -50, 50)
     steps = np.array([0.8, 0.9, 1, 1, 1, 1, 1.05, 1.1])
     reference = uniform.model.reference
+    assert reference is not None
     shifts = offset + rng.uniform(-5, 5, 8)
     drifted = np.rint(clean[..., 0] * gain * steps + shifts)
     assert np.abs(drifted).max() <= 127
@@ -253,7 +262,7 @@ def test_training_saving_and_baking_go_on_from_there(small: bytes, loss: str, tm
     x, y = small_models.separable_samples(60, 1)
     model = patch(small, "exact", loss, adapter=True, reference=x)
     data = (0.6 * x + 0.2, None if loss == "entropy" else y)
-    fit = {"epochs": 2, "batch_size": 8, "verbose": False}
+    fit: dict[str, Any] = {"epochs": 2, "batch_size": 8, "verbose": False}
     results = []
     for kind in (Trainer, SimTrainer):
         trainer = kind(model, seed=3)

@@ -28,7 +28,7 @@ def recipe(model: Any = MODEL, **hyper: Any) -> Recipe:
     return make_recipe(model, Hyperparameters(**hyper))
 
 
-def rates(made: Recipe, layer: str) -> list[float]:
+def rates(made: Recipe, layer: str) -> list[float | None]:
     return [made.parameters[p.index].rate for p in MODEL.parameters if p.layer == layer and p.in_model]
 
 

@@ -379,7 +379,8 @@ def random_mean(seed: int) -> MeanCase:
     ratio = float(np.exp2(rng.uniform(-1, 5))) if seed % 5 else 1.0
     scale = float(random_scales(rng, 1)[0])
     keep = bool(rng.integers(2))
-    points = tuple(int(p) for p in rng.integers(-128, 128, 2)) if seed % 5 else (-128, -128)
+    low, high = (int(p) for p in rng.integers(-128, 128, 2))
+    points = (low, high) if seed % 5 else (-128, -128)
     model = mean_model(shape, axes, keep, (scale, scale / ratio), points)
     return MeanCase(model, f"{shape} over {axes}, keep {keep}, scales {scale} and {scale / ratio}, {points}", shape)
 
@@ -556,8 +557,8 @@ def test_logistic(point: int, scale: float) -> None:
     b = Builder()
     x, y = b.tensor((1, 256), scale, point), b.tensor((1, 256), 1 / 256, -128)
     b.operator("LOGISTIC", [x], y)
-    y = assert_same(b.build([x], [y]), "auto", np.arange(-128, 128, dtype=np.int8)[None])
-    assert np.all(np.diff(y[0].astype(int)) >= 0)
+    outputs = assert_same(b.build([x], [y]), "auto", np.arange(-128, 128, dtype=np.int8)[None])
+    assert np.all(np.diff(outputs[0].astype(int)) >= 0)
 
 
 @pytest.mark.parametrize("seed", range(16))
@@ -645,7 +646,7 @@ def test_a_shape_computed_for_a_reshape_is_left_out() -> None:
 def test_float_ends(seed: int) -> None:
     """QUANTIZE in front and DEQUANTIZE at the end: values on ties, beyond the range, and anywhere else."""
     rng = np.random.default_rng(seed)
-    scales = np.float32([0.25, 0.5]) if seed < 2 else random_scales(rng, 2)
+    scales = np.array([0.25, 0.5], dtype=np.float32) if seed < 2 else random_scales(rng, 2)
     points = [int(p) for p in rng.integers(-128, 128, 2)]
     b = Builder()
     ends = [b.tensor((1, 600), 1.0, kind=schema.TensorType.FLOAT32) for _ in range(2)]
@@ -856,7 +857,9 @@ def test_accumulators_of_convolutions_agree_on_all_instruction_sets(residual: by
         results = []
         for name in available():
             model = SimModel(residual, name)
-            results.append(model.run_layers(0, 2, {model.inputs[0]: x}, accumulators=layer).accumulators)
+            sums = model.run_layers(0, 2, {model.inputs[0]: x}, accumulators=layer).accumulators
+            assert sums is not None
+            results.append(sums)
         for other in results[1:]:
             np.testing.assert_array_equal(results[0], other)
         assert np.unique(results[0]).size > 100

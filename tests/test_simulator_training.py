@@ -99,7 +99,7 @@ def test_perturbation(small: bytes, method: Any, antithetic: bool, layerwise: bo
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_masks_and_gradient_scaling(small: bytes, mask: str, accumulate: bool) -> None:
     model = patch(small, "all", accumulate=accumulate)
-    settings = {"mask": mask, "keep": 0.4, "method": {"stem": "weights"}, "node_lr": 0.3}
+    settings: dict[str, Any] = {"mask": mask, "keep": 0.4, "method": {"stem": "weights"}, "node_lr": 0.3}
     _, masked = train_both(model, gradient_scaling="sqrt-dim", layerwise=accumulate, **settings)
     assert_changed(masked)
     assert masked.bake() != train_both(model, layerwise=accumulate, **settings)[1].bake()
@@ -167,7 +167,7 @@ def test_shared_weights(shared: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"bias": False}, {"per_channel": False}, {"extreme": True}], ids=str)
-def test_other_models(changes: dict[str, bool]) -> None:
+def test_other_models(changes: dict[str, Any]) -> None:
     for end, loss in (("softmax", "auto"), ("relu", "mse")):
         model = patch(small_models.small_model(end, **changes), "all", loss)
         y = Y if loss == "auto" else np.eye(3, dtype=np.float32)[Y]
@@ -308,6 +308,7 @@ def test_keyword_spotting(shared_data: Path, options: dict[str, Any], settings: 
     train_both(model, data["x"][:44], data["y"][:44], **settings)
 
 
+@pytest.mark.slow
 def test_steps_of_more_passes_than_go_together(shared_data: Path) -> None:
     """A step of 1040 passes needs more memory than the simulator takes at a time."""
     data = np.load(shared_data / "kws01_dev.npz")

@@ -149,7 +149,7 @@ def test_constants_are_stored_once(name: str) -> None:
         (small_models.twin_dense_model(bias=True), "all", {}),
     ],
 )
-def test_nothing_to_run_ahead(model: bytes, trainable: str, options: dict[str, bool]) -> None:
+def test_nothing_to_run_ahead(model: bytes, trainable: str, options: dict[str, Any]) -> None:
     patched = patch(model, trainable, **options)
     assert split(patched) is None
     engine = TrainingInterpreter(patched)

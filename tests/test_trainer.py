@@ -25,7 +25,7 @@ from tflm_zo import Trainer, ZoError, patch
 from tflm_zo.tflm.evaluate import predict_plain
 
 X, Y = small_models.separable_samples(48, seed=1)
-QUIET = {"verbose": False}
+QUIET: dict[str, Any] = {"verbose": False}
 # Weight perturbation of every layer before the exact head, several steps, both rates decaying.
 SETTINGS: dict[str, Any] = {
     "method": "weights",
@@ -122,7 +122,8 @@ def test_samples_without_features_do_not_blow_up_the_head() -> None:
     trainer = Trainer(patch(small_models.dense_model(), "head"))
     x = np.full((40, 20), trainer.model.loss.feature_zero_point, dtype=np.int8)
     trainer.fit(x, np.arange(40) % 5, epochs=3, **QUIET)
-    assert np.isfinite(trainer.progress.head_lr) and trainer.progress.head_lr < 100
+    head_lr = trainer.progress.head_lr
+    assert head_lr is not None and np.isfinite(head_lr) and head_lr < 100
     assert trainer.evaluate(x, np.arange(40) % 5)["loss"] < 2.0
 
 
@@ -288,7 +289,9 @@ def test_fit_sends_the_passes_of_the_reference_schedule(everything: bytes, antit
     order = np.argsort(
         [reference.random_word(reference.stream_key(3, 8, 0, 0), i) for i in range(len(X))], kind="stable"
     )
-    scale, zero_point = zo.model.input_quantization.scale, zo.model.input_quantization.zero_point
+    quantization = zo.model.input_quantization
+    assert quantization is not None
+    scale, zero_point = quantization.scale, quantization.zero_point
     codes = np.clip(np.rint(X / scale) + zero_point, -128, 127).astype(np.int8)[:, None]
     passes = 0
     for fields, sample in schedule.step(0, len(X), 1.0):
@@ -315,11 +318,16 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_bits(
             part.load(tmp_path / "state")
         else:
             part.seed = 5
+
+        def save_and_end(trainer: Trainer, _: dict[str, float]) -> bool:
+            trainer.save(tmp_path / "state")
+            return True
+
         history = part.fit(
             X,
             Y,
             resume=True,
-            callbacks=[lambda t, _: t.save(tmp_path / "state") or True],
+            callbacks=[save_and_end],
             **(SETTINGS | {"head_lr": head_lr}),
         )
         assert history.interrupted and len(history.epochs) == 1
@@ -375,6 +383,7 @@ def test_baked_model_predicts_like_the_trainer(end: str) -> None:
 def test_float_and_int8_samples_are_the_same(everything: bytes) -> None:
     trainer = Trainer(everything)
     q = trainer.model.input_quantization
+    assert q is not None
     codes = np.clip(np.rint(X / q.scale) + q.zero_point, -128, 127).astype(np.int8)
     np.testing.assert_array_equal(trainer.predict(X), trainer.predict(codes))
     np.testing.assert_array_equal(trainer.predict(X), trainer.predict(X.astype(np.float64)[..., 0]))
@@ -413,10 +422,11 @@ def test_passes_is_a_bound(small: bytes, trainable: str, head_lr: float | None) 
     model = patch(small, trainable)
     a_sample = {"all": 9, "stem,spread": 8, "head": 1}[trainable]
     options = SETTINGS | {"epochs": 50, "head_lr": head_lr}
+    done: list[float] = []
     for passes in (a_sample * 10 + 33, 1000, 1001, 1777):
         trainer = Trainer(model)
-        done = []
-        trainer.fit(X, Y, passes=passes, callbacks=[lambda _, logs, done=done: done.append(logs["passes"])], **options)
+        done.clear()
+        trainer.fit(X, Y, passes=passes, callbacks=[lambda _, logs: done.append(logs["passes"])], **options)
         assert passes - a_sample * 10 - 1 - len(done) <= trainer.progress.passes <= passes
         parts = Trainer(model)
         while parts.fit(X, Y, passes=passes, resume=True, callbacks=[lambda _, logs: True], **options).epochs:
@@ -628,7 +638,7 @@ def test_checkpoint_of_another_model_changes_nothing(everything: bytes, tmp_path
     assert (digest(trainer), vars(trainer.progress), trainer.seed) == (before, progress, 1)
 
 
-def rewritten(data: bytes, change: Callable[[dict[str, np.ndarray]], None]) -> bytes:
+def rewritten(data: bytes, change: Callable[[dict[str, np.ndarray]], object]) -> bytes:
     with np.load(io.BytesIO(data)) as archive:
         arrays = dict(archive.items())
     change(arrays)

@@ -100,6 +100,7 @@ def test_a_search_can_be_carried_further(model: bytes, tuned: tune_module.Tuned,
     assert tune(model, X, Y, study, **SEARCH | {"trials": 2}) == tuned
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_as_if_it_had_not_been(model: bytes, tmp_path: Path) -> None:
     """SIGKILL in the middle of a group of trials; folds that were finished are not computed again."""
     (tmp_path / "model.tflite").write_bytes(model)
@@ -187,7 +188,7 @@ def test_every_point_can_be_trained(small: bytes, data: st.DataObject, kind: str
     patching, fixed, _ = PATCHES[kind]
     model = read_patched(patch(small, **patching))
     space = SearchSpace(traits_of(model, Hyperparameters(**fixed)), fixed)
-    point = {}
+    point: dict[str, Any] = {}
     for dimension in DIMENSIONS:
         values = dimension.values
         if dimension.name not in space.names:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -151,7 +152,7 @@ def bench(path: Path, batch: int, seconds: float) -> None:
 
 # How a model is patched and fitted, by what is trained. Convolutions by their outputs would take minutes in TFLite
 # Micro on the large models, so they get few samples.
-METHODS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "exact head": ({"trainable": "head"}, {}),
     "closed forms": ({"trainable": "exact"}, {}),
     "closed forms, input adapter": ({"trainable": "exact", "adapter": True}, {}),
@@ -181,7 +182,7 @@ def bench_training(path: Path, samples: int, repeats: int) -> None:
     print(f"  {'trained':30} {'TFLite Micro':>13} {'simulator':>13} {'times faster':>13} {'equal':>6}")
     for name, (patching, fitting) in METHODS.items():
         try:
-            patched = patch(model, **patching)  # type: ignore[arg-type]
+            patched = patch(model, **patching)
             trainers = [Trainer(patched), SimTrainer(patched)]
         except ZoError as error:
             print(f"  {name:30} left out, {error}")
@@ -190,12 +191,12 @@ def bench_training(path: Path, samples: int, repeats: int) -> None:
         speeds = []
         for trainer in trainers:
             start = time.perf_counter()
-            trainer.fit(x, y, epochs=1, batch_size=8, verbose=False, **fitting)  # type: ignore[arg-type]
+            trainer.fit(x, y, epochs=1, batch_size=8, verbose=False, **fitting)
             speeds.append(trainer.progress.passes / (time.perf_counter() - start))
         tflm, sim = (trainer.weights for trainer in trainers)
         equal = all(np.array_equal(tflm[key], sim[key]) for key in tflm)
         start = time.perf_counter()
-        trainers[1].fit(x, y, epochs=repeats, batch_size=8, verbose=False, **fitting)  # type: ignore[arg-type]
+        trainers[1].fit(x, y, epochs=repeats, batch_size=8, verbose=False, **fitting)
         speeds[1] = trainers[1].progress.passes / (time.perf_counter() - start)
         print(
             f"  {name:30} {speeds[0]:13.0f} {speeds[1]:13.0f} {speeds[1] / speeds[0]:13.1f} "

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def adapt(
     ``passes`` None: the package's default.
     """
     # A bound of epochs that is never reached: passes end the training.
-    budget = {} if passes is None else {"passes": passes, "epochs": passes}
+    budget: dict[str, Any] = {} if passes is None else {"passes": passes, "epochs": passes}
     result = tflm_zo.adapt(model, x, y, reference, seed=seed, **budget)
     return Adapted(result.model, result.prepared)
 

@@ -8,6 +8,7 @@ with ``-tuning``, drifts to tune with.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from suites import tasks
@@ -51,10 +52,10 @@ def load(data: Path, prepared: Path, part: str) -> Suite:
     loaded = [tasks.load(name, data, prepared) for name in MODELS[model]]
     cases = [task.case(family, seed, prepared) for task in loaded for family in families(task.kind) for seed in seeds]
     # One held-out part for each setting: there are many cases.
-    form = {"grid": GRIDS[model], "parts": 3, "folds": 1}
+    whole = Yardstick("float back-propagation", GRIDS[model], parts=3, folds=1)
     yardsticks = (
-        Yardstick("float back-propagation", **form),
-        Yardstick("the same, prepared", start=PREPARED, **form),
-        Yardstick("the same in our RAM", limited=True, **form),
+        whole,
+        replace(whole, name="the same, prepared", start=PREPARED),
+        replace(whole, name="the same in our RAM", limited=True),
     )
     return Suite(f"fresh-{part}", tuple(cases), METHODS, yardsticks)

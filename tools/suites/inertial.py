@@ -19,6 +19,9 @@ from tflm_zo.errors import ZoError
 
 FRAMES, AXES = 100, 6
 
+# People, and the part of their recordings: from where to where, as shares of the length.
+_Part = tuple[tuple[int, ...], float, float]
+
 _TRAIN, _WEARERS = (2, 4, 6, 7, 8, 10), (1, 3, 5, 9)
 # Rotation is in rad/s and three times as wide as acceleration, which is in g.
 _ROTATION = 3.0
@@ -38,14 +41,15 @@ def load_windows(*, other_people: bool = False) -> tuple[np.ndarray, ...]:
     # The package itself does not import with today's scikit-learn; its data do not need it.
     data = np.load(Path(package.origin).parent / "data" / "watch_dataset.npy", allow_pickle=True).item()
     halves = len(_WEARERS) // 2
-    adapt, test = (_WEARERS, 0.0, 0.5), (_WEARERS, 0.5, 1.0)
+    adapt: _Part = (_WEARERS, 0.0, 0.5)
+    test: _Part = (_WEARERS, 0.5, 1.0)
     if other_people:
         adapt, test = (_WEARERS[:halves], 0.0, 1.0), (_WEARERS[halves:], 0.0, 1.0)
     train = _windows(data, (_TRAIN, 0.0, 1.0), FRAMES // 2)
     return (*train, *_windows(data, adapt, FRAMES), *_windows(data, test, FRAMES))
 
 
-def _windows(data: dict, part: tuple[tuple[int, ...], float, float], hop: int) -> tuple[np.ndarray, np.ndarray]:
+def _windows(data: dict, part: _Part, hop: int) -> tuple[np.ndarray, np.ndarray]:
     """Windows and classes, in random order, of some people's recordings from one part of their length to another."""
     people, first, last = part
     windows, labels = [], []

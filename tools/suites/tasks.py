@@ -71,8 +71,9 @@ def _ad01(data: Path) -> Task:
     model = (data / "mlperf_tiny" / "ad01_int8.tflite").read_bytes()
     source, _ = input_form(model)
     x = ad01.to_codes(ad01.spectra(model, ad01.ADAPT + ad01.TEST))
-    parts = (part for half in (x[: ad01.ADAPT], x[ad01.ADAPT :]) for part in (half, dequantize(half, source)))
-    return Task("ad01", model, "vector", *parts, float(source.zero_point), "mse")
+    adapt, test = x[: ad01.ADAPT], x[ad01.ADAPT :]
+    targets = dequantize(adapt, source), dequantize(test, source)
+    return Task("ad01", model, "vector", adapt, targets[0], test, targets[1], float(source.zero_point), "mse")
 
 
 _PUBLISHED = {"kws": _kws, "resnet": _resnet, "mcunet": _mcunet, "ad01": _ad01}
