@@ -12,11 +12,19 @@ from tflm_zo.ops.command import LOSS, MEASURE, REPORT_DTYPE, make_command
 from tflm_zo.ops.step import Group, GroupMode
 from tflm_zo.patching.patched_model import PatchedModel
 from tflm_zo.training.hyperparameters import Hyperparameters
-from tflm_zo.training.rates import ExactSizes, GroupSizes, Rates, exact_rates, mean, perturbed_rate
+from tflm_zo.training.rates import (
+    ExactSizes,
+    GroupSizes,
+    Rates,
+    exact_rates,
+    mean,
+    perturbed_rate,
+    standard_error,
+)
 from tflm_zo.training.recipe import Recipe
 
 # Samples that the exact layers, and each group of perturbed layers, are measured on.
-_EXACT_SAMPLES, _GROUP_SAMPLES = 32, 8
+_EXACT_SAMPLES, _GROUP_SAMPLES = 32, 16
 
 # One forward pass: input codes, target and command; returns the report (int32[8]).
 Pass = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -28,7 +36,8 @@ def passes_to_measure(recipe: Recipe, hyper: Hyperparameters, samples: int) -> i
     if not groups and not _measures_exact(recipe, hyper):
         return 0
     a_group = [2 + (group.mode is GroupMode.NODES) for group in groups]
-    return min(samples, _EXACT_SAMPLES) + min(samples, _GROUP_SAMPLES) * sum(a_group)
+    unperturbed = 1 if groups else 0
+    return min(samples, _EXACT_SAMPLES) + min(samples, _GROUP_SAMPLES) * (unperturbed + sum(a_group))
 
 
 def measure_rates(
@@ -56,18 +65,12 @@ def measure_rates(
     rates = Rates(hyper.exact_lr_scale * head, hyper.exact_lr_scale * closed)
     if hyper.head_lr is not None:
         rates = Rates(hyper.head_lr, hyper.head_lr)
-    directions = hyper.queries
+    losses = prober.losses() if groups else []
     for group in groups:
-        sizes = prober.group(group)
+        sizes = prober.group(group, losses)
         for index in range(group.first, group.last):
-            rate = perturbed_rate(
-                model,
-                sizes,
-                exact.gradient_energy,
-                _scale(model, recipe, group, index, sizes),
-                directions,
-                recipe.dimension(group),
-            )
+            scale = _scale(model, recipe, group, index, sizes)
+            rate = perturbed_rate(model, sizes, exact.gradient_energy, scale, hyper.queries)
             (rates.nodes if group.mode is GroupMode.NODES else rates.parameters)[index] = hyper.lr_scale * rate
     return rates
 
@@ -110,20 +113,35 @@ class _Prober:
             gradient_energy=mean([float(r["gradient_energy"]) for r in reports]),
         )
 
-    def group(self, group: Group) -> GroupSizes:
+    def losses(self) -> list[float]:
+        """Of the unperturbed model, for each sample that groups are measured on."""
+        command = make_command(LOSS)
+        return [float(self._measure(i, command)["loss"]) for i in self._group_samples()]
+
+    def group(self, group: Group, losses: list[float]) -> GroupSizes:
         nodes = group.mode is GroupMode.NODES
         members = {("node_first" if nodes else "first"): group.first, ("node_last" if nodes else "last"): group.last}
-        slopes, units = [], []
-        for query, i in enumerate(spread_over(len(self._codes), _GROUP_SAMPLES)):
-            difference = 0.0
-            for sign in (1, -1):
-                command = make_command(LOSS, sign=sign, seed=self._seed, query=query, **members)
-                difference += sign * float(self._measure(i, command)["loss"])
-            slopes.append((difference / 2.0) ** 2)
+        slopes, curvatures, units = [], [], []
+        for query, i in enumerate(self._group_samples()):
+            plus, minus = (
+                float(self._measure(i, self._perturbed(sign=sign, query=query, **members))["loss"]) for sign in (1, -1)
+            )
+            slopes.append(((plus - minus) / 2.0) ** 2)
+            curvatures.append(plus + minus - 2.0 * losses[query])
             if nodes:
                 command = make_command(MEASURE, **members)
                 units.append(float(self._measure(i, command)["layer_energy"]))
-        return GroupSizes(mean(slopes), mean(units))
+        positions = 0
+        if nodes:
+            shapes = [self._model.nodes[n].options.shape for n in range(group.first, group.last)]
+            positions = min(shape.output_height * shape.output_width for shape in shapes)
+        return GroupSizes(mean(slopes), mean(curvatures), standard_error(curvatures), mean(units), positions)
+
+    def _group_samples(self) -> list[int]:
+        return [int(i) for i in spread_over(len(self._codes), _GROUP_SAMPLES)]
+
+    def _perturbed(self, **fields: int) -> np.ndarray:
+        return make_command(LOSS, seed=self._seed, **fields)
 
     def _measure(self, sample: int, command: np.ndarray) -> np.void:
         report = self._run(self._codes[sample], self._targets[sample], command)

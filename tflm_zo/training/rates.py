@@ -30,6 +30,10 @@ _SQUARED_ERROR_PART = 0.5
 # begin with so much more.
 _BOLD = 3.0
 
+# Of weights: how much more than the best rate for single samples a batch bears. Of nodes: what steps of other samples
+# weigh, in a layer of one position. Flat within a factor of two; chosen on ten models and three drifts of each.
+_BATCH, _OTHER_SAMPLES = 2.0, 4.0
+
 # Fits of more epochs than this get lower rates: less noise, less overfitting.
 _FEW_EPOCHS = 12
 
@@ -60,12 +64,16 @@ class ExactSizes:
 class GroupSizes:
     """What passes on a few samples measured of a group that is perturbed.
 
-    ``slope_energy``: mean square of (L(+) - L(-)) / 2; ``unit_energy``: of nodes, mean squared length of the gradient
-    of an output channel's weights and bias whose dL/dy is 1 everywhere, real units.
+    ``slope_energy``: mean square of (L(+) - L(-)) / 2; ``curvature``: mean of L(+) + L(-) - 2 L, and ``deviation``, its
+    standard error; of nodes ``unit_energy``, mean squared length of the gradient of an output channel's weights and
+    bias whose dL/dy is 1 everywhere, real units, and ``positions``, that a channel has (0: weights).
     """
 
     slope_energy: float
+    curvature: float
+    deviation: float
     unit_energy: float = 0.0
+    positions: int = 0
 
 
 def head_limit(model: PatchedModel) -> float:
@@ -103,24 +111,49 @@ def under_guard(rates: Rates) -> Rates:
 
 
 def perturbed_rate(
-    model: PatchedModel, sizes: GroupSizes, gradient_energy: float, scale: float, directions: int, dimension: float
+    model: PatchedModel, sizes: GroupSizes, gradient_energy: float, scale: float, directions: int
 ) -> float:
     """Return the learning rate of weights or nodes that ``directions`` random directions train together.
 
-    The kernel along dL/dz is |dL/dw|^2 / |dL/dz|^2, and the mean square of the slopes is the squared gradient of what
-    is perturbed; ``scale`` turns it into that of the weights, in real units. n directions in d dimensions estimate a
-    gradient with (n + d - 1) / n times its energy (Zhao et al., ACM TODAES 30(5), 2025, ``dim`` scaling). Nodes have a
-    direction of their own for every sample, and their rate is less by as much. A batch shares the directions of its
-    weights; most of their noise leaves the loss as it is, and a rate that is less by the square root is stable
-    (docs/research.md). Without any slope nothing can be learned, and the rate is 0.
+    A step along one direction u, of -rate times the slope s, changes the loss by -rate s^2 + rate^2 s^2 c / 2, where c
+    is the curvature along u, (L(+) + L(-) - 2 L) / sigma^2: 1 / c is the best rate. c is the mean curvature of all
+    directions, not that of the gradient: what a direction has besides the gradient hardly moves the logits, which are
+    few, and so does little harm, however many the weights are. (A bound by the number of dimensions d, as the ``dim``
+    scaling n / (n + d - 1) of Zhao et al., ACM TODAES 30(5), 2025, is far below the best rate: docs/research.md.) It is
+    taken a standard error higher than it was measured.
+
+    Weights: the mean of n directions has an n-th of c, and (n - 1) / n of the curvature along the gradient, which the
+    tangent kernel bounds: |dL/dw|^2 / |dL/dz|^2 / limit, with the mean square of the slopes for |dL/dw|^2. Single
+    samples were measured, but a batch is stepped with, whose loss is less rough.
+
+    Nodes: every sample has a direction and a step of its own. In a layer of many positions these average, in one of a
+    few every step also moves the other samples, and the limit of layers that are updated exactly counts, too.
+
+    ``scale`` turns what is measured into that of the weights, in real units. Without any slope nothing can be learned,
+    and the rate is 0.
     """
     energy = sizes.slope_energy * scale
-    if not energy > 0.0 or not gradient_energy > 0.0:
+    curvature = (max(sizes.curvature, 0.0) + sizes.deviation) * scale
+    if not energy > 0.0 or not gradient_energy > 0.0 or not curvature > 0.0 or not math.isfinite(curvature):
         return 0.0
-    noise = directions / (directions + max(dimension - 1.0, 0.0))
-    if sizes.unit_energy > 0.0:
-        return noise * plugin.limit_before_head(head_limit(model)) * gradient_energy / energy
-    return math.sqrt(noise) * head_limit(model) * gradient_energy / energy
+    limit = head_limit(model) * gradient_energy / energy
+    if sizes.positions > 0:
+        before_head = plugin.limit_before_head(head_limit(model)) * gradient_energy / energy
+        return _caution(model) / (curvature + _OTHER_SAMPLES / (before_head * sizes.positions))
+    return _caution(model) * _BATCH * directions / (curvature + (directions - 1) / limit)
+
+
+def _caution(model: PatchedModel) -> float:
+    """The part of the best rate that the model's loss bears."""
+    return _HEAD_PARTS[LOSS_ENTROPY] / _HEAD_PARTS[LOSS_CROSS_ENTROPY] if model.loss.kind == LOSS_ENTROPY else 1.0
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Return the standard error of the mean of ``values``, added up in order; of one value its size."""
+    if len(values) < 2:
+        return abs(mean(values))
+    middle = mean(values)
+    return math.sqrt(mean([(v - middle) * (v - middle) for v in values]) / (len(values) - 1))
 
 
 def mean(values: Sequence[float]) -> float:

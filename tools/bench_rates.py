@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Default learning rates of every method against the best of a sweep over five decades, on ten models.
+
+    python tools/bench_rates.py --data ../shared/data -o rates.md
+
+``--tuning``: ten other models and other drifts, which the formulas were chosen on. What the tool needs beside the
+package: pip install tflm-zo[bench].
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from suites import rate_sweep, tasks
+from suites.drifts import TABLE_SEEDS, TUNING_SEEDS
+from suites.output import emit
+from suites.processes import one_thread
+
+TUNING = (
+    "kws", "resnet", "gap", "silabs_micro_speech", "r_sigmoid", "conv1d gap", "c_tflm_magic_wand",
+    "c_himax_handwriting", "lmanubens_gesture", "tofai_handpose",
+)  # fmt: skip
+TABLE = (
+    "mobilenet", "dense digits", "dense cancer", "conv1d flat", "str_ww_ref_model", "fz_gestes", "hiimshyy_har",
+    "c_atomic14_marvin", "c_vahid_magic_wand", "fall",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the models and samples")
+    parser.add_argument("--tasks", nargs="+", help="names of tasks (default: ten of the table)")
+    parser.add_argument("--methods", nargs="+", choices=rate_sweep.METHODS, default=rate_sweep.METHODS)
+    parser.add_argument("--tuning", action="store_true", help="the models and drifts that formulas were chosen on")
+    parser.add_argument("--samples", type=int, default=200, help="samples to train on (default: %(default)s)")
+    parser.add_argument("--passes", type=int, default=5000, help="passes of a training (default: %(default)s)")
+    parser.add_argument(
+        "--results", type=Path, default=Path("build/bench"), help="folder of prepared models (default: %(default)s)"
+    )
+    parser.add_argument("-o", "--output", type=Path, help="Markdown file (default: standard output)")
+    options = parser.parse_args()
+    one_thread()
+    seed = (TUNING_SEEDS if options.tuning else TABLE_SEEDS)[0]
+    results = {}
+    for name in options.tasks or (TUNING if options.tuning else TABLE):
+        task = tasks.load(name, options.data, options.results / "prepared")
+        for method in options.methods:
+            result = rate_sweep.sweep(task, method, seed, options.samples, options.passes)
+            results[name, method] = result
+            print(name, method, result.refused or f"{result.part:.2f}", file=sys.stderr, flush=True)
+    command = shlex.join(["python", "tools/bench_rates.py", *sys.argv[1:]])
+    emit(rate_sweep.markdown(results, command), options.output)
+
+
+if __name__ == "__main__":
+    main()
