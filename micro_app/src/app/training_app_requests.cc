@@ -13,8 +13,8 @@ Mask ReadMask(FieldReader* fields) {
   return mask;
 }
 
-// Reads what a training step is made of. False if a field is out of the protocol's range; the trainer
-// checks the rest.
+// Reads what a training step is made of. False if a field is out of the protocol's range; the
+// trainer checks the rest.
 bool ReadSchedule(FieldReader* fields, ScheduleSettings* settings) {
   *settings = {};
   settings->seed = fields->U32();
