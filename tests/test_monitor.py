@@ -147,7 +147,7 @@ def test_faults_cost_retries_only(small: bytes, make_board: Callable[..., Board]
     assert line.done["dropped"] > 8 and line.done["damaged"] > 8 and line.done["repeated"] > 20
     assert remote._device.link.repeats > 20
     assert metrics.damaged_frames > 0
-    # Without those that measure rates: of the exact layers, and of 16 samples one as they are, three of the other layer.
+    # Without those that measure rates: of the exact layers; and of 16 samples one as they are, three of the other.
     assert metrics.progress.passes == expected["passes"] - 24 - (1 + 3) * 16
 
 
