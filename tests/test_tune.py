@@ -341,6 +341,27 @@ def test_ctrl_c_says_how_to_go_on(folder: Path) -> None:
     assert errors == "tflm-zo: error: interrupted: the same command goes on from there\n"
 
 
+INTERRUPTED = """
+import os, signal
+from tflm_zo.tuning.workers import Workers
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: print("interrupted", flush=True))
+    with Workers(2) as workers:
+        calls = [workers.submit(abs, -n) for n in range(2)]
+        os.killpg(0, signal.SIGINT)  # the workers have been started, and import
+        print([call.result() for call in calls])
+"""
+
+
+def test_workers_that_are_starting_are_not_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(INTERRUPTED)
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, start_new_session=True, timeout=60
+    )
+    assert done.stderr == "" and done.stdout.split("\n")[:2] == ["interrupted", "[0, 1]"]
+
+
 def test_without_optuna_the_extra_is_named(model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ZoError, match=r"pip install 'tflm-zo\[tune\]'"):

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from types import TracebackType
 from typing import Any
@@ -45,7 +46,8 @@ class Workers:
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Start ``function(*arguments)``; the future has its result or exception."""
         if self._pool is not None:
-            return self._pool.submit(function, *arguments)
+            with _interrupts_held():  # the first calls start the processes
+                return self._pool.submit(function, *arguments)
         future: Future[Any] = Future()
         try:
             future.set_result(function(*arguments))
@@ -73,6 +75,20 @@ def usable_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the end. Processes started meanwhile never see it: before they can ignore it themselves they
+    import for a second, and an interrupt would print where they are."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start() -> None:
