@@ -131,3 +131,12 @@ def test_the_table_names_every_training_that_made_a_model_worse() -> None:
 def test_shares_of_made_samples_are_even_and_leave_rare_classes_out() -> None:
     assert _shares(np.array([500, 3, 40, 500]), 300).tolist() == [130, 0, 40, 130]
     assert _shares(np.array([50, 50]), 300).tolist() == [50, 50]
+
+
+def test_part_of_the_best_that_default_rates_reach() -> None:
+    from suites.rate_sweep import Sweep
+
+    assert Sweep(4.0, (4.0, 3.0, 3.0, 2.0, 9.0)).part == 0.5
+    assert Sweep(4.0, (4.0, 3.0, 1.0, 2.0, 9.0)).part == 1.0
+    assert Sweep(4.0, (4.0, 3.0, 5.0, 2.0, 9.0)).part == -0.5
+    assert Sweep(4.0, (5.0, 5.0, 5.0, 5.0, 5.0)).part == 1.0  # training helps with no rate

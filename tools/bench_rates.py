@@ -11,6 +11,7 @@ package: pip install tflm-zo[bench].
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 import sys
 from pathlib import Path
@@ -45,14 +46,14 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="Markdown file (default: standard output)")
     options = parser.parse_args()
     one_thread()
-    seed = (TUNING_SEEDS if options.tuning else TABLE_SEEDS)[0]
+    seeds = TUNING_SEEDS[:3] if options.tuning else TABLE_SEEDS
     results = {}
     for name in options.tasks or (TUNING if options.tuning else TABLE):
         task = tasks.load(name, options.data, options.results / "prepared")
-        for method in options.methods:
+        for method, seed in itertools.product(options.methods, seeds):
             result = rate_sweep.sweep(task, method, seed, options.samples, options.passes)
-            results[name, method] = result
-            print(name, method, result.refused or f"{result.part:.2f}", file=sys.stderr, flush=True)
+            results[name, method, seed] = result
+            print(name, method, seed, result.refused or f"{result.part:.2f}", file=sys.stderr, flush=True)
     command = shlex.join(["python", "tools/bench_rates.py", *sys.argv[1:]])
     emit(rate_sweep.markdown(results, command), options.output)
 

@@ -266,3 +266,8 @@ class LayerShape:
     pad_top: int
     pad_left: int
     depth_multiplier: int
+
+    @property
+    def positions(self) -> int:
+        """How many outputs a channel has."""
+        return self.output_height * self.output_width

@@ -23,7 +23,7 @@ from tflm_zo.training.rates import (
 )
 from tflm_zo.training.recipe import Recipe
 
-# Samples that the exact layers, and each group of perturbed layers, are measured on.
+# Samples that the exact layers, and each group of perturbed layers, are measured on; the latter are among the former.
 _EXACT_SAMPLES, _GROUP_SAMPLES = 32, 16
 
 # One forward pass: input codes, target and command; returns the report (int32[8]).
@@ -36,8 +36,7 @@ def passes_to_measure(recipe: Recipe, hyper: Hyperparameters, samples: int) -> i
     if not groups and not _measures_exact(recipe, hyper):
         return 0
     a_group = [2 + (group.mode is GroupMode.NODES) for group in groups]
-    unperturbed = 1 if groups else 0
-    return min(samples, _EXACT_SAMPLES) + min(samples, _GROUP_SAMPLES) * (unperturbed + sum(a_group))
+    return min(samples, _EXACT_SAMPLES) + min(samples, _GROUP_SAMPLES) * sum(a_group)
 
 
 def measure_rates(
@@ -65,9 +64,8 @@ def measure_rates(
     rates = Rates(hyper.exact_lr_scale * head, hyper.exact_lr_scale * closed)
     if hyper.head_lr is not None:
         rates = Rates(hyper.head_lr, hyper.head_lr)
-    losses = prober.losses() if groups else []
     for group in groups:
-        sizes = prober.group(group, losses)
+        sizes = prober.group(group)
         for index in range(group.first, group.last):
             scale = _scale(model, recipe, group, index, sizes)
             rate = perturbed_rate(model, sizes, exact.gradient_energy, scale, hyper.queries)
@@ -90,21 +88,22 @@ def _scale(model: PatchedModel, recipe: Recipe, group: Group, index: int, sizes:
     if group.mode is not GroupMode.NODES:
         setting, factors = recipe.parameters[index], model.parameters[index].factors
         return mean([float(f) for f in factors]) / max(setting.sigma, 1) ** 2
-    shape = model.nodes[index].options.shape
+    positions = model.nodes[index].options.shape.positions
     sigma = recipe.nodes[index].sigma
     unit = model.nodes[index].options.inverse_output_scale / max(sigma, 1)
-    return sizes.unit_energy / (shape.output_height * shape.output_width) * unit * unit
+    return sizes.unit_energy / positions * unit * unit
 
 
 class _Prober:
     def __init__(self, model: PatchedModel, run: Pass, codes: np.ndarray, targets: np.ndarray, seed: int) -> None:
         self._model, self._run, self._seed = model, run, seed
         self._codes, self._targets = codes, targets
+        closed = model.closed_nodes
+        command = make_command(LOSS | MEASURE, node_first=closed.start, node_last=closed.stop)
+        self._unperturbed = {i: self._measure(i, command) for i in self._samples(_EXACT_SAMPLES)}
 
     def exact(self) -> ExactSizes:
-        closed = self._model.closed_nodes
-        command = make_command(LOSS | MEASURE, node_first=closed.start, node_last=closed.stop)
-        reports = [self._measure(i, command) for i in spread_over(len(self._codes), _EXACT_SAMPLES)]
+        reports = self._unperturbed.values()
         # A sample whose loss has no gradient at all shows no kernel.
         kernels = [float(r["layer_energy"]) for r in reports if r["layer_energy"] > 0]
         return ExactSizes(
@@ -113,32 +112,26 @@ class _Prober:
             gradient_energy=mean([float(r["gradient_energy"]) for r in reports]),
         )
 
-    def losses(self) -> list[float]:
-        """Of the unperturbed model, for each sample that groups are measured on."""
-        command = make_command(LOSS)
-        return [float(self._measure(i, command)["loss"]) for i in self._group_samples()]
-
-    def group(self, group: Group, losses: list[float]) -> GroupSizes:
+    def group(self, group: Group) -> GroupSizes:
         nodes = group.mode is GroupMode.NODES
         members = {("node_first" if nodes else "first"): group.first, ("node_last" if nodes else "last"): group.last}
         slopes, curvatures, units = [], [], []
-        for query, i in enumerate(self._group_samples()):
+        for query, i in enumerate(self._samples(_GROUP_SAMPLES)):
             plus, minus = (
                 float(self._measure(i, self._perturbed(sign=sign, query=query, **members))["loss"]) for sign in (1, -1)
             )
             slopes.append(((plus - minus) / 2.0) ** 2)
-            curvatures.append(plus + minus - 2.0 * losses[query])
+            curvatures.append(plus + minus - 2.0 * float(self._unperturbed[i]["loss"]))
             if nodes:
                 command = make_command(MEASURE, **members)
                 units.append(float(self._measure(i, command)["layer_energy"]))
         positions = 0
         if nodes:
-            shapes = [self._model.nodes[n].options.shape for n in range(group.first, group.last)]
-            positions = min(shape.output_height * shape.output_width for shape in shapes)
+            positions = min(self._model.nodes[n].options.shape.positions for n in range(group.first, group.last))
         return GroupSizes(mean(slopes), mean(curvatures), standard_error(curvatures), mean(units), positions)
 
-    def _group_samples(self) -> list[int]:
-        return [int(i) for i in spread_over(len(self._codes), _GROUP_SAMPLES)]
+    def _samples(self, most: int) -> list[int]:
+        return [int(i) for i in spread_over(len(self._codes), most)]
 
     def _perturbed(self, **fields: int) -> np.ndarray:
         return make_command(LOSS, seed=self._seed, **fields)

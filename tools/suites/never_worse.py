@@ -14,7 +14,6 @@ error (normal approximation, one-sided).
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 from suites import tasks
 from suites.adaptation import adapt
 from suites.cache import Cache, digest, package_digest
-from suites.drifts import families
+from suites.drifts import family_of_turn
 from suites.predict import predict, right, trainer
 from suites.task import Task, per_class
 from tflm_zo import patch
@@ -76,11 +75,11 @@ def trainings(
 
     Families take turns, so that a task meets all of them.
     """
-    turn = zlib.crc32(name.encode())
+    turn = 0
     for seed in range(seeds):
         for size in sizes:
             for uneven in (False,) if even_only else (False, True):
-                family = families(kind)[turn % len(families(kind))]
+                family = family_of_turn(name, kind, turn)
                 turn += 1
                 yield Training(name, "", 0, size, uneven, seed, method)
                 yield Training(name, family, drift_seeds[seed % len(drift_seeds)], size, uneven, seed, method)
