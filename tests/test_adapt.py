@@ -13,6 +13,7 @@ import pytest
 import small_models
 from click.testing import CliRunner
 from test_preparation import noisy
+from trainers import SimTrainer
 
 from tflm_zo import Trainer, ZoError, adapt, patch
 from tflm_zo.adaptation import choice
@@ -22,8 +23,10 @@ from tflm_zo.model.file import load_model, shape_of
 from tflm_zo.model.quantization import quantization_of, quantize
 from tflm_zo.realignment.preparation import Chain, Preparer
 from tflm_zo.tflm.evaluate import evaluate_plain, predict_plain
+from tflm_zo.training import engines
+from tflm_zo.training.fit import Fit
 from tflm_zo.training.guard import held_out_count
-from tflm_zo.training.sim_trainer import SimTrainer
+from tflm_zo.training.simulator_engine import SimulatorEngine
 
 REFERENCE = noisy(150, 2)[0]
 X, Y = noisy(90, 3, "offset")
@@ -60,13 +63,13 @@ def test_the_model_predicts_in_tflm_what_the_trainer_does(
 ) -> None:
     """Of the samples as they come; the chain is that of the choice, and so is the model before training."""
     trainers: list[tuple[Trainer, np.ndarray]] = []
-    fit = SimTrainer.fit
+    fit = Trainer.fit
 
-    def seen(self: SimTrainer, x: np.ndarray, *rest: Any, **settings: Any) -> Any:
+    def seen(self: Trainer, x: np.ndarray, *rest: Any, **settings: Any) -> Any:
         trainers.append((self, x))
         return fit(self, x, *rest, **settings)
 
-    monkeypatch.setattr(SimTrainer, "fit", seen)
+    monkeypatch.setattr(Trainer, "fit", seen)
     x, y = noisy(120, 5, drift)
     found = adapt(taught, x, y, reference, epochs=5)
     trainer, codes = trainers[-1]
@@ -81,9 +84,9 @@ def test_the_model_predicts_in_tflm_what_the_trainer_does(
 
 def test_a_filter_is_dropped_with_the_training_that_it_was_for(taught: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A filter was judged by what training makes of it: where training is not seen to help there is none."""
-    fit = SimTrainer.fit
+    fit = Trainer.fit
 
-    def in_vain(self: SimTrainer, *rest: Any, **settings: Any) -> Any:
+    def in_vain(self: Trainer, *rest: Any, **settings: Any) -> Any:
         history = fit(self, *rest, **settings)
         history.guard.kept = "start"
         return history
@@ -91,7 +94,7 @@ def test_a_filter_is_dropped_with_the_training_that_it_was_for(taught: bytes, mo
     x, y = noisy(100, 11, "each sample's offset")
     found = choice.choose(Preparer(taught, REFERENCE, x), x, y, "auto")
     assert found.prepared.chain.filter != "none"
-    monkeypatch.setattr(SimTrainer, "fit", in_vain)
+    monkeypatch.setattr(Trainer, "fit", in_vain)
     left = adapt(taught, x, y, REFERENCE, epochs=2)
     assert left.chain == found.untrained.chain and left.chain.filter == "none"
     assert left.model == left.prepared == found.untrained.whole()
@@ -121,7 +124,7 @@ def test_what_a_model_takes_in_the_simulator_and_in_tflm(
     expected = choice.choose(Preparer(taught, REFERENCE, X), X, Y, "auto").untrained
     used = []
 
-    class Refuses:
+    class Refuses(SimulatorEngine):
         def __init__(self, *_: Any, **__: Any) -> None:
             raise ZoError("the simulator does not run it")
 
@@ -131,7 +134,7 @@ def test_what_a_model_takes_in_the_simulator_and_in_tflm(
             used.append(self)
 
     simulated = adapt(taught, X, Y, None, epochs=2)
-    monkeypatch.setattr(choice, "SimTrainer", type("Refuses", (SimTrainer,), {"__init__": Refuses.__init__}))
+    monkeypatch.setattr(engines, "SimulatorEngine", Refuses)
     monkeypatch.setattr(choice, "Trainer", Seen)
     assert adapt(taught, X, Y, None, epochs=2).model == simulated.model
     found = adapt(taught, X, Y, REFERENCE, epochs=2)
@@ -344,14 +347,14 @@ def test_the_command_says_in_one_line_what_is_wrong(files: Path, words: list[str
 
 @pytest.mark.parametrize("when", ["choice", "training"])
 def test_nothing_is_written_after_ctrl_c(files: Path, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "sample_scores" if when == "choice" else "_epoch"
-    original = getattr(SimTrainer, name)
+    owner, name = (Trainer, "sample_scores") if when == "choice" else (Fit, "_epoch")
+    original = getattr(owner, name)
 
-    def interrupted(self: SimTrainer, *rest: Any) -> Any:
+    def interrupted(self: Any, *rest: Any) -> Any:
         signal.raise_signal(signal.SIGINT)
         return original(self, *rest)
 
-    monkeypatch.setattr(SimTrainer, name, interrupted)
+    monkeypatch.setattr(owner, name, interrupted)
     there = sorted(files.iterdir())
     words = ["--reference", "before.npz"] if when == "choice" else []
     done = CliRunner().invoke(main, [*COMMAND, "--data", "after.npz", *words])

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_models import dense_model, separable_samples
+from trainers import SimTrainer
 
 from tflm_zo import patch
 from tflm_zo.model.samples import input_codes
-from tflm_zo.training.sim_trainer import SimTrainer
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 

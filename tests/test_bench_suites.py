@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_models import dense_model, mean_model, separable_samples
+from trainers import SimTrainer
 
 from tflm_zo import patch
 from tflm_zo.model.file import load_model, save_model
 from tflm_zo.model.samples import input_codes
 from tflm_zo.realignment.filters import add_filter
 from tflm_zo.simulator.model import SimModel
-from tflm_zo.training.sim_trainer import SimTrainer
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 

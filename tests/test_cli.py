@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import small_models
+from trainers import TflmTrainer
 
-from tflm_zo import Trainer, ZoError, patch
+from tflm_zo import ZoError, patch
 from tflm_zo.demo.run import run_demo
 from tflm_zo.tflm.evaluate import predict_plain
 
@@ -86,9 +87,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small: bytes) -> Path:
     packed[300:400] = bytes(100)
     (path / "flipped.npz").write_bytes(packed)
     (path / "cut.npz").write_bytes(packed[:-200])
-    trainer = Trainer(everything)
+    trainer = TflmTrainer(everything)
     trainer.save(path / "all.state")
-    Trainer(head).save(path / "head.state")
+    TflmTrainer(head).save(path / "head.state")
     (path / "seed5.json").write_text('{"seed": 5}')
     (path / "cut.state").write_bytes((path / "all.state").read_bytes()[:-50])
     return path
@@ -113,7 +114,7 @@ def test_patch_inspect_train_eval_bake(folder: Path, tmp_path: Path) -> None:
     assert after["accuracy"] == done["after_accuracy"] and after["loss"] == done["after_loss"]
     result_of(folder, "bake", zo, "--checkpoint", state, "-o", baked)
     assert result_of(folder, "eval", baked, "--data", "test.npz")["accuracy"] == after["accuracy"]
-    trainer = Trainer(zo)
+    trainer = TflmTrainer(zo)
     trainer.load(state)
     np.testing.assert_array_equal(predict_plain(Path(baked).read_bytes(), X), trainer.predict_codes(X))
     plain = result_of(folder, "inspect", baked)
@@ -144,7 +145,7 @@ def test_going_on_with_a_finished_training_says_so(folder: Path, tmp_path: Path)
     first = result_of(folder, *words, str(tmp_path / "a"))
     again = result_of(folder, *words, str(tmp_path / "b"), "--resume", str(tmp_path / "a"))
     assert again["forward_passes"] == first["forward_passes"]
-    a, b = Trainer(str(folder / "head.tflite")), Trainer(str(folder / "head.tflite"))
+    a, b = TflmTrainer(str(folder / "head.tflite")), TflmTrainer(str(folder / "head.tflite"))
     a.load(tmp_path / "a")
     b.load(tmp_path / "b")
     assert a.bake() == b.bake()
@@ -173,7 +174,7 @@ def test_ctrl_c_writes_a_checkpoint_to_go_on_from(folder: Path, tmp_path: Path) 
         assert json.loads(output.splitlines()[-1])["interrupted"] is True
         resume = ["--resume", str(tmp_path / "part")]
     assert run(folder, *words, str(tmp_path / "part"), *resume, "--quiet").returncode == 0
-    whole, parts = Trainer(str(folder / "all.tflite")), Trainer(str(folder / "all.tflite"))
+    whole, parts = TflmTrainer(str(folder / "all.tflite")), TflmTrainer(str(folder / "all.tflite"))
     whole.load(tmp_path / "whole")
     parts.load(tmp_path / "part")
     assert whole.bake() == parts.bake()

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import small_models
 from click.testing import CliRunner
+from trainers import TflmTrainer
 
-from tflm_zo import Trainer, ZoError, patch, realign
+from tflm_zo import ZoError, patch, realign
 from tflm_zo.cli.main import main
 from tflm_zo.model.file import load_model, save_model
 from tflm_zo.realignment.filters import FILTERS, add_filter
@@ -67,7 +68,7 @@ def test_tflm_agrees_and_trains(small: bytes, name: str) -> None:
     outputs = predict_plain(model, NOISY).reshape(len(NOISY), -1)
     np.testing.assert_array_equal(outputs, SimModel(model).run(NOISY).reshape(len(NOISY), -1))
     assert np.any(outputs != predict_plain(realign(small, CODES, NOISY), NOISY).reshape(len(NOISY), -1))
-    trainer = Trainer(patch(model, "exact", adapter=True))
+    trainer = TflmTrainer(patch(model, "exact", adapter=True))
     trainer.fit(NOISY, LABELS, epochs=1, verbose=False)
     np.testing.assert_array_equal(predict_plain(trainer.bake(), NOISY), trainer.predict_codes(NOISY))
 

@@ -18,17 +18,20 @@ import numpy as np
 import pytest
 import small_models
 from faulty_line import FaultyLine
+from trainers import TflmTrainer, board_trainer, device_of
 
 from tflm_zo.errors import ZoError
 from tflm_zo.patching.frozen_prefix import layer_count, split
 from tflm_zo.patching.patch import patch
+from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.serial import virtual_board
+from tflm_zo.serial.board_engine import BoardEngine
 from tflm_zo.serial.device import Device
 from tflm_zo.serial.link import BoardRestarted, Link
 from tflm_zo.serial.messages import Request
 from tflm_zo.serial.port import SerialPort
-from tflm_zo.serial.remote_trainer import RemoteTrainer
 from tflm_zo.serial.virtual_board import HostApp, PseudoTerminal
+from tflm_zo.training.patience import Patience
 from tflm_zo.training.trainer import Trainer
 
 pytest.importorskip("serial")
@@ -76,18 +79,18 @@ def make_board(tmp_path: Path) -> Iterator[Callable[..., Board]]:
         board.stop()
 
 
-def connect(port: str, seed: int = 0, patience: float = 20.0) -> RemoteTrainer:
+def connect(port: str, seed: int = 0, patience: float = 20.0) -> Trainer:
     device = Device(SerialPort(port), patience)
-    return RemoteTrainer(device, device.read_model(), seed)
+    return board_trainer(device, seed)
 
 
 def host_result(model: bytes, seed: int, data: Any, test: Any, **fit: Any) -> dict[str, Any]:
-    trainer = Trainer(model, seed=seed)
+    trainer = TflmTrainer(model, seed=seed)
     trainer.fit(*data, **fit)
     return {"model": trainer.bake(), "passes": trainer.progress.passes} | trainer.evaluate(*test)
 
 
-def remote_result(remote: RemoteTrainer, data: Any, test: Any, **fit: Any) -> dict[str, Any]:
+def remote_result(remote: Trainer, data: Any, test: Any, **fit: Any) -> dict[str, Any]:
     remote.fit(*data, **fit)
     return {"model": remote.bake(), "passes": remote.progress.passes} | remote.evaluate(*test)
 
@@ -117,14 +120,15 @@ def test_trains_to_the_bits_of_the_host(small: bytes, make_board: Callable[..., 
     board = make_board(model)
     remote = connect(board.port, 5)
     before = remote.evaluate(*test)
-    assert before == Trainer(model).evaluate(*test)
+    assert before == TflmTrainer(model).evaluate(*test)
     if kind == "entropy":
         data = (data[0],)  # no labels
         expected = host_result(model, 5, data, test, **fit)
     assert remote_result(remote, data, test, **fit) == expected
     assert expected["loss"] != before["loss"]
-    executed, saved = remote.layer_executions()
-    passes = remote._device.metrics().passes
+    executions = remote.engine.executions()
+    executed, saved = executions.done, executions.saved
+    passes = device_of(remote).metrics().passes
     assert executed + saved == passes * layer_count(model)
     # Two evaluations of 40 samples, and once for a sample of a step; rates are measured on the host.
     parts = split(model)
@@ -142,10 +146,10 @@ def test_faults_cost_retries_only(small: bytes, make_board: Callable[..., Board]
     line = FaultyLine(make_board(model).port, seed, dropped=0.04, damaged=0.04, repeated=0.08)
     remote = connect(line.name)
     assert remote_result(remote, data, test, **SMALL_FIT) == expected
-    metrics = remote._device.metrics()
+    metrics = device_of(remote).metrics()
     line.close()
     assert line.done["dropped"] > 8 and line.done["damaged"] > 8 and line.done["repeated"] > 20
-    assert remote._device.link.repeats > 20
+    assert device_of(remote).link.repeats > 20
     assert metrics.damaged_frames > 0
     # Without those that measure rates: of the exact layers, and by three passes of 16 samples of the other one.
     assert metrics.progress.passes == expected["passes"] - 24 - 3 * 16
@@ -155,7 +159,7 @@ def test_device_calls(small: bytes, make_board: Callable[..., Board]) -> None:
     model = patch(small, "exact", adapter=True)
     board = make_board(model)
     remote = connect(board.port)
-    device = remote._device
+    device = device_of(remote)
     assert device.read_model() == model
     assert "no checkpoint" in device.hello.message
     for parameter in remote.model.parameters:
@@ -163,7 +167,7 @@ def test_device_calls(small: bytes, make_board: Callable[..., Board]) -> None:
         assert (found.kind, found.count, found.moments) == (parameter.kind, parameter.count, parameter.moments)
         assert found.headroom == parameter.entry.headroom
     x, y = small_models.separable_samples(10, 3)
-    trainer = Trainer(model)
+    trainer = TflmTrainer(model)
     assert np.array_equal(remote.predict_codes(x), trainer.predict_codes(x))
     assert np.array_equal(remote.predict(x), trainer.predict(x))
 
@@ -196,28 +200,28 @@ def test_recalibrates_to_the_bits_of_the_host(small: bytes, make_board: Callable
     test = small_models.separable_samples(40, 2)
     model = patch(small, "exact", adapter=True, reference=x)
     drifted = (0.6 * x + 0.3, y)
-    trainer = Trainer(model, seed=5)
+    trainer = TflmTrainer(model, seed=5)
     trainer.recalibrate(drifted[0])
     expected = trainer.bake()
-    assert expected != Trainer(model).bake()
+    assert expected != TflmTrainer(model).bake()
     trainer.fit(*drifted, **SMALL_FIT)
     boards = [make_board(model)]
     line = FaultyLine(boards[0].port, 3, dropped=0.04, damaged=0.04, repeated=0.08) if faults else None
     remote = connect(boards[0].port if line is None else line.name, 5)
-    remote._device.observe(np.full(64, 9, np.int8))  # of whoever was there before
+    device_of(remote).observe(np.full(64, 9, np.int8))  # of whoever was there before
     remote.recalibrate(drifted[0])
-    assert remote._device.metrics().passes == 1  # the one at the start
+    assert device_of(remote).metrics().passes == 1  # the one at the start
     assert remote.bake() == expected
     if line is not None:
         line.close()
-        assert remote._device.link.repeats > 5
+        assert device_of(remote).link.repeats > 5
     boards[0].stop()
     remote = connect(make_board(model).port, 5)
-    assert "restored" in remote._device.hello.message
+    assert "restored" in device_of(remote).hello.message
     assert remote.bake() == expected
     assert remote_result(remote, drifted, test, **SMALL_FIT)["model"] == trainer.bake()
     # What was learned does not matter, nor does its momentum.
-    remote.recalibrate(drifted[0], checkpoint=False)
+    remote.engine.recalibrate(remote.recalibration_codes(drifted[0]))
     trainer.recalibrate(drifted[0])
     assert remote.bake() == trainer.bake()
     remote.fit(*drifted, **SMALL_FIT)
@@ -229,7 +233,7 @@ def test_recalibration_request_by_request(make_board: Callable[..., Board]) -> N
     original = small_models.small_model()
     x, _ = small_models.separable_samples(10, 1)
     remote = connect(make_board(patch(original, "exact", adapter=True, reference=x), batch_size=2).port)
-    device = remote._device
+    device = device_of(remote)
     codes = remote.recalibration_codes(x - 0.2)
     before = remote.bake()
     device.begin_observation()
@@ -247,7 +251,7 @@ def test_recalibration_request_by_request(make_board: Callable[..., Board]) -> N
     assert remote.bake() == before
     device.begin_batch()
     assert device.recalibrate() == 2
-    host = Trainer(remote.model.data)
+    host = TflmTrainer(remote.model.data)
     host.recalibrate(codes[:2])
     assert remote.bake() == host.bake() != before
     # The next samples begin anew, also those of another session.
@@ -262,7 +266,7 @@ def test_recalibration_request_by_request(make_board: Callable[..., Board]) -> N
 def test_a_board_without_reference_says_so(small: bytes, make_board: Callable[..., Board], adapter: bool) -> None:
     remote = connect(make_board(patch(small, "exact", adapter=adapter)).port)
     with pytest.raises(ZoError, match="patch it with --adapter and --reference"):
-        remote._device.begin_observation()
+        device_of(remote).begin_observation()
     with pytest.raises(ZoError, match="nothing to recalibrate by"):
         remote.recalibrate(small_models.separable_samples(10, 1)[0])
 
@@ -281,10 +285,10 @@ def test_a_sketch_without_memory_for_sums_says_so(
 def test_observed_samples_larger_than_a_frame(make_board: Callable[..., Board]) -> None:
     x = np.random.default_rng(0).uniform(-1, 1, (12, 3000)).astype(np.float32)
     model = patch(small_models.dense_model(features=3000, outputs=5), "exact", adapter=True, reference=x)
-    remote, host = connect(make_board(model).port), Trainer(model)
+    remote, host = connect(make_board(model).port), TflmTrainer(model)
     for trainer in (remote, host):
         trainer.recalibrate(0.7 * x)
-    assert remote.bake() == host.bake() != Trainer(model).bake()
+    assert remote.bake() == host.bake() != TflmTrainer(model).bake()
 
 
 def test_samples_larger_than_a_frame(make_board: Callable[..., Board]) -> None:
@@ -320,7 +324,7 @@ def test_a_board_that_restarts_goes_on_from_its_checkpoint(small: bytes, make_bo
             super().reopen()
 
     device = Device(Socket(boards[0].port))
-    remote = RemoteTrainer(device, device.read_model())
+    remote = board_trainer(device)
     remote.fit(*data, **SMALL_FIT)
     assert len(boards) == 2
     assert "restored" in boards[1].app.boot_message
@@ -339,21 +343,21 @@ def test_resume_after_the_host_has_gone(
     board = make_board(model)
     remote = connect(board.port)
     steps = iter(range(100))
-    end_batch = remote._device.end_batch
+    end_batch = device_of(remote).end_batch
 
     def crash(*arguments: Any) -> Any:
         if next(steps) == 8:
             raise RuntimeError("power failure")
         return end_batch(*arguments)
 
-    monkeypatch.setattr(remote._device, "end_batch", crash)
+    monkeypatch.setattr(device_of(remote), "end_batch", crash)
     with pytest.raises(RuntimeError):
         remote.fit(*data, **SMALL_FIT)
     if restart:
         board.stop()
         board = make_board(model)
     again = connect(board.port)
-    assert again._device.hello.progress.steps == (5 if restart else 8)
+    assert device_of(again).hello.progress.steps == (5 if restart else 8)
     with pytest.raises(ZoError, match="nothing of this run"):
         again.fit(*data, resume=True, **(SMALL_FIT | {"epochs": 4}))
     again.fit(*data, resume=True, **SMALL_FIT)
@@ -364,7 +368,7 @@ def test_resume_after_the_host_has_gone(
 def test_patience_ends_a_fit(small: bytes, make_board: Callable[..., Board]) -> None:
     board = make_board(patch(small, "exact"))
     x, y = small_models.separable_samples(24, 1)
-    history = connect(board.port).fit(x, y, epochs=30, head_lr=0.0, patience=2, verbose=False)
+    history = connect(board.port).fit(x, y, epochs=30, head_lr=0.0, callbacks=[Patience(2)], verbose=False)
     assert history.interrupted
     assert len(history.epochs) == 3
 
@@ -377,9 +381,9 @@ def test_errors_say_what_to_do(small: bytes, make_board: Callable[..., Board], t
     with pytest.raises(ZoError, match="memory for 4 samples"):
         remote.fit(x, y, batch_size=8, verbose=False)
     with pytest.raises(ZoError, match="another model"):
-        RemoteTrainer(remote._device, patch(small, "head"))
+        BoardEngine(device_of(remote), read_patched(patch(small, "head")))
     with pytest.raises(ZoError, match="refused end batch: the batch has no samples"):
-        remote._device.end_batch(0, 1.0)
+        device_of(remote).end_batch(0, 1.0)
     with pytest.raises(ZoError, match="cannot open the port"):
         SerialPort(str(tmp_path / "none"))
     silent = PseudoTerminal()
@@ -465,7 +469,7 @@ def test_programs(small: bytes, simulate: Callable[..., str], tmp_path: Path) ->
     port = simulate("model_zo.tflite")
     device = Device(SerialPort(port))
     assert "restored" in device.hello.message
-    assert RemoteTrainer(device, device.read_model()).bake() == expected["model"]
+    assert board_trainer(device).bake() == expected["model"]
     # Samples that do not fit the board's model are refused before the board forgets anything.
     np.savez(tmp_path / "wrong.npz", x=data[0][:, :5], y=data[1])
     refused = ["--port", port, "--data", "wrong.npz", "--factory-reset", "-o", "wrong.tflite"]
@@ -491,14 +495,14 @@ def test_recalibration_by_command(small: bytes, simulate: Callable[..., str], tm
     (tmp_path / "model_zo.tflite").write_bytes(model)
     port = simulate("model_zo.tflite")
     words = ["--port", port, "--recalibrate", "-o", "out.tflite"]
-    host = Trainer(model, seed=3)
+    host = TflmTrainer(model, seed=3)
     host.recalibrate(drifted)
 
     alone = monitor(tmp_path, *words, "--data", "now.npz", "--test", "test.npz", "--passes", "0")
     assert (tmp_path / "out.tflite").read_bytes() == host.bake()
     assert (alone["forward_passes"], alone["recalibration_samples"]) == (0, 40)
     assert alone["after_loss"] == host.evaluate(0.6 * test[0] + 0.3, test[1])["loss"] != alone["before_loss"]
-    assert "restored" not in RemoteTrainer(Device(SerialPort(port)), model)._device.hello.message
+    assert "restored" not in Device(SerialPort(port)).hello.message
 
     host.fit(drifted, y, epochs=2, verbose=False)
     reset = [*words, "--data", "adapt.npz", "--epochs", "2", "--seed", "3", "--factory-reset"]
@@ -534,10 +538,10 @@ def test_keyword_spotting_recalibrates(
     port = simulate("model_zo.tflite")
     words = ["--port", port, "--data", "now.npz", "--test", "test.npz", "--recalibrate", "--passes", "0"]
     found = monitor(tmp_path, *words, "-o", "out.tflite")
-    undrifted = Trainer(model).evaluate(x[400:], y[400:])["accuracy"]
+    undrifted = TflmTrainer(model).evaluate(x[400:], y[400:])["accuracy"]
     assert found["before_accuracy"] < 0.45
     assert found["after_accuracy"] > undrifted - 0.015
-    host = Trainer(model)
+    host = TflmTrainer(model)
     host.recalibrate(drifted[:400])
     assert (tmp_path / "out.tflite").read_bytes() == host.bake()
 

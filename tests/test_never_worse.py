@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import small_models
+from trainers import SimTrainer, TflmTrainer, board_trainer, device_of, values_of
 
 from tflm_zo import Trainer, ZoError, patch
 from tflm_zo.serial.device import Device
 from tflm_zo.serial.port import SerialPort
-from tflm_zo.serial.remote_trainer import RemoteTrainer
 from tflm_zo.serial.virtual_board import HostApp, PseudoTerminal
+from tflm_zo.training.fit import Fit
 from tflm_zo.training.guard import MOST_CUTS, hold_out
-from tflm_zo.training.sim_trainer import SimTrainer
 from tflm_zo.training.trainer import History
 
 
@@ -53,8 +53,7 @@ def taught(head: bytes) -> bytes:
 
 def state(trainer: Trainer) -> list[np.ndarray]:
     """All that training changes: weights, residuals, moments."""
-    tensors = [trainer._tensor(p) for p in trainer.model.parameters]
-    return tensors + [trainer._state.moments(p.index).copy() for p in trainer.model.parameters if p.moments]
+    return list(values_of(trainer).values())
 
 
 def assert_same(a: Trainer, b: Trainer) -> None:
@@ -70,9 +69,9 @@ def held_out_of(y: np.ndarray, seed: int, samples: int) -> np.ndarray:
 # -- never worse ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", [Trainer, SimTrainer])
+@pytest.mark.parametrize("engine", [TflmTrainer, SimTrainer], ids=["tflm", "simulator"])
 @pytest.mark.parametrize("mode", SETS)
-def test_absurd_rates_leave_the_start_to_the_bit(taught: bytes, mode: str, engine: type[Trainer]) -> None:
+def test_absurd_rates_leave_the_start_to_the_bit(taught: bytes, mode: str, engine: Callable[..., Trainer]) -> None:
     """In every look the weights are worse; with halves, samples of the other half say so."""
     trainer = engine(patch(taught, "head"), seed=2)
     before, scores = state(trainer), trainer.evaluate(*TEST)
@@ -182,7 +181,7 @@ def test_passes_stay_a_bound(small: bytes, trainable: str, mode: str) -> None:
     modes = set()
     for passes in (60, 150, 250, 300, 400, 450, 700, 1500, 4000):
         trainer, plain = SimTrainer(model), SimTrainer(model)
-        settings = {"passes": passes, "epochs": 50, "batch_size": 8, "queries": 2, "verbose": False}
+        settings: dict[str, Any] = {"passes": passes, "epochs": 50, "batch_size": 8, "queries": 2, "verbose": False}
         try:
             plain.fit(*SETS[mode], holdout=0.0, **settings)
         except ZoError:
@@ -236,7 +235,7 @@ def test_an_interrupted_fit_shows_the_best_weights_so_far(taught: bytes, tmp_pat
     history = trainer.fit(*SETS[mode], callbacks=[lambda *_: True], **ABSURD)
     assert history.interrupted
     trainer.save(tmp_path / "state")
-    loaded = Trainer(patch(taught, "head"))
+    loaded = TflmTrainer(patch(taught, "head"))
     loaded.load(tmp_path / "state")
     for shown in (trainer, loaded):
         for one, other in zip(before, state(shown), strict=True):
@@ -253,7 +252,7 @@ def test_ctrl_c_in_the_last_batch_of_an_epoch_loses_no_look(
     settings: dict[str, Any] = {"epochs": 3, "batch_size": 60, "head_lr": 0.05, "verbose": False}
     whole = SimTrainer(model, seed=3)
     expected = whole.fit(x, y, **settings)
-    epoch = SimTrainer._epoch
+    epoch = Fit._epoch
 
     class OneBatch(threading.Event):
         """Looked at before each batch: set from the second time on."""
@@ -266,10 +265,8 @@ def test_ctrl_c_in_the_last_batch_of_an_epoch_loses_no_look(
             self.looks += 1
             return self.looks > 1
 
-    monkeypatch.setattr(
-        SimTrainer, "_epoch", lambda self, work, plan: epoch(self, replace(work, interrupt=OneBatch()), plan)
-    )
-    monkeypatch.setattr("tflm_zo.training.trainer._interruptible", Interrupted)
+    monkeypatch.setattr(Fit, "_epoch", lambda self, phase: epoch(self, replace(phase, interrupt=OneBatch())))
+    monkeypatch.setattr("tflm_zo.training.fit.interruptible", Interrupted)
     part, fits = SimTrainer(model, seed=3), 0
     while (history := part.fit(x, y, resume=True, **settings)).interrupted:
         fits += 1
@@ -347,17 +344,16 @@ class Boards:
         self._stop = stop
         return terminal.name
 
-    def trainer(self, model: bytes, seed: int) -> RemoteTrainer:
+    def trainer(self, model: bytes, seed: int, checkpoints: bool = True) -> Trainer:
         """A trainer of a new board."""
-        return connect(self.start(model), seed)
+        return connect(self.start(model), seed, checkpoints)
 
     def close(self) -> None:
         self._stop()
 
 
-def connect(port: str, seed: int) -> RemoteTrainer:
-    device = Device(SerialPort(port), 20.0)
-    return RemoteTrainer(device, device.read_model(), seed)
+def connect(port: str, seed: int, checkpoints: bool = True) -> Trainer:
+    return board_trainer(Device(SerialPort(port), 20.0), seed, checkpoints)
 
 
 @pytest.fixture
@@ -375,13 +371,13 @@ def test_all_engines_keep_the_same_weights(taught: bytes, boards: Boards, mode: 
     x, y = SETS[mode][0] + np.float32(0.4), SETS[mode][1]
     settings: dict[str, Any] = {"epochs": 3, "head_lr": RATES[rate], "verbose": False}
     found: list[tuple[bytes, int, History]] = []
-    for make in (Trainer, SimTrainer, boards.trainer):
+    for make in (TflmTrainer, SimTrainer, boards.trainer):
         trainer = make(model, seed=5)
         history = trainer.fit(x, y, **settings)
         found.append((trainer.bake(), trainer.progress.passes, history))
     boards.flash.unlink()
-    board = boards.trainer(model, 5)
-    history = board.fit(x, y, checkpoints=False, **settings)
+    board = boards.trainer(model, 5, checkpoints=False)
+    history = board.fit(x, y, **settings)
     found.append((board.bake(), board.progress.passes, history))
     for baked, passes, history in found[1:]:
         assert baked == found[0][0] and passes == found[0][1]
@@ -405,9 +401,9 @@ def test_two_trainers_are_guarded_apart(taught: bytes) -> None:
     model = patch(taught, "exact")
     settings: dict[str, Any] = {"epochs": 4, "head_lr": 0.05, "verbose": False}
     drifted = {mode: (x + np.float32(0.4), y) for mode, (x, y) in SETS.items()}
-    alone = {mode: Trainer(model, seed=3) for mode in SETS}
+    alone = {mode: TflmTrainer(model, seed=3) for mode in SETS}
     outcomes = {mode: trainer.fit(*drifted[mode], **settings).guard for mode, trainer in alone.items()}
-    first, second = Trainer(model, seed=3), Trainer(model, seed=3)
+    first, second = TflmTrainer(model, seed=3), TflmTrainer(model, seed=3)
     history = History(interrupted=True)
 
     def an_epoch_of_the_other(*_: Any) -> None:
@@ -451,7 +447,7 @@ def test_a_board_that_starts_anew_is_judged_as_if_it_had_not(
             super().write(line)
 
     device = Device(Plug(boards.start(model)), 20.0)
-    remote = RemoteTrainer(device, device.read_model(), 5)
+    remote = board_trainer(device, 5)
     history = remote.fit(x, y, head_lr=RATES[rate], **BOARD)
     assert lines < 0 and device.link.reconnections == 1
     assert remote.bake() == host.bake() and history.guard == expected.guard
@@ -467,7 +463,7 @@ def test_a_board_interrupted_after_every_epoch(taught: bytes, boards: Boards, mo
     settings = BOARD | {"epochs": 2, "head_lr": 0.05}
     host = SimTrainer(model, seed=5)
     expected = host.fit(x, y, **settings)
-    remote = boards.trainer(model, 5)
+    remote = boards.trainer(model, 5, checkpoints)
     seen = 0
     # With checkpoints the epochs after the newest one are gone through again: interrupted every time it would not end.
     while (
@@ -475,7 +471,6 @@ def test_a_board_interrupted_after_every_epoch(taught: bytes, boards: Boards, mo
             x,
             y,
             resume=seen > 0,
-            checkpoints=checkpoints,
             callbacks=[lambda *_, first=seen == 0: not checkpoints or first],
             **settings,
         )
@@ -501,7 +496,7 @@ def test_another_host_begins_again_or_says_why_not(taught: bytes, boards: Boards
     with pytest.raises(RuntimeError):
         connect(port, 5).fit(x, y, head_lr=0.05, callbacks=[dies], **BOARD)
     again = connect(port, 5)
-    assert again._device.hello.progress.steps > 0
+    assert device_of(again).hello.progress.steps > 0
     again.fit(x, y, head_lr=0.05, resume=True, **BOARD)
     assert again.bake() == host.bake()
     with pytest.raises(ZoError, match="only the host that began it"):

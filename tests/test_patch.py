@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import small_models
+from trainers import TflmTrainer
 
 from tflm_zo import ZoError, bake, patch
 from tflm_zo.model.file import FILE_IDENTIFIER, load_model, save_model, schema, shape_of
@@ -18,7 +19,6 @@ from tflm_zo.model.layers import trainable_layers
 from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.tflm.evaluate import predict_plain
 from tflm_zo.tflm.interpreter import Interpreter
-from tflm_zo.training.trainer import Trainer
 
 MLPERF = [
     "kws_ref_model.tflite",
@@ -74,20 +74,20 @@ def litert_outputs(model: bytes, x: np.ndarray) -> np.ndarray:
 def test_mlperf_models_stay_what_they_are(name: str, shared_data: Path) -> None:
     """The patched model's outputs are the original's, byte for byte."""
     model = (shared_data / "mlperf_tiny" / name).read_bytes()
-    trainer = Trainer(patch(model, "all"))
+    trainer = TflmTrainer(patch(model, "all"))
     x = inputs_for(name, shared_data, trainer.model.input_shape)
     plain = predict_plain(model, x[:, 0])
     assert plain.dtype == np.int8 and len(np.unique(plain, axis=0)) > 1
     np.testing.assert_array_equal(trainer.predict_codes(x[:, 0]), plain)
     for trainable in ("head", "last:3", "bias"):
-        chosen = Trainer(patch(model, trainable))
+        chosen = TflmTrainer(patch(model, trainable))
         np.testing.assert_array_equal(chosen.predict_codes(x[:5, 0]), plain[:5])
 
 
 @pytest.mark.parametrize("name", MLPERF)
 def test_originals_are_within_a_code_of_litert(name: str, shared_data: Path) -> None:
     model = (shared_data / "mlperf_tiny" / name).read_bytes()
-    x = inputs_for(name, shared_data, Trainer(patch(model)).model.input_shape)
+    x = inputs_for(name, shared_data, TflmTrainer(patch(model)).model.input_shape)
     assert np.abs(litert_outputs(model, x).astype(int) - predict_plain(model, x[:, 0])).max() <= 1
 
 
@@ -107,7 +107,7 @@ def test_any_small_model_stays_what_it_is(variant: str, trainable: str) -> None:
     model = small_models.small_model(**VARIANTS[variant])
     x, _ = small_models.separable_samples(50, seed=1)
     plain = predict_plain(model, x)
-    np.testing.assert_array_equal(Trainer(patch(model, trainable)).predict_codes(x), plain)
+    np.testing.assert_array_equal(TflmTrainer(patch(model, trainable)).predict_codes(x), plain)
 
 
 # -- selection ---------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_loss_is_taken_where_the_model_ends() -> None:
 @pytest.mark.parametrize("end", ["softmax", "logistic"])
 def test_mean_squared_error_compares_with_the_models_own_output(end: str) -> None:
     """A sigmoid or softmax at the end belongs to the output that a target vector is compared with."""
-    trainer = Trainer(patch(small_models.small_model(end), "all", "mse"))
+    trainer = TflmTrainer(patch(small_models.small_model(end), "all", "mse"))
     x, _ = small_models.separable_samples(5, seed=2)
     y = trainer.predict(x)
     assert trainer.evaluate(x, y)["loss"] == 0.0
@@ -333,7 +333,7 @@ def test_baking_refuses_values_that_do_not_fit(small: bytes) -> None:
 def test_head_that_shares_its_weights_with_another_layer(bias: bool) -> None:
     model = small_models.twin_dense_model(bias=bias)
     x = np.random.default_rng(0).uniform(-1, 1, (20, 6)).astype(np.float32)
-    trainer = Trainer(patch(model, "all"))
+    trainer = TflmTrainer(patch(model, "all"))
     np.testing.assert_array_equal(trainer.predict_codes(x), predict_plain(model, x))
     trainer.fit(x, np.arange(20) % 6, epochs=2, lr=0.01, verbose=False)
     np.testing.assert_array_equal(trainer.predict_codes(x), predict_plain(trainer.bake(), x))

@@ -13,8 +13,9 @@ import pytest
 import small_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trainers import SimTrainer, TflmTrainer
 
-from tflm_zo import Trainer, ZoError, patch
+from tflm_zo import ZoError, patch
 from tflm_zo.adaptation import choice
 from tflm_zo.adaptation.choice import choose, information
 from tflm_zo.model.file import load_model, save_model, tensor_name
@@ -25,7 +26,6 @@ from tflm_zo.realignment import preparation
 from tflm_zo.realignment.filters import FILTERS, add_filter
 from tflm_zo.realignment.preparation import AS_IT_IS, SAMPLE_STEPS, Chain, Prepared, Preparer
 from tflm_zo.tflm.evaluate import evaluate_plain, predict_plain
-from tflm_zo.training.sim_trainer import SimTrainer
 
 RNG = np.random.default_rng(3)
 # Of the small models' inputs.
@@ -157,7 +157,7 @@ def test_training_goes_on_from_the_adapter_of_a_preparation(taught: bytes) -> No
     prepared = Preparer(taught, noisy(100, 2)[0], x).prepare(Chain(channels=True)).model
     names = [tensor_name(t) for t in load_model(prepared).subgraphs[0].tensors]
     patched = patch(prepared, "exact", adapter=True)
-    trainer = Trainer(patched, seed=1)
+    trainer = TflmTrainer(patched, seed=1)
     np.testing.assert_array_equal(trainer.predict_codes(x), predict_plain(prepared, x))
     before = {name: value.copy() for name, value in trainer.weights.items()}
     assert [name for name in before if name.startswith("adapter")] == ["adapter/weights", "adapter/bias"]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import small_models
+from trainers import TflmTrainer
 
-from tflm_zo import Trainer, ZoError, patch, realign
+from tflm_zo import ZoError, patch, realign
 from tflm_zo.model.file import constant, load_model
 from tflm_zo.model.layers import trainable_layers
 from tflm_zo.simulator.model import SimModel
@@ -61,7 +62,7 @@ def test_the_int8_weights_stay_and_tflm_agrees(variant: str) -> None:
     outputs = predict_plain(aligned, DRIFTED).reshape(len(DRIFTED), -1)
     np.testing.assert_array_equal(outputs, SimModel(aligned).run(DRIFTED).reshape(len(DRIFTED), -1))
     # It trains as any model does.
-    trainer = Trainer(patch(aligned, "exact"))
+    trainer = TflmTrainer(patch(aligned, "exact"))
     trainer.fit(DRIFTED, np.arange(len(DRIFTED)) % 3, epochs=1, verbose=False)
     np.testing.assert_array_equal(predict_plain(trainer.bake(), DRIFTED), trainer.predict_codes(DRIFTED))
 
@@ -94,7 +95,7 @@ def test_a_model_of_float_input() -> None:
         np.testing.assert_allclose(one, other, rtol=1e-6)
     assert found[1] != small_models.small_model(float_ends=True)
     sim = SimModel(found[1])
-    np.testing.assert_array_equal(sim.reals(sim.run(sim.codes(drifted))), Trainer(patch(found[1])).predict(drifted))
+    np.testing.assert_array_equal(sim.reals(sim.run(sim.codes(drifted))), TflmTrainer(patch(found[1])).predict(drifted))
 
 
 def test_nothing_changes_without_a_drift(small: bytes) -> None:

@@ -15,6 +15,7 @@ import small_models
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trainers import SimTrainer, TflmTrainer
 
 from tflm_zo.cli.main import main
 from tflm_zo.errors import ZoError
@@ -27,7 +28,6 @@ from tflm_zo.patching.front_layer import insert_front_layer
 from tflm_zo.patching.patch import patch
 from tflm_zo.patching.patched_model import PatchedModel, read_patched
 from tflm_zo.tflm.evaluate import evaluate_plain
-from tflm_zo.training.sim_trainer import SimTrainer
 from tflm_zo.training.trainer import Trainer
 
 F = np.float32
@@ -81,7 +81,7 @@ def model(small: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def trainer(model: bytes) -> Trainer:
-    return Trainer(model)
+    return TflmTrainer(model)
 
 
 # -- statistics --------------------------------------------------------------------------------------------
@@ -139,9 +139,9 @@ def test_the_reference_is_in_the_model(small: bytes, model: bytes) -> None:
 
 def test_untrained_it_computes_what_the_original_does(small: bytes, model: bytes) -> None:
     x, y = samples(3, 30, -128, 128), np.arange(30) % 3
-    assert Trainer(model).evaluate(x, y)["accuracy"] == evaluate_plain(small, x, y)["accuracy"]
-    plain = Trainer(patch(small, "exact"))
-    np.testing.assert_array_equal(Trainer(model).predict_codes(x), plain.predict_codes(x))
+    assert TflmTrainer(model).evaluate(x, y)["accuracy"] == evaluate_plain(small, x, y)["accuracy"]
+    plain = TflmTrainer(patch(small, "exact"))
+    np.testing.assert_array_equal(TflmTrainer(model).predict_codes(x), plain.predict_codes(x))
 
 
 def test_a_model_of_an_earlier_version_is_refused(model: bytes) -> None:
@@ -166,7 +166,7 @@ def test_a_prepared_adapter_is_led_to_the_reference(small: bytes) -> None:
     tree = load_model(small)
     gains, offsets = np.linspace(0.5, 2.5, CHANNELS), np.linspace(-20, 10, CHANNELS)
     add_adapter(tree, gains, offsets)
-    trainer = Trainer(patch(save_model(tree), adapter=True, reference=samples(1, 200)))
+    trainer = TflmTrainer(patch(save_model(tree), adapter=True, reference=samples(1, 200)))
     drifted = np.rint(samples(2, 200) * 0.6 + 30.0).astype(np.int8)
     trainer.recalibrate(drifted)
     codes, bias = adapter_of(trainer)
@@ -214,7 +214,7 @@ def test_numpy_reference_to_the_bit(
 
 @pytest.fixture(scope="module")
 def uniform(small: bytes) -> Trainer:
-    return Trainer(patch(small, "exact", adapter=True, reference=samples(7, 40, -50, 50)))
+    return TflmTrainer(patch(small, "exact", adapter=True, reference=samples(7, 40, -50, 50)))
 
 
 @settings(max_examples=40)
@@ -250,7 +250,7 @@ def test_the_present_state_of_the_adapter_does_not_matter(trainer: Trainer) -> N
 
 
 def test_samples_like_the_reference_leave_the_model_as_it_was(model: bytes) -> None:
-    trainer = Trainer(model)
+    trainer = TflmTrainer(model)
     before = trainer.predict_codes(samples(4, 20))
     trainer.recalibrate(samples(1, 50))
     np.testing.assert_array_equal(trainer.predict_codes(samples(4, 20)), before)
@@ -264,13 +264,12 @@ def test_training_saving_and_baking_go_on_from_there(small: bytes, loss: str, tm
     data = (0.6 * x + 0.2, None if loss == "entropy" else y)
     fit: dict[str, Any] = {"epochs": 2, "batch_size": 8, "verbose": False}
     results = []
-    for kind in (Trainer, SimTrainer):
+    for kind in (TflmTrainer, SimTrainer):
         trainer = kind(model, seed=3)
         trainer.fit(*data, **fit)
-        moments = [p.index for p in trainer.model.parameters if p.moments]
-        assert any(np.any(trainer._state.moments(i)) for i in moments)
+        assert any(np.any(moments) for moments in trainer.engine.read().moments.values())
         trainer.recalibrate(data[0])
-        assert not any(np.any(trainer._state.moments(i)) for i in moments)
+        assert not any(np.any(moments) for moments in trainer.engine.read().moments.values())
         trainer.save(tmp_path / "run.ckpt")
         again = kind(model)
         again.load(tmp_path / "run.ckpt")
@@ -287,7 +286,7 @@ def test_training_saving_and_baking_go_on_from_there(small: bytes, loss: str, tm
 
 
 def test_refusals_change_nothing(small: bytes, model: bytes) -> None:
-    trainer = Trainer(model)
+    trainer = TflmTrainer(model)
     with pytest.raises(ZoError, match="x has one sample"):
         trainer.recalibrate(samples(1, 1))
     with pytest.raises(ZoError, match="x has samples of shape"):
@@ -295,7 +294,7 @@ def test_refusals_change_nothing(small: bytes, model: bytes) -> None:
     assert np.all(adapter_of(trainer)[0] == UNIT)
     for other in (patch(small, "exact"), patch(small, "exact", adapter=True)):
         with pytest.raises(ZoError, match="--adapter --reference"):
-            Trainer(other).recalibrate(samples(1, 3))
+            TflmTrainer(other).recalibrate(samples(1, 3))
 
 
 def test_command(small: bytes, model: bytes, tmp_path: Path) -> None:

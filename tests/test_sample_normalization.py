@@ -13,8 +13,9 @@ import small_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from trainers import TflmTrainer, values_of
 
-from tflm_zo import Trainer, ZoError, patch, realign
+from tflm_zo import ZoError, patch, realign
 from tflm_zo.board.arena import plan_arena
 from tflm_zo.board.tflm_layouts import WHEEL_64
 from tflm_zo.model.file import builtin_code, builtin_name, load_model, save_model, schema, tensor_name
@@ -258,14 +259,14 @@ def test_training_behind_it(small: bytes, normalization: SampleNormalization, op
     """As behind samples that are normalized by hand, to the bit."""
     codes = samples_of_all_kinds(small_models.INPUT_SHAPE, 24)
     labels = None if options.get("loss") == "entropy" else Y
-    trained = Trainer(patch(with_front(small, normalization), **options), seed=2)
-    reference = Trainer(patch(small, **options), seed=2)
+    trained = TflmTrainer(patch(with_front(small, normalization), **options), seed=2)
+    reference = TflmTrainer(patch(small, **options), seed=2)
     # Nothing in these samples can be learned: a guard would keep the start.
     trained.fit(codes, labels, epochs=2, holdout=0.0, verbose=False)
     reference.fit(normalize_codes(codes, normalization), labels, epochs=2, holdout=0.0, verbose=False)
     for ours, theirs in zip(trained.model.parameters, reference.model.parameters, strict=True):
         assert ours.name == theirs.name
-        np.testing.assert_array_equal(trained._tensor(ours), reference._tensor(theirs), err_msg=ours.name)
+        np.testing.assert_array_equal(values_of(trained)[ours.name], values_of(reference)[ours.name], err_msg=ours.name)
     expected = predict_plain(reference.bake(), normalize_codes(codes, normalization))
     np.testing.assert_array_equal(predict_plain(trained.bake(), codes), expected)
     assert np.any(expected != predict_plain(small, normalize_codes(codes, normalization)))
@@ -282,12 +283,12 @@ def test_split_and_whole_train_alike(normalization: SampleNormalization) -> None
     ahead = [builtin_name(builtin_code(tree, op)) for op in tree.subgraphs[0].operators]
     assert {"SUB", "CONV_2D"} < set(ahead)
     with mock.patch.object(tflm_passes, "split", lambda model: None):
-        whole = Trainer(model, seed=4)
-    apart = Trainer(model, seed=4)
+        whole = TflmTrainer(model, seed=4)
+    apart = TflmTrainer(model, seed=4)
     found, expected = (t.fit(X, Y, epochs=3, batch_size=4, verbose=False) for t in (apart, whole))
     assert found == expected
     assert apart.bake() == whole.bake()
-    assert whole._interpreter.saved_executions == 0 < apart._interpreter.saved_executions
+    assert whole.engine.executions().saved == 0 < apart.engine.executions().saved
 
 
 # -- what is refused ---------------------------------------------------------------------------------------

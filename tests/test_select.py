@@ -15,11 +15,11 @@ import pytest
 import small_models
 from hypothesis import given
 from hypothesis import strategies as st
+from trainers import SimTrainer
 
 from tflm_zo import ZoError, patch
 from tflm_zo.board.memory_plan import plan_memory
 from tflm_zo.ops.options import CONVOLUTION, DEPTHWISE, LayerShape
-from tflm_zo.training.sim_trainer import SimTrainer
 from tflm_zo.tuning.gradients import GradientProbe, filter_gradient
 from tflm_zo.tuning.layer_selection import CHOSEN, NO_GAIN, NOT_NEEDED, TOO_LARGE, Selection, select_layers
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import small_models
+from trainers import SimTrainer, TflmTrainer, values_of
 
 from tflm_zo import Trainer, ZoError, patch
 from tflm_zo.simulator.model import SimModel
 from tflm_zo.tflm.evaluate import predict_plain
 from tflm_zo.training.masks import MASKS
-from tflm_zo.training.sim_trainer import SimTrainer
 
 X, Y = small_models.separable_samples(44, seed=1)
 # 12 batches an epoch, the last of fewer samples: 24 steps.
@@ -33,12 +33,10 @@ SETTINGS: dict[str, Any] = {
 
 def states(trainer: Trainer) -> dict[str, np.ndarray]:
     """Everything that training changes: weights, residuals, moments, by name."""
-    tensors = {p.name: trainer._tensor(p) for p in trainer.model.parameters}
-    moments = {f"{p.name} moments": trainer._state.moments(p.index).copy() for p in trainer.model.parameters}
-    return tensors | moments
+    return values_of(trainer)
 
 
-def assert_same(tflm: Trainer, sim: SimTrainer) -> None:
+def assert_same(tflm: Trainer, sim: Trainer) -> None:
     ours = states(sim)
     for name, value in states(tflm).items():
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
@@ -50,15 +48,15 @@ def assert_changed(trainer: Trainer, *layers: str) -> None:
     for p in trainer.model.parameters:
         if not p.in_model or (layers and p.layer not in layers):
             continue
-        assert np.any(trainer._tensor(p).reshape(-1) != p.initial), p.name
+        assert np.any(states(trainer)[p.name].reshape(-1) != p.initial), p.name
 
 
 def train_both(
     model: bytes, x: np.ndarray = X, y: np.ndarray | None = Y, seed: int = 3, **changes: Any
-) -> tuple[Trainer, SimTrainer]:
+) -> tuple[Trainer, Trainer]:
     """Both trainers after the same fit; all they show of it must be the same."""
     settings = SETTINGS | changes
-    tflm, sim = Trainer(model, seed=seed), SimTrainer(model, seed=seed)
+    tflm, sim = TflmTrainer(model, seed=seed), SimTrainer(model, seed=seed)
     expected = tflm.fit(x, y, **settings)
     assert sim.fit(x, y, **settings) == expected
     assert_same(tflm, sim)
@@ -240,7 +238,7 @@ def test_validation_callbacks_and_a_second_fit(small: bytes) -> None:
     """Measuring and loading in the middle of a fit must not leave stale activations behind."""
     model = patch(small, "exact", adapter=True)
     results = []
-    for kind in (Trainer, SimTrainer):
+    for kind in (TflmTrainer, SimTrainer):
         trainer = kind(model, seed=1)
         trainer.fit(X, Y, validation_data=(X[:10], Y[:10]), **(SETTINGS | {"epochs": 1}))
         history = trainer.fit(
@@ -275,7 +273,7 @@ def test_checkpoints_are_those_of_tflm(small: bytes, tmp_path: Path) -> None:
 
 def test_errors_and_accounting(small: bytes) -> None:
     model = patch(small)
-    assert SimTrainer(model).arena_bytes == Trainer(model).arena_bytes
+    assert SimTrainer(model).arena_bytes == TflmTrainer(model).arena_bytes
     with pytest.raises(ZoError, match="arena is too small"):
         SimTrainer(model, arena_size=2000)
     with pytest.raises(ZoError, match="no training ops"):

@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import small_models
+from trainers import TflmTrainer, values_of
 
 from tflm_zo import Trainer, patch
 from tflm_zo.errors import ZoError
@@ -19,6 +20,7 @@ from tflm_zo.patching.frozen_prefix import SplitModel, layer_count, split
 from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.tflm.interpreter import Interpreter
 from tflm_zo.training import tflm_passes
+from tflm_zo.training.tflm_engine import TflmEngine
 from tflm_zo.training.tflm_passes import TrainingInterpreter
 
 X, Y = small_models.separable_samples(22, seed=1)
@@ -65,23 +67,23 @@ def operators(model: bytes) -> list[str]:
 def whole(model: bytes, seed: int = 0) -> Trainer:
     """A trainer that runs all layers in every pass."""
     with mock.patch.object(tflm_passes, "split", lambda model: None):
-        return Trainer(model, seed=seed)
+        return TflmTrainer(model, seed=seed)
 
 
 def state(trainer: Trainer) -> dict[str, np.ndarray]:
-    return {p.name: trainer._tensor(p) for p in trainer.model.parameters}
+    return values_of(trainer)
 
 
 def assert_trained_alike(model: bytes, x: np.ndarray, y: np.ndarray, **settings: Any) -> tuple[Trainer, Trainer]:
-    split_up, reference = Trainer(model, seed=5), whole(model, seed=5)
+    split_up, reference = TflmTrainer(model, seed=5), whole(model, seed=5)
     found = split_up.fit(x, y, validation_data=(x[:5], y[:5]), **settings)
     expected = reference.fit(x, y, validation_data=(x[:5], y[:5]), **settings)
     assert found == expected
     assert split_up.progress == reference.progress
     changed = False
     for parameter in reference.model.parameters:
-        values = split_up._tensor(parameter)
-        np.testing.assert_array_equal(values, reference._tensor(parameter), err_msg=parameter.name)
+        values = state(split_up)[parameter.name]
+        np.testing.assert_array_equal(values, state(reference)[parameter.name], err_msg=parameter.name)
         changed |= parameter.in_model and not np.array_equal(values.reshape(-1), parameter.initial)
     assert changed
     assert split_up.evaluate(x, y) == reference.evaluate(x, y)
@@ -195,7 +197,7 @@ def test_entropy_without_labels() -> None:
     """The mean prediction is kept in the suffix."""
     model = patch(small_models.small_model(), "exact", "entropy")
     parts_of(model)
-    split_up, reference = Trainer(model), whole(model)
+    split_up, reference = TflmTrainer(model), whole(model)
     for trainer in (split_up, reference):
         trainer.fit(X, **SETTINGS)
     np.testing.assert_equal(state(split_up), state(reference))
@@ -208,10 +210,10 @@ def test_same_bits_as_the_whole_model(name: str, antithetic: bool) -> None:
     original, trainable, method, layers, _ = LATE[name]
     model = patch(original, trainable)
     split_up, reference = assert_trained_alike(model, X, Y, method=method, antithetic=antithetic, **SETTINGS)
-    done, executed = split_up._interpreter, reference._interpreter
-    assert executed.saved_executions == 0
-    assert done.layer_executions + done.saved_executions == executed.layer_executions
-    assert layers * len(X) <= executed.layer_executions - done.saved_executions
+    apart, executed = split_up.engine.executions(), reference.engine.executions()
+    assert executed.saved == 0
+    assert apart.done + apart.saved == executed.done
+    assert layers * len(X) <= executed.done - apart.saved
 
 
 @pytest.mark.parametrize("method", ["weights", "nodes"])
@@ -229,7 +231,7 @@ def test_float_input() -> None:
 
 def test_frozen_layers_run_once_a_sample() -> None:
     """Three epochs of two directions and their opposites, and a clean pass that updates: fifteen passes a sample."""
-    trainer = Trainer(patch(small_models.residual_model(), "a2,b2"))
+    trainer = TflmTrainer(patch(small_models.residual_model(), "a2,b2"))
     settings = SETTINGS | {"queries": 2, "layerwise": False, "method": "nodes"}
     history = trainer.fit(X, Y, **settings)
     passes = 15 * len(X)
@@ -241,7 +243,7 @@ def test_frozen_layers_run_once_a_sample() -> None:
 
 
 def test_whole_model_saves_nothing() -> None:
-    trainer = Trainer(patch(small_models.small_model(), "all"))
+    trainer = TflmTrainer(patch(small_models.small_model(), "all"))
     history = trainer.fit(X, Y, **SETTINGS)
     assert history.saved_executions == 0
     assert history.layer_executions == 6 * trainer.progress.passes
@@ -252,7 +254,8 @@ def test_forgotten_samples_are_computed_again(monkeypatch: pytest.MonkeyPatch) -
     model = patch(small_models.small_model(), "exact")
     assert parts_of(model).kept_bytes == 96
     trainer, _ = assert_trained_alike(model, X, Y, **SETTINGS)
-    frozen = trainer._interpreter._frozen
+    assert isinstance(trainer.engine, TflmEngine)
+    frozen = trainer.engine._interpreter._frozen
     assert frozen is not None
     assert len(frozen._remembered) == 5
     assert frozen.runs > len(X)
@@ -265,7 +268,7 @@ def test_checkpoint_goes_on(tmp_path: Path) -> None:
     reference.fit(X, Y, **SETTINGS)
     reference.save(tmp_path / "state")
     reference.fit(X, Y, **SETTINGS)
-    trainer = Trainer(model)
+    trainer = TflmTrainer(model)
     trainer.load(tmp_path / "state")
     trainer.fit(X, Y, **SETTINGS)
     for name, values in state(reference).items():
@@ -292,10 +295,10 @@ def test_two_models_share_an_arena(name: str) -> None:
 
 def test_arena_too_small_for_both() -> None:
     model = patch(small_models.small_model(), "exact")
-    needed = Trainer(model).arena_bytes
+    needed = TflmTrainer(model).arena_bytes
     with pytest.raises(ZoError, match=rf"arena is too small: {needed - 1} bytes.* {needed}\b"):
-        Trainer(model, arena_size=needed - 1)
-    trainer = Trainer(model, arena_size=needed)
+        TflmTrainer(model, arena_size=needed - 1)
+    trainer = TflmTrainer(model, arena_size=needed)
     trainer.fit(X, Y, **SETTINGS)
 
 

@@ -18,15 +18,15 @@ import pytest
 import small_models
 from hypothesis import given
 from hypothesis import strategies as st
+from trainers import SimTrainer, TflmTrainer
 
 import tflm_zo.tuning.tune as tune_module
-from tflm_zo import Trainer, ZoError, patch
+from tflm_zo import ZoError, patch
 from tflm_zo.ops.plugin import Schedule
 from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.training.folds import into_folds
 from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.recipe import make_recipe
-from tflm_zo.training.sim_trainer import SimTrainer
 from tflm_zo.tuning.space import DIMENSIONS, Choice, Numbers, SearchSpace, traits_of
 from tflm_zo.tuning.tune import tune
 
@@ -77,7 +77,7 @@ def test_the_best_is_better_than_the_defaults_and_reproduces_its_score(model: by
     assert tuned.best["loss"] < 0.9 * tuned.defaults["loss"] and tuned.best_trial > 0
     assert tuned.trials == 11 and 0 < tuned.pruned < 11
     assert set(tuned.searched) == {"batch_size", "exact_lr_scale", "adapter_lr"}
-    trainer = Trainer(model, seed=tuned.hyperparameters["seed"])
+    trainer = TflmTrainer(model, seed=tuned.hyperparameters["seed"])
     trainer.fit(X, Y, verbose=False, **chosen)
     assert trainer.progress.passes == tuned.passes <= 300
     assert trainer.evaluate(X, Y) == tuned.trained
@@ -273,7 +273,7 @@ def test_tune_then_train_with_its_file(folder: Path) -> None:
     done = run(folder, *train, "-o", "state")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["forward_passes"] == result["passes"]
-    trained = Trainer(str(folder / "zo.tflite"))
+    trained = TflmTrainer(str(folder / "zo.tflite"))
     trained.load(folder / "state")
     assert trained.evaluate(X, Y) == result["trained"] and trained.seed == 7
     done = run(folder, *train, "-o", "state2", "--passes", "300", "--seed", "8")
@@ -370,6 +370,6 @@ def test_without_optuna_the_extra_is_named(model: bytes, tmp_path: Path, monkeyp
 
 def test_tflm_has_the_last_word(model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that differ in TFLM are an error, not a result."""
-    monkeypatch.setattr(tune_module, "Trainer", lambda model, seed: Trainer(model, seed=seed + 1))
+    monkeypatch.setattr(tune_module, "Trainer", lambda model, seed: TflmTrainer(model, seed=seed + 1))
     with pytest.raises(ZoError, match="different weights"):
         tune(model, X, Y, tmp_path / "study", **SEARCH | {"trials": 1})

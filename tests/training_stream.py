@@ -8,114 +8,80 @@ from __future__ import annotations
 
 import argparse
 import struct
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import numpy as np
 
 from tflm_zo.model.samples import load_npz
-from tflm_zo.ops import plugin
+from tflm_zo.patching.patched_model import PatchedModel, read_patched
+from tflm_zo.training.engine import Advance, Labelled, StepSettings
+from tflm_zo.training.recipe import Recipe
 from tflm_zo.training.samples import sample_codes
+from tflm_zo.training.step_totals import StepTotals
+from tflm_zo.training.tflm_engine import TflmEngine
 from tflm_zo.training.trainer import Trainer
 
 MAGIC, VERSION = b"ZOST", 3
 END, STEP, FINISH, EVALUATE, RECALIBRATE = range(5)
 
 
-class _Schedule(plugin.Schedule):
-    """A schedule that tells its recorder of every step."""
+class RecordingEngine(TflmEngine):
+    """TFLM, with what it is told to do in ``items``, and what its steps are made of in ``header`` and by index."""
 
-    recorder: RecordingTrainer
+    def __init__(self, model: PatchedModel) -> None:
+        self.items: list[bytes] = []
+        self.header = b""
+        self.parameter_values: dict[int, tuple[int, float, int, int]] = {}
+        self.node_values: dict[int, tuple[int, int, float, int, int]] = {}
+        super().__init__(model)
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.recorder.write_header(settings)
+    def configure(self, recipe: Recipe, settings: StepSettings, head_rate: float, step: int) -> None:
+        super().configure(recipe, settings, head_rate, step)
+        self.parameter_values = {i: (p.sigma, p.rate or 0.0, *p.mask) for i, p in recipe.parameters.items()}
+        self.node_values = {i: (n.sigma, n.block, n.rate or 0.0, *n.mask) for i, n in recipe.nodes.items()}
+        numbers = (settings.batch, settings.seed, settings.antithetic, settings.exact, head_rate, settings.accumulate)
+        sizes = int(np.prod(self.model.input_shape)), self.no_target.nbytes
+        self.header = struct.pack("<4sIII", MAGIC, VERSION, sizes[0] * self._input_item_bytes(), sizes[1])
+        self.header += struct.pack("<iIiifii", *numbers, len(settings.groups))
+        self.header += b"".join(struct.pack("<iiii", g.mode, g.first, g.last, g.queries) for g in settings.groups)
 
-    def step(self, step: int, batch: int, rate_scale: float) -> Iterator[int]:
-        samples: dict[int, bytes] = {}
-        for sample in super().step(step, batch, rate_scale):
-            self.recorder.expect = lambda data, sample=sample: samples.__setitem__(sample, data)
-            yield sample
-        self.recorder.items.append(
-            struct.pack("<IIif", STEP, step, batch, rate_scale) + b"".join(samples[i] for i in range(batch))
-        )
+    def _input_item_bytes(self) -> int:
+        return 1 if self.model.input_quantization is not None else 4
 
-    def flush(self) -> bool:
-        pending = super().flush()
-        if pending:
-            self.recorder.expect = lambda data: self.recorder.items.append(struct.pack("<I", FINISH) + data)
-        return pending
+    def step(self, samples: Labelled, batch: np.ndarray, step: int, rate_scale: float, advance: Advance) -> StepTotals:
+        data = b"".join(samples.codes[i].tobytes() + samples.targets[i].tobytes() for i in batch)
+        self.items.append(struct.pack("<IIif", STEP, step, len(batch), rate_scale) + data)
+        return super().step(samples, batch, step, rate_scale, advance)
+
+    def finish(self, samples: Labelled) -> int:
+        passes = super().finish(samples)
+        if passes:
+            self.items.append(struct.pack("<I", FINISH) + samples.codes[0].tobytes() + samples.targets[0].tobytes())
+        return passes
+
+    def recalibrate(self, codes: np.ndarray) -> None:
+        self.items.append(struct.pack("<II", RECALIBRATE, len(codes)) + codes.tobytes())
+        super().recalibrate(codes)
 
 
 class RecordingTrainer(Trainer):
     """A Trainer whose fits and evaluations can be repeated elsewhere: ``stream()``."""
 
     def __init__(self, model: bytes, seed: int = 0) -> None:
-        self.expect: Any = None
-        self.items: list[bytes] = []
-        self.header = b""
-        self.parameter_values: dict[int, tuple[int, float, int, int]] = {}
-        self.node_values: dict[int, tuple[int, int, float, int, int]] = {}
-        super().__init__(model, seed)
-
-    def _pass(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.ndarray:
-        if self.expect is not None:
-            take, self.expect = self.expect, None
-            take(x.tobytes() + target.tobytes())
-        return super()._pass(x, target, command)
-
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        configure, configure_node = plugin.OpState.configure, plugin.OpState.configure_node
-
-        def parameter(state: plugin.OpState, index: int, sigma: int, rate: float, mask: Any) -> bool:
-            self.parameter_values[index] = (sigma, rate, *mask)
-            return configure(state, index, sigma, rate, mask)
-
-        def node(state: plugin.OpState, number: int, sigma: int, block: int, rate: float, mask: Any) -> bool:
-            self.node_values[number] = (sigma, block, rate, *mask)
-            return configure_node(state, number, sigma, block, rate, mask)
-
-        schedule = type("Schedule", (_Schedule,), {"recorder": self})
-        with (
-            mock.patch.object(plugin, "Schedule", schedule),
-            mock.patch.object(plugin.OpState, "configure", parameter),
-            mock.patch.object(plugin.OpState, "configure_node", node),
-        ):
-            return super().fit(*args, **kwargs)
+        self.recorder = RecordingEngine(read_patched(model))
+        super().__init__(model, seed, engine=self.recorder)
 
     def evaluate(self, x: np.ndarray, y: np.ndarray | None = None) -> dict[str, float]:
         codes, targets = sample_codes(x, y, self.model)
         samples = (c.tobytes() + t.tobytes() for c, t in zip(codes, targets, strict=True))
-        self.items.append(struct.pack("<II", EVALUATE, len(codes)) + b"".join(samples))
+        self.recorder.items.append(struct.pack("<II", EVALUATE, len(codes)) + b"".join(samples))
         return super().evaluate(x, y)
 
-    def recalibrate(self, x: np.ndarray) -> None:
-        codes = self.recalibration_codes(x)
-        self.items.append(struct.pack("<II", RECALIBRATE, len(codes)) + codes.tobytes())
-        super().recalibrate(x)
-
-    def write_header(self, settings: dict[str, Any]) -> None:
-        sample = self._no_input().nbytes
-        head = struct.pack("<4sIII", MAGIC, VERSION, sample, self._no_target.nbytes)
-        groups = settings["groups"]
-        head += struct.pack(
-            "<iIiifii",
-            settings["batch"],
-            settings["seed"],
-            settings["antithetic"],
-            settings["exact"],
-            settings["head_rate"],
-            settings["accumulate"],
-            len(groups),
-        )
-        head += b"".join(struct.pack("<iiii", g.mode, g.first, g.last, g.queries) for g in groups)
-        self.header = head
-
     def _configuration(self) -> bytes:
-        parameters = [self.parameter_values[p.index] if p.in_model else (0, 0.0, 0, 0) for p in self.model.parameters]
-        nodes = [self.node_values[node.number] for node in sorted(self.model.nodes, key=lambda n: n.number)]
+        recorder = self.recorder
+        settings = recorder.parameter_values
+        parameters = [settings[p.index] if p.in_model else (0, 0.0, 0, 0) for p in self.model.parameters]
+        nodes = [recorder.node_values[node.number] for node in sorted(self.model.nodes, key=lambda n: n.number)]
         return (
             struct.pack("<i", len(parameters))
             + b"".join(struct.pack("<ifHH", *values) for values in parameters)
@@ -125,11 +91,11 @@ class RecordingTrainer(Trainer):
 
     def stream(self) -> bytes:
         """Everything since this trainer was made (one fit)."""
-        return self.header + self._configuration() + b"".join(self.items) + struct.pack("<I", END)
+        return self.recorder.header + self._configuration() + b"".join(self.recorder.items) + struct.pack("<I", END)
 
     def trained_bytes(self) -> bytes:
         """All parameters, residuals included, in the order of the table: what the C++ programs write."""
-        return b"".join(self._tensor(p).tobytes() for p in self.model.parameters)
+        return b"".join(values.tobytes() for values in self.engine.read().values)
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ from tflm_zo.errors import ZoError
 from tflm_zo.patching.bake import bake
 from tflm_zo.patching.patch import patch
 from tflm_zo.realignment.realign import realign
-from tflm_zo.training.trainer import History, Trainer
+from tflm_zo.training.history import History
+from tflm_zo.training.trainer import Trainer
 
 __all__ = ["Adaptation", "History", "Trainer", "ZoError", "adapt", "bake", "convert", "patch", "realign"]
 __version__ = "0.1.0"

@@ -98,7 +98,7 @@ class Fit:
 
 def fit(model: bytes, samples: int, settings: dict[str, Any]) -> Fit:
     """Train a patched model anew."""
-    trainer = Trainer(model)
+    trainer = Trainer(model, engine="tflm")
     before = trainer.bake()
     x, y = random_samples(trainer.model, samples)
     start = time.process_time()

@@ -23,7 +23,7 @@ import tflm_zo
 from tflm_zo.model.file import load_model, save_model
 from tflm_zo.patching.patch import patch
 from tflm_zo.realignment.sample_normalization import normalize_codes, take_sample_normalization
-from tflm_zo.training.sim_trainer import SimTrainer
+from tflm_zo.training.trainer import Trainer
 
 _ADAPT, _SIDE, _WIDE = 1000, 128, 147
 
@@ -48,7 +48,7 @@ def _accuracy(model: bytes, x: np.ndarray, y: np.ndarray) -> float:
     normalization = take_sample_normalization(tree)
     if normalization is not None:  # the simulator has no such operators, but the same bytes of them
         model, x = save_model(tree), normalize_codes(x, normalization)
-    return float(SimTrainer(patch(model)).evaluate(x, y)["accuracy"])
+    return float(Trainer(patch(model), engine="simulator").evaluate(x, y)["accuracy"])
 
 
 def main() -> None:

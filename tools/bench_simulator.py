@@ -175,7 +175,11 @@ def bench_training(path: Path, samples: int, repeats: int) -> None:
     """
     from tflm_zo import Trainer, patch
     from tflm_zo.errors import ZoError
-    from tflm_zo.training.sim_trainer import SimTrainer
+    from tflm_zo.patching.patched_model import read_patched
+    from tflm_zo.training.simulator_engine import SimulatorEngine
+
+    def simulator(patched: bytes) -> SimulatorEngine:
+        return SimulatorEngine(read_patched(patched), confirms=False)
 
     model = path.read_bytes()
     print(f"\n{path.name}: training passes per second, {samples} samples, batches of 8")
@@ -183,7 +187,7 @@ def bench_training(path: Path, samples: int, repeats: int) -> None:
     for name, (patching, fitting) in METHODS.items():
         try:
             patched = patch(model, **patching)
-            trainers = [Trainer(patched), SimTrainer(patched)]
+            trainers = [Trainer(patched, engine="tflm"), Trainer(patched, engine=simulator(patched))]
         except ZoError as error:
             print(f"  {name:30} left out, {error}")
             continue

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from tflm_zo.adaptation.choice import Choice, Row, choose, make_trainer, patch_for_adapting, plain
+from tflm_zo.adaptation.choice import Choice, Row, choose, patch_for_adapting, plain
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
 from tflm_zo.model.file import load_model
 from tflm_zo.realignment.preparation import Chain, Prepared, Preparer, preparable_input
+from tflm_zo.training.history import History
 from tflm_zo.training.hyperparameters import Hyperparameters
-from tflm_zo.training.trainer import History
+from tflm_zo.training.trainer import Trainer
 from tflm_zo.training.watch import explain
 
 
@@ -106,7 +107,7 @@ def adapt(
     if y is None:
         whole = prepared.whole()
         return Adaptation(whole, whole, prepared.chain, choice.rows, choice.reason, None, 0)
-    trainer = make_trainer(patch_for_adapting(prepared.model, loss), seed)
+    trainer = Trainer(patch_for_adapting(prepared.model, loss), seed)
     history = trainer.fit(codes, y, epochs=epochs, passes=passes, verbose=verbose)
     if history.interrupted:
         raise ZoError("interrupted: nothing is written")

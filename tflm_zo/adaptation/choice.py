@@ -20,7 +20,7 @@ from tflm_zo.patching.patch import patch
 from tflm_zo.realignment.preparation import Chain, Prepared, Preparer
 from tflm_zo.training.folds import into_folds, join, score_fold
 from tflm_zo.training.guard import Scores, compare
-from tflm_zo.training.sim_trainer import SimTrainer
+from tflm_zo.training.simulator_engine import SimulatorEngine
 from tflm_zo.training.trainer import Trainer
 from tflm_zo.training.watch import FEWEST
 
@@ -66,14 +66,6 @@ class Choice:
 
 # A preparation that was tried, its row and its scores.
 _Tried = tuple[Prepared, Row, Scores]
-
-
-def make_trainer(model: bytes, seed: int = 0) -> Trainer:
-    """Return a trainer of the patched ``model``: in the simulator if it runs it, else in TFLM, with the same bits."""
-    try:
-        return SimTrainer(model, seed=seed)
-    except ZoError:
-        return Trainer(model, seed=seed)
 
 
 def patch_for_adapting(model: bytes, loss: str) -> bytes:
@@ -165,7 +157,7 @@ def _judge(prepared: Prepared, seen: np.ndarray, labels: np.ndarray | None, loss
 
     Without labels the errors are minus each sample's part of the information.
     """
-    trainer = make_trainer(patch_for_adapting(prepared.model, loss))
+    trainer = Trainer(patch_for_adapting(prepared.model, loss))
     if labels is not None:
         losses, right = trainer.sample_scores(seen, labels)
         scores = Scores.of(losses, right)
@@ -210,7 +202,7 @@ def _with_filter(
     Without the simulator filters are not tried: it would take too long.
     """
     chains = list(preparer.filtered(chosen.chain))
-    if not chains or not isinstance(make_trainer(patch_for_adapting(chosen.model, loss)), SimTrainer):
+    if not chains or not isinstance(Trainer(patch_for_adapting(chosen.model, loss)).engine, SimulatorEngine):
         return chosen, []
     seen = chosen.codes(preparer.codes(x)[:, 0])
     samples = into_folds(seen, y, _FOLDS, seed)

@@ -15,7 +15,7 @@ from tflm_zo.training.masks import MASKS
 from tflm_zo.training.watch import explain
 
 if TYPE_CHECKING:
-    from tflm_zo.training.trainer import History
+    from tflm_zo.training.history import History
 
 IN_FILE = click.Path(dir_okay=False)
 OUT_FILE = click.Path(dir_okay=False, writable=True)

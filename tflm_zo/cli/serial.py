@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from tflm_zo.serial.device import Device
     from tflm_zo.serial.link import Link
-    from tflm_zo.serial.remote_trainer import RemoteTrainer
-    from tflm_zo.training.trainer import History
+    from tflm_zo.training.history import History
+    from tflm_zo.training.trainer import Trainer
 
 _LEDS = ("idle", "running the model", "training", "saving a checkpoint", "refused a request")
 
@@ -114,8 +114,11 @@ def monitor(
     Ctrl-C ends the training after the batch in work; what was learned until then is saved and baked.
     """
     from tflm_zo.model.samples import load_npz_samples
-    from tflm_zo.serial.remote_trainer import RemoteTrainer
+    from tflm_zo.patching.patched_model import read_patched
+    from tflm_zo.serial.board_engine import BoardEngine
+    from tflm_zo.training.patience import Patience
     from tflm_zo.training.samples import load_npz_for
+    from tflm_zo.training.trainer import Trainer
 
     require_writable(output)
     if method:
@@ -124,7 +127,8 @@ def monitor(
         raise ZoError("a run that is resumed goes on as it was: leave out --recalibrate")
     trains = not (recalibrate and hyperparameters["passes"] == 0)
     device = _connect(port, timeout)
-    trainer = RemoteTrainer(device, device.read_model(), seed)
+    patched = read_patched(device.read_model())
+    trainer = Trainer(patched.data, seed, engine=BoardEngine(device, patched, checkpoints))
     x, y = load_npz_samples(data) if recalibrate else load_npz_for(trainer.model, data)
     held_out = load_npz_for(trainer.model, test) if test else None
     # Before anything is changed on the board.
@@ -132,17 +136,18 @@ def monitor(
         _require_recalibration(trainer, x, f"{data} has no labels y" if trains and y is None else "")
     _require_fitting(trainer, [*([(x, y)] if trains else []), *([held_out] if held_out else [])])
     if factory_reset:
-        device.factory_reset()
+        trainer.reset()
     before = trainer.evaluate(*held_out) if held_out else {}
     history = None
     if recalibrate:
-        # A fit begins with a checkpoint of its own.
-        trainer.recalibrate(x, checkpoint=checkpoints and not trains)
+        if trains:  # begins with a checkpoint of its own
+            trainer.engine.recalibrate(trainer.recalibration_codes(x))
+        else:
+            trainer.recalibrate(x)
         click.echo(f"recalibrated by {len(x)} samples")
     if trains:
-        history = trainer.fit(
-            x, y, verbose=not quiet, resume=resume, checkpoints=checkpoints, patience=patience, **hyperparameters
-        )
+        callbacks = [] if patience is None else [Patience(patience)]
+        history = trainer.fit(x, y, verbose=not quiet, resume=resume, callbacks=callbacks, **hyperparameters)
     baked = trainer.bake()
     write_atomic(output, baked)
     click.echo(f"{output}: {len(baked)} bytes, runs on any TFLite or TFLM")
@@ -162,14 +167,14 @@ def _connect(port: str, timeout: float) -> Device:
     return device
 
 
-def _require_recalibration(trainer: RemoteTrainer, x: np.ndarray, unlabelled: str) -> None:
+def _require_recalibration(trainer: Trainer, x: np.ndarray, unlabelled: str) -> None:
     """Raise :class:`ZoError` if the board cannot be recalibrated by ``x``, or trained after it without labels."""
     trainer.recalibration_codes(x)
     if unlabelled and trainer.model.loss.needs_labels:
         raise ZoError(f"{unlabelled} to train with: give --passes 0 to recalibrate only")
 
 
-def _require_fitting(trainer: RemoteTrainer, samples: list[tuple[np.ndarray, np.ndarray | None]]) -> None:
+def _require_fitting(trainer: Trainer, samples: list[tuple[np.ndarray, np.ndarray | None]]) -> None:
     """Raise :class:`ZoError` if samples and labels do not fit the board's model."""
     from tflm_zo.training.samples import sample_codes
 
@@ -177,9 +182,7 @@ def _require_fitting(trainer: RemoteTrainer, samples: list[tuple[np.ndarray, np.
         sample_codes(x, y, trainer.model)
 
 
-def _show_run(
-    trainer: RemoteTrainer, link: Link, history: History | None, recalibration: dict[str, int]
-) -> dict[str, Any]:
+def _show_run(trainer: Trainer, link: Link, history: History | None, recalibration: dict[str, int]) -> dict[str, Any]:
     """Print how a training on the board (None: there was none) went, and return the command's result."""
     result: dict[str, Any] = {
         "forward_passes": trainer.progress.passes,
@@ -194,5 +197,6 @@ def _show_run(
             last = history.epochs[-1]
             click.echo(f"{trainer.progress.passes} forward passes, training loss {last['loss']:.4f}")
             result |= {f"train_{name}": last[name] for name in ("loss", "accuracy") if name in last}
-    result["layer_executions"], result["saved_executions"] = trainer.layer_executions()
+    executions = trainer.engine.executions()
+    result["layer_executions"], result["saved_executions"] = executions.done, executions.saved
     return result

@@ -20,6 +20,7 @@ from tflm_zo.cli.options import (
 )
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, require_writable
+from tflm_zo.training.engines import ENGINES
 
 
 @click.command()
@@ -29,6 +30,13 @@ from tflm_zo.files import read_bytes, require_writable
 @click.option("--test", type=IN_FILE, help=".npz with x and y to measure before and after.")
 @config_option
 @hyperparameter_options
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="auto",
+    show_default=True,
+    help="What carries the passes out; auto: the simulator where it knows the model, else TFLM. The bits are the same.",
+)
 @click.option("--arena-size", type=int, help="Bytes; default: as much as the model needs.")
 @click.option("--resume", type=IN_FILE, help="A checkpoint of an interrupted training to go on from.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -40,6 +48,7 @@ def train(
     *,
     test: str | None,
     seed: int,
+    engine: str,
     arena_size: int | None,
     resume: str | None,
     quiet: bool,
@@ -47,12 +56,12 @@ def train(
     method: tuple[str, ...],
     **hyperparameters: Any,
 ) -> None:
-    """Train a patched model on labelled samples inside TFLM; writes a checkpoint."""
+    """Train a patched model on labelled samples; writes a checkpoint."""
     from tflm_zo.training.samples import load_npz_for
     from tflm_zo.training.trainer import Trainer
 
     require_writable(output)
-    trainer = Trainer(read_bytes(model), seed=seed, arena_size=arena_size)
+    trainer = Trainer(read_bytes(model), seed=seed, arena_size=arena_size, engine=engine)
     x, y = load_npz_for(trainer.model, data)
     held_out = load_npz_for(trainer.model, test) if test else None
     if resume:

@@ -12,6 +12,7 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.files import compiled_file
 from tflm_zo.ops.channel_statistics import channel_axis
+from tflm_zo.ops.command import COMMAND_DTYPE
 from tflm_zo.ops.names import COMMAND_WORDS, moments_words
 from tflm_zo.ops.options import KIND_DTYPES
 from tflm_zo.ops.step import MAX_GROUPS, MAX_QUERIES, Exact, Group
@@ -77,6 +78,7 @@ def library() -> ctypes.CDLL:
     lib.tflm_zo_schedule_begin.restype = None
     lib.tflm_zo_schedule_next.argtypes = [pointer, pointer, ctypes.POINTER(integer)]
     lib.tflm_zo_schedule_flush.argtypes = [pointer, pointer]
+    lib.tflm_zo_schedule_step.argtypes = [pointer, ctypes.c_uint32, integer, ctypes.c_float, pointer, pointer, integer]
     return lib
 
 
@@ -184,6 +186,17 @@ class Schedule:
         address = self.command.ctypes.data
         while lib.tflm_zo_schedule_next(handle, address, ctypes.byref(sample)):
             yield sample.value
+
+    def whole_step(self, step: int, batch: int, rate_scale: float, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the commands (:data:`COMMAND_DTYPE`) of all passes of a step, at most so many, and the sample
+        (0 .. batch - 1, int32) of each."""
+        commands, places = np.zeros(most, dtype=COMMAND_DTYPE), np.zeros(most, dtype=np.int32)
+        count = library().tflm_zo_schedule_step(
+            self._handle, step & 0xFFFFFFFF, batch, rate_scale, commands.ctypes.data, places.ctypes.data, most
+        )
+        if count < 0:
+            raise AssertionError("a step has more passes than its recipe says")
+        return commands[:count], places[:count]
 
     def flush(self) -> bool:
         """If an update is pending, put the command that applies it into ``command``."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +120,11 @@ class PatchedModel:
         """Numbers of the nodes whose gradient the head gives: the patcher numbers them last, in succession."""
         closed = [node.number for node in self.nodes if node.closed_form]
         return range(closed[0], closed[-1] + 1) if closed else range(0)
+
+
+def model_hash(model: bytes) -> int:
+    """Return what a board calls its model by: the first 8 bytes of the SHA-256, as a big-endian number."""
+    return int.from_bytes(hashlib.sha256(model).digest()[:8], "big")
 
 
 def read_patched(data: bytes) -> PatchedModel:

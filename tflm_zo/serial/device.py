@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.patching.patched_model import Parameter
+from tflm_zo.patching.patched_model import Parameter, model_hash
 from tflm_zo.serial.link import Link, OnWork, Port
 from tflm_zo.serial.messages import (
     Evaluation,
@@ -34,11 +33,6 @@ _CHUNK = 512  # bytes of model or weights that are asked for at a time
 _OFFSET = struct.Struct("<I")
 _STEP = struct.Struct("<If")
 _INDEX = struct.Struct("<H")
-
-
-def model_hash(model: bytes) -> int:
-    """Return what a board calls its model by: the first 8 bytes of the SHA-256, as a big-endian number."""
-    return int.from_bytes(hashlib.sha256(model).digest()[:8], "big")
 
 
 class Device:

@@ -12,6 +12,7 @@ from typing import Protocol
 from tflm_zo.errors import ZoError
 from tflm_zo.serial.framing import Decoder, Frame, encode
 from tflm_zo.serial.messages import ANSWER_BIT, Hello, Request, Status, unpack_hello, unpack_totals
+from tflm_zo.training.engine import EngineRestarted, Position
 from tflm_zo.training.step_totals import StepTotals
 
 MAX_ANSWER = 1 << 16
@@ -33,11 +34,16 @@ class Port(Protocol):
     def write(self, data: bytes) -> None: ...  # noqa: D102
 
 
-class BoardRestarted(ZoError):
+def position_of(hello: Hello) -> Position:
+    """Where a board stands by its own account."""
+    return Position(hello.progress.run, hello.progress.steps, hello.message)
+
+
+class BoardRestarted(EngineRestarted):
     """The board has lost its session; ``hello`` says where it stands now. The link has a new session."""
 
     def __init__(self, hello: Hello) -> None:
-        super().__init__("the board started anew while it was in use")
+        super().__init__("the board started anew while it was in use", position_of(hello))
         self.hello = hello
 
 

@@ -20,8 +20,7 @@ from tflm_zo.errors import ZoError
 from tflm_zo.files import compiled_file
 from tflm_zo.ops.names import COMMAND_WORDS, REPORT_WORDS
 from tflm_zo.patching.frozen_prefix import SplitModel, split
-from tflm_zo.patching.patched_model import read_patched
-from tflm_zo.serial.device import model_hash
+from tflm_zo.patching.patched_model import model_hash, read_patched
 from tflm_zo.serial.framing import OVERHEAD
 from tflm_zo.tflm.interpreter import Interpreter
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import sys
@@ -17,6 +18,11 @@ from tflm_zo.errors import ZoError
 from tflm_zo.ops import plugin
 
 _HEAD_AND_TAIL = re.compile(r"Arena allocation head (\d+) bytes.*Arena allocation tail (\d+) bytes", re.DOTALL)
+
+
+def installed() -> bool:
+    """Whether TFLM's Python wheel is installed."""
+    return importlib.util.find_spec("tflite_micro") is not None
 
 
 @contextlib.contextmanager

@@ -53,7 +53,13 @@ class Checkpoint:
 
 
 def save(path: str | os.PathLike[str], model: PatchedModel, state: Checkpoint) -> None:
-    """Write a checkpoint (an ``.npz`` archive, whatever the name), atomically."""
+    """Write a checkpoint (an ``.npz`` archive, whatever the name), atomically.
+
+    Raises :class:`ZoError` if a momentum state is missing, which boards do not tell.
+    """
+    for parameter in model.parameters:
+        if parameter.moments and parameter.index not in state.best.moments:
+            raise ZoError(f"{parameter.name} has a momentum state, which a board does not tell: bake the model instead")
     rates = state.progress.rates
     head = {
         "format": _FORMAT,

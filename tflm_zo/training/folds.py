@@ -11,7 +11,9 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.ops.counter_random import permutation
-from tflm_zo.training.sim_trainer import SimTrainer
+from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.training.simulator_engine import SimulatorEngine
+from tflm_zo.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def score_fold(
     """
     held_out = samples.folds[fold]
     kept = np.setdiff1d(np.arange(len(samples.x)), held_out)
-    trainer = SimTrainer(model, seed=seed + fold)
+    trainer = _simulated(model, seed + fold)
     # The fold is the judge, so no more samples are held out.
     settings = {"epochs": passes, "passes": passes, "verbose": False, "holdout": 0.0} | dict(hyperparameters)
     if trainer.fit(samples.x[kept], samples.y[kept], **settings).interrupted:
@@ -99,7 +101,12 @@ def score_fold(
 
 def score_untrained(model: bytes, samples: Samples) -> Score:
     """Score the patched ``model`` as it is, on all folds in their order."""
-    trainer = SimTrainer(model)
+    trainer = _simulated(model)
     order = np.concatenate(samples.folds)
     losses, hits = trainer.sample_scores(samples.x[order], samples.y[order])
     return Score(losses, hits, 0)
+
+
+def _simulated(model: bytes, seed: int = 0) -> Trainer:
+    """A trainer for one of many trainings, whose outputs nobody uses but the search."""
+    return Trainer(model, seed, engine=SimulatorEngine(read_patched(model), confirms=False))

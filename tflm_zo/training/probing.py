@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tflm_zo.model.samples import spread_over
-from tflm_zo.ops.command import LOSS, MEASURE, REPORT_DTYPE, make_command
+from tflm_zo.ops.command import LOSS, MEASURE, make_command
 from tflm_zo.ops.step import Group, GroupMode
 from tflm_zo.patching.patched_model import PatchedModel
 from tflm_zo.training.hyperparameters import Hyperparameters
@@ -26,8 +26,8 @@ from tflm_zo.training.recipe import Recipe
 # Samples that the exact layers, and each group of perturbed layers, are measured on; the latter are among the former.
 _EXACT_SAMPLES, _GROUP_SAMPLES = 32, 16
 
-# One forward pass: input codes, target and command; returns the report (int32[8]).
-Pass = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+# One forward pass: input codes, target and command; returns the report (REPORT_DTYPE).
+Pass = Callable[[np.ndarray, np.ndarray, np.ndarray], np.void]
 
 
 def passes_to_measure(recipe: Recipe, hyper: Hyperparameters, samples: int) -> int:
@@ -137,5 +137,4 @@ class _Prober:
         return make_command(LOSS, seed=self._seed, **fields)
 
     def _measure(self, sample: int, command: np.ndarray) -> np.void:
-        report = self._run(self._codes[sample], self._targets[sample], command)
-        return np.ascontiguousarray(report).view(REPORT_DTYPE)[0]
+        return self._run(self._codes[sample], self._targets[sample], command)

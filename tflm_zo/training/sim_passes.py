@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The native trainer behind :class:`~tflm_zo.training.sim_trainer.SimTrainer`."""
+"""The native trainer behind :class:`~tflm_zo.training.simulator_engine.SimulatorEngine`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TYPES: dict[int, tuple[int, np.dtype]] = {
 }
 
 
-class TrainingEngine:
+class SimPasses:
     """A patched model whose passes are carried out in batches, with the results of TFLM to the bit.
 
     Its training ops are the compiled ops of the plugin, its layers those of a :class:`SimModel`. Use it in one
@@ -146,7 +146,7 @@ class TrainingEngine:
 
 
 class Samples:
-    """Labelled samples in the form that a :class:`TrainingEngine` runs on."""
+    """Labelled samples in the form that a :class:`SimPasses` runs on."""
 
     def __init__(self, handle: int, x: np.ndarray, targets: np.ndarray) -> None:
         self.handle = handle

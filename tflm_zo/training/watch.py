@@ -19,8 +19,8 @@ FEWEST = 8
 _BEFORE_ALL = 0.7
 
 
-class Fit(Protocol):
-    """The trainer, as far as a watch needs it."""
+class Guarded(Protocol):
+    """The fit, as far as a watch needs it."""
 
     def keep(self) -> None:
         """Remember the present weights as the best."""
@@ -169,7 +169,7 @@ class Watch:
             return 0
         return judges if self._halves else judges * checks(total, judges)
 
-    def begin(self, fit: Fit) -> None:
+    def begin(self, fit: Guarded) -> None:
         """Score and remember the weights that the fit begins with."""
         if not self.guards:
             return
@@ -180,7 +180,7 @@ class Watch:
         self.finished = not self.guard.can_gain
         fit.keep()
 
-    def after_epoch(self, fit: Fit, done: int, epochs: int, passes: int) -> bool:
+    def after_epoch(self, fit: Guarded, done: int, epochs: int, passes: int) -> bool:
         """Judge the weights after ``done`` of ``epochs`` epochs of ``passes`` in all, if it is time; returns whether
         another phase begins."""
         if not self.unjudged or self.guard is None:
@@ -213,7 +213,7 @@ class Watch:
         if self.guard is not None:
             self.outcome.kept = "start" if self._halves or self.guard.best_is_start else "best"
 
-    def end(self, fit: Fit) -> None:
+    def end(self, fit: Guarded) -> None:
         """Leave the best weights in the model."""
         if self.guard is None:
             return
@@ -221,7 +221,7 @@ class Watch:
             fit.return_to_kept()
         self.outcome.error_after = float(np.mean(self.guard.best.errors))
 
-    def _next_half(self, fit: Fit, guard: Guard, scores: Scores) -> bool:
+    def _next_half(self, fit: Guarded, guard: Guard, scores: Scores) -> bool:
         """A half has been trained on. After the second the halves are judged together."""
         fit.return_to_kept()
         self._trial.append(scores)
@@ -248,7 +248,7 @@ class Watch:
         self.outcome.cuts += 1
         self.finished = self.outcome.cuts > (MOST_CUTS if not self._halves else MOST_TRIALS)
 
-    def _score(self, fit: Fit, indices: np.ndarray) -> Scores:
+    def _score(self, fit: Guarded, indices: np.ndarray) -> Scores:
         return fit.scores(self._codes[indices], self._targets[indices])
 
 

@@ -23,7 +23,6 @@ from tflm_zo.progress_bar import ProgressBar
 from tflm_zo.simulator.model import SimModel
 from tflm_zo.training.folds import Samples, into_folds, score_fold
 from tflm_zo.training.hyperparameters import Hyperparameters
-from tflm_zo.training.sim_trainer import SimTrainer
 from tflm_zo.training.trainer import Trainer
 from tflm_zo.tuning.space import SearchSpace, traits_of
 from tflm_zo.tuning.workers import Workers
@@ -244,8 +243,8 @@ class _Search:
         finished = self._finished()
         hyperparameters = self.fixed | self.space.hyperparameters(best.params, self.fixed)
         x, y = self.samples.x, self.samples.y
-        simulated = SimTrainer(self.model, seed=self.seed)
-        confirmed = Trainer(self.model, seed=self.seed)
+        simulated = Trainer(self.model, seed=self.seed, engine="simulator")
+        confirmed = Trainer(self.model, seed=self.seed, engine="tflm")
         for trainer in (simulated, confirmed):
             shown = verbose and trainer is confirmed
             if trainer.fit(x, y, verbose=shown, **hyperparameters).interrupted:

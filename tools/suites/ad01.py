@@ -16,9 +16,9 @@ import numpy as np
 from suites.float_network import Setting
 from suites.suite import Case, Method, Suite
 from suites.yardsticks import Yardstick
-from tflm_zo import patch
+from tflm_zo import Trainer, patch
 from tflm_zo.model.quantization import dequantize
-from tflm_zo.training.sim_trainer import SimTrainer
+from tflm_zo.patching.patched_model import read_patched
 
 BANDS, FRAMES = 128, 5
 ADAPT, TEST = 400, 300
@@ -66,7 +66,7 @@ DRIFTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def spectra(model: bytes, count: int, seed: int = 0) -> np.ndarray:
     """Return ``count`` spectra as the network knows them, codes float64 (count, 640), with noise."""
     rng = np.random.default_rng(seed)
-    network = SimTrainer(patch(model, "head"))
+    network = Trainer(patch(model, "head"), engine="simulator")
     output, source = network.model.output_quantization, network.model.input_quantization
     assert source is not None and output is not None
     band = np.linspace(0, 1, BANDS)
@@ -86,7 +86,7 @@ def to_codes(x: np.ndarray) -> np.ndarray:
 def load(data: Path, prepared: Path) -> Suite:
     """The suite from the folder of models; its samples are made here."""
     model = (data / "mlperf_tiny" / "ad01_int8.tflite").read_bytes()
-    source = SimTrainer(patch(model, "head")).model.input_quantization
+    source = read_patched(patch(model, "head")).input_quantization
     assert source is not None
     x = spectra(model, ADAPT + TEST)
     cases = []

@@ -13,7 +13,7 @@ from tflm_zo.demo.digits import drift, load_digits, train_model
 from tflm_zo.files import write_atomic
 from tflm_zo.model.samples import input_codes
 from tflm_zo.patching.patch import patch
-from tflm_zo.training.sim_trainer import SimTrainer
+from tflm_zo.patching.patched_model import read_patched
 
 SPLITS = (0, 1, 2)
 
@@ -53,7 +53,7 @@ def load(data: Path, prepared: Path) -> Suite:
             prepared.mkdir(parents=True, exist_ok=True)
             write_atomic(path, convert(train_model(digits, split), digits.x_pretrain))
         model = path.read_bytes()
-        patched = SimTrainer(patch(model, "head")).model
+        patched = read_patched(patch(model, "head"))
         form = (patched.input_shape, patched.input_quantization)
         cases.append(
             Case(

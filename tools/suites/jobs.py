@@ -19,7 +19,6 @@ from suites.predict import predict, right
 from suites.suite import Case, Method, Suite
 from suites.yardsticks import Outcome, back_propagate
 from tflm_zo import Trainer, patch
-from tflm_zo.training.sim_trainer import SimTrainer
 
 # Behind a dash: what is given to the loader of the module's suites.
 SUITES = ("kws", "cifar", "digits", "ad01", *(f"fresh-{name}" for name in fresh.PARTS))
@@ -75,7 +74,8 @@ def _train(method: Method, case: Case, seed: int, passes: int, tflm: bool) -> Ru
     if method.chain:
         model = adapted(case, passes, seed).model
         return Run(plain_score(model, case), passes, digest(model), time.perf_counter() - started)
-    trainer = (Trainer if tflm else SimTrainer)(patch(case.model_at(method.start), **method.patching), seed=seed)
+    patched = patch(case.model_at(method.start), **method.patching)
+    trainer = Trainer(patched, seed, engine="tflm" if tflm else "simulator")
     # A bound of epochs that is never reached: passes end the training.
     trainer.fit(case.x, case.y, epochs=passes, passes=passes, verbose=False, **method.fitting)
     weights = digest(*trainer.weights.values())

@@ -25,9 +25,9 @@ from suites import tasks
 from suites.adaptation import adapt
 from suites.cache import Cache, digest, package_digest
 from suites.drifts import family_of_turn
-from suites.predict import predict, right, trainer
+from suites.predict import predict, right
 from suites.task import Task, per_class
-from tflm_zo import patch
+from tflm_zo import Trainer, patch
 from tflm_zo.errors import ZoError
 
 SIZES = (20, 50, 100, 200, 400)
@@ -109,7 +109,7 @@ def _run(training: Training, task: Task) -> Result:
         if training.method == "adapt":
             after = predict(adapt(task.model, x[rows], task.y[rows], task.x, None, training.seed).model, x_test)
         else:
-            learner = trainer(patch(task.model), training.seed)
+            learner = Trainer(patch(task.model), training.seed)
             learner.fit(x[rows], task.y[rows], verbose=False)
             after = learner.predict(x_test)
     except ZoError as error:

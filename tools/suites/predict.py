@@ -10,8 +10,6 @@ from tflm_zo.model.file import load_model
 from tflm_zo.model.quantization import Quantization, dequantize, quantization_of
 from tflm_zo.simulator.model import SimModel
 from tflm_zo.tflm.evaluate import predict_values
-from tflm_zo.training.sim_trainer import SimTrainer
-from tflm_zo.training.trainer import Trainer
 
 
 def predict(model: bytes, x: np.ndarray) -> np.ndarray:
@@ -28,14 +26,6 @@ def predict(model: bytes, x: np.ndarray) -> np.ndarray:
             assert quantization is not None
             return dequantize(simulated.run(np.ascontiguousarray(x.reshape(len(x), *shape))), quantization)
     return predict_values(model, x)
-
-
-def trainer(patched: bytes, seed: int) -> Trainer:
-    """The simulator's trainer if it knows all operators, else TFLite Micro's; the weights would be the same."""
-    try:
-        return SimTrainer(patched, seed=seed)
-    except ZoError:
-        return Trainer(patched, seed=seed)
 
 
 def right(outputs: np.ndarray, y: np.ndarray) -> np.ndarray:

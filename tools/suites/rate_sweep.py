@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from suites.drifts import family_of_turn
-from suites.predict import trainer
 from suites.task import Task
-from tflm_zo import patch
+from tflm_zo import Trainer, patch
 from tflm_zo.errors import ZoError
 from tflm_zo.patching.patched_model import PatchedModel
 from tflm_zo.training.hyperparameters import Hyperparameters
@@ -57,7 +56,7 @@ def sweep(task: Task, method: str, drift_seed: int, samples: int, passes: int) -
         model = patch(task.model, selected, adapter=method == "adapter", loss=task.loss)
     except ZoError as error:
         return Sweep(refused=str(error))
-    learner = trainer(model, 0)
+    learner = Trainer(model, 0)
     start = learner.evaluate(x, y)["loss"]
     losses = []
     for factor in FACTORS:

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good a patched model is on samples."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tflm_zo.patching.patched_model import PatchedModel
+from tflm_zo.training.engine import Engine, Labelled
+from tflm_zo.training.step_totals import sum_in_order
+
+
+def scored(model: PatchedModel, samples: Labelled) -> bool:
+    """Whether the labels are classes, and known, so that right answers can be counted."""
+    return model.loss.classes > 0 and bool(np.all(samples.targets >= 0))
+
+
+def sample_scores(engine: Engine, samples: Labelled) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the loss of each sample (float32 (n,)) and, for known classes, whether the model's int8 output is right
+    (bool (n,), else None); a pass for each."""
+    found = engine.evaluate(samples)
+    if found.classes is None or not scored(engine.model, samples):
+        return found.losses, None
+    return found.losses, found.classes == samples.targets[:, 0]
+
+
+def mean_scores(engine: Engine, samples: Labelled) -> dict[str, float]:
+    """Return the mean ``loss`` and, for known classes, the ``accuracy``."""
+    losses, right = sample_scores(engine, samples)
+    scores = {"loss": sum_in_order(losses) / len(losses)}
+    if right is not None:
+        scores["accuracy"] = int(np.sum(right)) / len(right)
+    return scores
