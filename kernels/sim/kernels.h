@@ -106,7 +106,7 @@ const KernelTable* FindKernels(InstructionSet instruction_set);
 InstructionSet InstructionSetOf(const KernelTable* kernels);
 
 extern const KernelTable kPortableKernels;
-#if defined(__x86_64__)
+#if defined(TFLM_ZO_SIM_AVX)  // the build has these sources
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvx512VnniKernels;
 #endif

@@ -14,7 +14,7 @@ import numpy as np
 from tflite_micro.python.tflite_micro import runtime
 
 from tflm_zo.errors import ZoError
-from tflm_zo.ops import plugin
+from tflm_zo.tflm import plugin
 
 _HEAD_AND_TAIL = re.compile(r"Arena allocation head (\d+) bytes.*Arena allocation tail (\d+) bytes", re.DOTALL)
 
@@ -43,7 +43,7 @@ class Interpreter:
     """
 
     def __init__(self, model: bytes, arena_size: int | None = None) -> None:
-        plugin.library()
+        plugin.load()
         self._model = bytes(model)
         messages: list[str] = []
         # TFLM's memory planner runs past the end of an arena that is too small, and crashes, so it always gets
