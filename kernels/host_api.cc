@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What Python needs of the ops on any host: the state that the parameter op keeps in an
-// interpreter's arena (tflm_zo/ops/native.py), the schedule of passes, the formulas of rates. The
+// interpreter's arena (tflm_zo/ops/compiled.py), the schedule of passes, the formulas of rates. The
 // state lies where the ops of the plugin or of the simulator have put it; all three libraries are
 // linked from the same compiled sources, so they agree on its layout.
 #include <new>

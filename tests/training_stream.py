@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 
 from tflm_zo.model.samples import load_npz
-from tflm_zo.ops import native
+from tflm_zo.ops import compiled
 from tflm_zo.training.samples import sample_codes
 from tflm_zo.training.trainer import Trainer
 
@@ -24,7 +24,7 @@ MAGIC, VERSION = b"ZOST", 3
 END, STEP, FINISH, EVALUATE, RECALIBRATE = range(5)
 
 
-class _Schedule(native.Schedule):
+class _Schedule(compiled.Schedule):
     """A schedule that tells its recorder of every step."""
 
     recorder: RecordingTrainer
@@ -67,21 +67,21 @@ class RecordingTrainer(Trainer):
         return super()._pass(x, target, command)
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        configure, configure_node = native.OpState.configure, native.OpState.configure_node
+        configure, configure_node = compiled.OpState.configure, compiled.OpState.configure_node
 
-        def parameter(state: native.OpState, index: int, sigma: int, rate: float, mask: Any) -> bool:
+        def parameter(state: compiled.OpState, index: int, sigma: int, rate: float, mask: Any) -> bool:
             self.parameter_values[index] = (sigma, rate, *mask)
             return configure(state, index, sigma, rate, mask)
 
-        def node(state: native.OpState, number: int, sigma: int, block: int, rate: float, mask: Any) -> bool:
+        def node(state: compiled.OpState, number: int, sigma: int, block: int, rate: float, mask: Any) -> bool:
             self.node_values[number] = (sigma, block, rate, *mask)
             return configure_node(state, number, sigma, block, rate, mask)
 
         schedule = type("Schedule", (_Schedule,), {"recorder": self})
         with (
-            mock.patch.object(native, "Schedule", schedule),
-            mock.patch.object(native.OpState, "configure", parameter),
-            mock.patch.object(native.OpState, "configure_node", node),
+            mock.patch.object(compiled, "Schedule", schedule),
+            mock.patch.object(compiled.OpState, "configure", parameter),
+            mock.patch.object(compiled.OpState, "configure_node", node),
         ):
             return super().fit(*args, **kwargs)
 
