@@ -25,12 +25,20 @@ const KernelTable* FindKernels(InstructionSet instruction_set) {
       if (HasAvx512Vnni()) return &kAvx512VnniKernels;
       if (HasAvx2()) return &kAvx2Kernels;
 #endif
+#if defined(TFLM_ZO_SIM_NEON)
+      return &kNeonKernels;
+#else
       return &kPortableKernels;
+#endif
 #if defined(TFLM_ZO_SIM_AVX)
     case InstructionSet::kAvx2:
       return HasAvx2() ? &kAvx2Kernels : nullptr;
     case InstructionSet::kAvx512Vnni:
       return HasAvx512Vnni() ? &kAvx512VnniKernels : nullptr;
+#endif
+#if defined(TFLM_ZO_SIM_NEON)
+    case InstructionSet::kNeon:
+      return &kNeonKernels;
 #endif
     default:
       return nullptr;
@@ -41,6 +49,9 @@ InstructionSet InstructionSetOf(const KernelTable* kernels) {
 #if defined(TFLM_ZO_SIM_AVX)
   if (kernels == &kAvx512VnniKernels) return InstructionSet::kAvx512Vnni;
   if (kernels == &kAvx2Kernels) return InstructionSet::kAvx2;
+#endif
+#if defined(TFLM_ZO_SIM_NEON)
+  if (kernels == &kNeonKernels) return InstructionSet::kNeon;
 #endif
   (void)kernels;
   return InstructionSet::kPortable;

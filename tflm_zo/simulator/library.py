@@ -17,7 +17,7 @@ from tflm_zo.files import library_names
 LIBRARY_STEM = "libtflm_zo_sim"
 LIBRARY_VARIABLE = "TFLM_ZO_SIM_LIBRARY"
 
-INSTRUCTION_SETS = {"auto": 0, "portable": 1, "avx2": 2, "avx512vnni": 3}
+INSTRUCTION_SETS = {"auto": 0, "portable": 1, "avx2": 2, "avx512vnni": 3, "neon": 4}
 
 
 class Window(ctypes.Structure):
