@@ -19,6 +19,7 @@ from tflm_zo.patching.patched_model import PatchedModel, read_patched
 from tflm_zo.serial.board_engine import BoardEngine
 from tflm_zo.serial.device import Device
 from tflm_zo.serial.port import SerialPort
+from tflm_zo.tflm import wheel
 from tflm_zo.tflm.evaluate import predict_plain
 from tflm_zo.training import simulator_engine
 from tflm_zo.training.engine import Engine, Labelled, StepSettings
@@ -313,7 +314,7 @@ def test_a_fit_in_the_simulator_is_confirmed_in_tflm(model: bytes, monkeypatch: 
 
 
 def test_without_tflm_the_simulator_trains_alone(model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulator_engine, "installed", lambda: False)
+    monkeypatch.setattr(wheel, "available", lambda: False)
     monkeypatch.setattr(simulator_engine, "Interpreter", None)
     trainer = Trainer(model, 5)
     trainer.fit(X, Y, epochs=2, verbose=False)

@@ -22,7 +22,7 @@ from trainers import SimTrainer, TflmTrainer
 
 import tflm_zo.tuning.tune as tune_module
 from tflm_zo import ZoError, patch
-from tflm_zo.ops.plugin import Schedule
+from tflm_zo.ops.compiled import Schedule
 from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.training.folds import into_folds
 from tflm_zo.training.hyperparameters import Hyperparameters

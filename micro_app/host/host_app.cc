@@ -9,9 +9,8 @@
 #include <ctime>
 #include <new>
 
+#include "host_export.h"
 #include "training_app.h"
-
-#define TFLM_ZO_EXPORT extern "C" __attribute__((visibility("default")))
 
 extern "C" {
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ def simulate(model: str, flash: str | None, batch_size: int, link: str | None) -
     The same app as on a board, with TFLM's Python wheel as its engine. What it has saved in its flash file is
     there again when it is started the next time.
     """
+    if os.name == "nt":
+        raise ZoError("Windows has no pseudo-terminals, which a virtual board is behind: use Linux or macOS")
     from tflm_zo.serial.virtual_board import HostApp, PseudoTerminal
 
     stopped: list[int] = []
@@ -114,11 +117,8 @@ def monitor(
     Ctrl-C ends the training after the batch in work; what was learned until then is saved and baked.
     """
     from tflm_zo.model.samples import load_npz_samples
-    from tflm_zo.patching.patched_model import read_patched
-    from tflm_zo.serial.board_engine import BoardEngine
     from tflm_zo.training.patience import Patience
     from tflm_zo.training.samples import load_npz_for
-    from tflm_zo.training.trainer import Trainer
 
     require_writable(output)
     if method:
@@ -127,8 +127,7 @@ def monitor(
         raise ZoError("a run that is resumed goes on as it was: leave out --recalibrate")
     trains = not (recalibrate and hyperparameters["passes"] == 0)
     device = _connect(port, timeout)
-    patched = read_patched(device.read_model())
-    trainer = Trainer(patched.data, seed, engine=BoardEngine(device, patched, checkpoints))
+    trainer = _trainer_of(device, seed, checkpoints)
     x, y = load_npz_samples(data) if recalibrate else load_npz_for(trainer.model, data)
     held_out = load_npz_for(trainer.model, test) if test else None
     # Before anything is changed on the board.
@@ -140,10 +139,8 @@ def monitor(
     before = trainer.evaluate(*held_out) if held_out else {}
     history = None
     if recalibrate:
-        if trains:  # begins with a checkpoint of its own
-            trainer.engine.recalibrate(trainer.recalibration_codes(x))
-        else:
-            trainer.recalibrate(x)
+        # A fit begins with a checkpoint of its own.
+        trainer.engine.recalibrate(trainer.recalibration_codes(x)) if trains else trainer.recalibrate(x)
         click.echo(f"recalibrated by {len(x)} samples")
     if trains:
         callbacks = [] if patience is None else [Patience(patience)]
@@ -165,6 +162,16 @@ def _connect(port: str, timeout: float) -> Device:
     device = Device(SerialPort(port), timeout)
     click.echo(f"{port}: {device.hello.message}")
     return device
+
+
+def _trainer_of(device: Device, seed: int, checkpoints: bool) -> Trainer:
+    """A trainer of the board, with the model that it runs."""
+    from tflm_zo.patching.patched_model import read_patched
+    from tflm_zo.serial.board_engine import BoardEngine
+    from tflm_zo.training.trainer import Trainer
+
+    model = read_patched(device.read_model())
+    return Trainer(model.data, seed, engine=BoardEngine(device, model, checkpoints))
 
 
 def _require_recalibration(trainer: Trainer, x: np.ndarray, unlabelled: str) -> None:

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from tflm_zo.board.arena import plan_arena
 from tflm_zo.board.memory import board_trees
-from tflm_zo.board.tflm_layouts import TFLM_32
 from tflm_zo.errors import ZoError
 from tflm_zo.patching.frozen_prefix import layer_count, split
 from tflm_zo.patching.patched_model import PatchedModel, model_hash
 from tflm_zo.serial.device import Device
 from tflm_zo.serial.link import BoardRestarted, position_of
+from tflm_zo.tflm.arena import plan_arena
+from tflm_zo.tflm.layouts import TFLM_32
 from tflm_zo.training.engine import Advance, Engine, Executions, Labelled, Position, Scored, StepSettings, Store
 from tflm_zo.training.engines import make_engine
 from tflm_zo.training.hyperparameters import Hyperparameters

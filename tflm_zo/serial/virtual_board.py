@@ -74,7 +74,7 @@ class _Config(ctypes.Structure):
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(compiled_file("_app.so", "the app")))
+    library = ctypes.CDLL(str(compiled_file("_app", "the app")))
     library.tflm_zo_app_new.argtypes = [ctypes.POINTER(_Config)]
     library.tflm_zo_app_new.restype = ctypes.c_void_p
     for name in ("free", "start", "poll", "model_status"):

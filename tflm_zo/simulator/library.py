@@ -12,11 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from tflm_zo.errors import ZoError
+from tflm_zo.files import library_names
 
-LIBRARY_NAME = "libtflm_zo_sim.so"
+LIBRARY_STEM = "libtflm_zo_sim"
 LIBRARY_VARIABLE = "TFLM_ZO_SIM_LIBRARY"
 
-INSTRUCTION_SETS = {"auto": 0, "portable": 1, "avx2": 2, "avx512vnni": 3}
+INSTRUCTION_SETS = {"auto": 0, "portable": 1, "avx2": 2, "avx512vnni": 3, "neon": 4}
 
 
 class Window(ctypes.Structure):
@@ -249,7 +250,7 @@ def _candidates() -> list[Path]:
     installed = Path(str(importlib.resources.files("tflm_zo")))
     builds = package.parent / "build"
     folders = [package, installed, builds, builds / "sim", builds / "kernels" / "sim"]
-    return [folder / LIBRARY_NAME for folder in folders]
+    return [folder / name for folder in folders for name in library_names(LIBRARY_STEM)]
 
 
 def find_library() -> Path:
@@ -267,7 +268,7 @@ def find_library() -> Path:
         if candidate.is_file():
             return candidate
     raise ZoError(
-        f"the simulator's library ({LIBRARY_NAME}) is missing: install the package with `pip install .`, "
+        f"the simulator's library ({LIBRARY_STEM}) is missing: install the package with `pip install .`, "
         f"or build it with `cmake -S kernels/sim -B build/sim && cmake --build build/sim`"
     )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from tflm_zo.errors import ZoError
 from tflm_zo.patching.patched_model import PatchedModel
+from tflm_zo.tflm import wheel
 from tflm_zo.training.engine import Engine
 from tflm_zo.training.simulator_engine import SimulatorEngine
 from tflm_zo.training.tflm_engine import TflmEngine
 
-# By name: the simulator where it knows the model, else TFLM; one of them.
+# auto: the simulator where it knows all of the model's operators, else TFLM, where its wheel is.
 ENGINES = ("auto", "tflm", "simulator")
 
 
@@ -25,6 +26,6 @@ def make_engine(name: str, model: PatchedModel) -> Engine:
     try:
         return SimulatorEngine(model)
     except ZoError:
-        if name == "simulator":
+        if name == "simulator" or not wheel.available():
             raise
     return TflmEngine(model)

@@ -8,8 +8,8 @@ from abc import abstractmethod
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.ops import plugin
 from tflm_zo.ops.command import INITIALISE, REPORT_DTYPE, make_command
+from tflm_zo.ops.compiled import OpState, Schedule
 from tflm_zo.patching.patched_model import PatchedModel
 from tflm_zo.training.engine import Engine, Labelled, StepSettings
 from tflm_zo.training.hyperparameters import Hyperparameters
@@ -24,12 +24,12 @@ class LocalEngine(Engine):
 
     def __init__(self, model: PatchedModel) -> None:
         super().__init__(model)
-        self._schedule: plugin.Schedule | None = None
+        self._schedule: Schedule | None = None
         classes = model.loss.classes > 0
         self.no_target = np.zeros(model.target_shape, dtype=np.int32 if classes else np.int8)
         report = self._empty_pass(make_command())
         low, high = (int(v) for v in report["state_address"])
-        self._state = plugin.OpState(low | high << 32)
+        self._state = OpState(low | high << 32)
 
     @abstractmethod
     def run(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.void:
@@ -63,7 +63,7 @@ class LocalEngine(Engine):
             self._state.configure_node(number, node.sigma, node.block, node.rate or 0.0, node.mask)
 
     @property
-    def schedule(self) -> plugin.Schedule:
+    def schedule(self) -> Schedule:
         """The order of passes of the steps that were configured."""
         if self._schedule is None:
             raise ZoError("the engine has not been configured for a training")
@@ -116,9 +116,9 @@ def as_report(words: np.ndarray) -> np.void:
     return np.ascontiguousarray(words).view(REPORT_DTYPE)[0]
 
 
-def make_schedule(settings: StepSettings, head_rate: float) -> plugin.Schedule:
+def make_schedule(settings: StepSettings, head_rate: float) -> Schedule:
     """Return the order of passes of such steps. Raises :class:`ZoError` if they cannot be run."""
-    return plugin.Schedule(
+    return Schedule(
         seed=settings.seed,
         antithetic=settings.antithetic,
         exact=settings.exact,

@@ -12,13 +12,14 @@ from tflm_zo.model.samples import spread_over
 from tflm_zo.ops.command import COMMAND_DTYPE, LOSS, make_command
 from tflm_zo.patching.bake import bake
 from tflm_zo.patching.patched_model import PatchedModel
-from tflm_zo.tflm.interpreter import Interpreter, installed
+from tflm_zo.tflm import wheel
+from tflm_zo.tflm.interpreter import Interpreter
 from tflm_zo.training.engine import Advance, Labelled, Scored, StepSettings
+from tflm_zo.training.host_arena import host_arena_bytes
 from tflm_zo.training.local_engine import LocalEngine
 from tflm_zo.training.recipe import Recipe
 from tflm_zo.training.sim_passes import Samples, SimPasses
 from tflm_zo.training.step_totals import StepTotals, sum_in_order
-from tflm_zo.training.tflm_passes import TrainingInterpreter
 from tflm_zo.training.training_state import Snapshot
 
 # Samples on which TFLM's outputs are compared with ours.
@@ -94,12 +95,12 @@ class SimulatorEngine(LocalEngine):
 
     @property
     def arena_bytes(self) -> int:
-        """Bytes of the arena that TFLM uses for this model, by its own accounting (of this 64-bit build)."""
-        return TrainingInterpreter(self.model.data).arena_bytes
+        """Bytes of the arena that TFLM uses for this model on a 64-bit host."""
+        return host_arena_bytes(self.model.data)
 
     def confirm(self, codes: np.ndarray) -> None:
         """See :meth:`Engine.confirm`: the trained model, baked, in the plain TFLM."""
-        if not (self._confirms and installed()):
+        if not (self._confirms and wheel.available()):
             return
         some = codes[spread_over(len(codes), _CONFIRMED)]
         tflm = Interpreter(bake(self.model.data, dict(enumerate(self.read().values))))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled plugin: op registration, access to the ops' state, and the schedule of passes."""
+"""What Python uses of the compiled ops on any host: their state, the schedule of passes, formulas of rates."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from tflm_zo.ops.command import COMMAND_DTYPE
 from tflm_zo.ops.names import COMMAND_WORDS, moments_words
 from tflm_zo.ops.options import KIND_DTYPES
 from tflm_zo.ops.step import MAX_GROUPS, MAX_QUERIES, Exact, Group
-
-REGISTERER = "TflmZoRegister"
 
 
 class _Group(ctypes.Structure):
@@ -43,11 +41,8 @@ class _Settings(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """Load the plugin once, with its symbols visible: TFLM looks the registerer up by name.
-
-    Raises :class:`ZoError` if the package was installed without it.
-    """
-    lib = ctypes.CDLL(str(compiled_file("_plugin.so", "the op plugin")), mode=ctypes.RTLD_GLOBAL)
+    """Load the library once. Raises :class:`ZoError` if the package was installed without it."""
+    lib = ctypes.CDLL(str(compiled_file("_ops", "the library of the training ops")))
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     lib.tflm_zo_parameter.argtypes = [
         pointer,
