@@ -121,8 +121,12 @@ def builtin_name(code: int) -> str:
 
 def tensor_name(tensor: Any) -> str:
     """Return a tensor's name as text."""
-    name = tensor.name
-    return "" if name is None else name.decode("utf-8", "replace") if isinstance(name, bytes) else name
+    return text_of(tensor.name)
+
+
+def text_of(name: bytes | str | None) -> str:
+    """Return a name in a model's tree as text, '' if there is none."""
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name or ""
 
 
 def constant(model: Any, tensor: Any, dtype: Any) -> np.ndarray | None:
