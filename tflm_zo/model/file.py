@@ -23,6 +23,9 @@ BUFFER_ALIGNMENT = 16
 DAMAGED = "the TFLite model is truncated or damaged: copy or convert it again"
 
 
+_BUILTIN_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+
+
 class _AligningBuilder(flatbuffers.Builder):
     """Aligns byte vectors like the ``force_align`` of the schema, which Python's generator leaves out."""
 
@@ -113,10 +116,7 @@ def builtin_code(model: Any, operator: Any) -> int:
 
 def builtin_name(code: int) -> str:
     """Return the schema's name of a ``BuiltinOperator``, for messages."""
-    for name, value in vars(schema.BuiltinOperator).items():
-        if value == code and not name.startswith("_"):
-            return name
-    return f"operator {code}"
+    return _BUILTIN_NAMES.get(code, f"operator {code}")
 
 
 def tensor_name(tensor: Any) -> str:

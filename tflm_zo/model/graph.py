@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model.file import builtin_code, load_model, schema, shape_of, tensor_name, text_of
+from tflm_zo.model.file import builtin_code, builtin_name, load_model, schema, shape_of, tensor_name, text_of
 from tflm_zo.model.quantization import Quantization, checked_quantization, decode_quantization
 
 _DTYPES: dict[str, Any] = {"INT8": np.dtype(np.int8), "INT32": np.dtype("<i4")}
@@ -25,7 +25,6 @@ def _names(enumeration: type) -> dict[int, str]:
     return {value: name for name, value in vars(enumeration).items() if not name.startswith("_")}
 
 
-_OPERATORS = _names(schema.BuiltinOperator)
 _TYPES = _names(schema.TensorType)
 _PADDINGS = _names(schema.Padding)
 _ACTIVATIONS = _names(schema.ActivationFunctionType)
@@ -35,9 +34,8 @@ _ACTIVATIONS = _names(schema.ActivationFunctionType)
 class Tensor:
     """A tensor of the model.
 
-    ``scales`` (float32) and ``zero_points`` have one element, one per channel of
-    ``channel_axis``, or none for tensors without quantization. ``content`` holds the bytes (uint8) of a constant, and
-    is None for activations.
+    ``scales`` (float32) and ``zero_points`` have one element, one per channel, or none for tensors without
+    quantization. ``content`` holds the bytes (uint8) of a constant, and is None for activations.
     """
 
     index: int
@@ -46,7 +44,6 @@ class Tensor:
     type: str
     scales: np.ndarray = field(repr=False)
     zero_points: np.ndarray = field(repr=False)
-    channel_axis: int
     content: np.ndarray | None = field(repr=False)
 
     @cached_property
@@ -135,7 +132,7 @@ def _indices(values: Any) -> tuple[int, ...]:
 def read_tensor(tree: Any, index: int) -> Tensor:
     """Return a tensor of the main subgraph of a model's tree."""
     raw = tree.subgraphs[0].tensors[index]
-    scales, zero_points, axis = decode_quantization(raw)
+    scales, zero_points = decode_quantization(raw)
     content = tree.buffers[raw.buffer].data
     return Tensor(
         index=index,
@@ -144,7 +141,6 @@ def read_tensor(tree: Any, index: int) -> Tensor:
         type=_TYPES.get(raw.type, str(raw.type)),
         scales=scales,
         zero_points=zero_points,
-        channel_axis=axis,
         content=None if content is None or len(content) == 0 else np.asarray(content, np.uint8),
     )
 
@@ -152,8 +148,7 @@ def read_tensor(tree: Any, index: int) -> Tensor:
 def read_operator(tree: Any, index: int) -> Operator:
     """Return an operator of the main subgraph of a model's tree."""
     raw = tree.subgraphs[0].operators[index]
-    builtin = builtin_code(tree, raw)
-    name = _OPERATORS.get(builtin, str(builtin))
+    name = builtin_name(builtin_code(tree, raw))
     if name == "CUSTOM":
         name = f"CUSTOM {text_of(tree.operatorCodes[raw.opcodeIndex].customCode)}"
     found = raw.builtinOptions

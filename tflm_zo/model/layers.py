@@ -53,6 +53,11 @@ class Layer:
     groups: int
 
     @property
+    def channel_axis(self) -> int:
+        """The axis of the weights' shape that counts the output channels."""
+        return 3 if self.kind == "DEPTHWISE_CONV_2D" else 0
+
+    @property
     def accumulator_scales(self) -> np.ndarray:
         """Scales of the layer's int32 accumulators, and of its bias."""
         return self.weight_scales * self.input_quantization.scale

@@ -30,17 +30,21 @@ class Quantization:
         """The single scale of a per-tensor quantization."""
         return float(self.scales[0])
 
+    def reals(self, codes: np.ndarray) -> np.ndarray:
+        """Return the real values of ``codes`` of a per-tensor quantization, float64."""
+        return np.asarray((codes.astype(np.int32) - self.zero_point) * self.scale)
 
-def decode_quantization(tensor: Any) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the scales (float32) and zero points (int64) of a tensor of a model's tree, and the axis of its channels.
 
-    One scale, one a channel, or none; nothing is checked.
+def decode_quantization(tensor: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scales (float32) and zero points (int64) of a tensor of a model's tree: one, one a channel, or none.
+
+    Nothing is checked.
     """
     q = tensor.quantization
     if q is None or q.scale is None or len(q.scale) == 0:
-        return np.zeros(0, np.float32), np.zeros(0, np.int64), 0
+        return np.zeros(0, np.float32), np.zeros(0, np.int64)
     points = q.zeroPoint if q.zeroPoint is not None else []
-    return np.asarray(q.scale, np.float32), np.asarray(points, np.int64), int(q.quantizedDimension)
+    return np.asarray(q.scale, np.float32), np.asarray(points, np.int64)
 
 
 def checked_quantization(scales: np.ndarray, zero_points: np.ndarray, name: str) -> Quantization | None:
@@ -61,7 +65,7 @@ def checked_quantization(scales: np.ndarray, zero_points: np.ndarray, name: str)
 
 def quantization_of(tensor: Any) -> Quantization | None:
     """Return the quantization of a tensor of a model's tree, as :func:`checked_quantization` does."""
-    scales, zero_points, _ = decode_quantization(tensor)
+    scales, zero_points = decode_quantization(tensor)
     return checked_quantization(scales, zero_points, tensor_name(tensor))
 
 
@@ -77,5 +81,5 @@ def quantize(values: np.ndarray, quantization: Quantization) -> np.ndarray:
 
 
 def dequantize(codes: np.ndarray, quantization: Quantization) -> np.ndarray:
-    """Return int8 ``codes`` as float32 values."""
-    return ((codes.astype(np.int32) - quantization.zero_point) * quantization.scale).astype(np.float32)
+    """Return int8 ``codes`` as float32 values, rounded once, as TFLite's DEQUANTIZE does."""
+    return quantization.reals(codes).astype(np.float32)

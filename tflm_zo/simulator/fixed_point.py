@@ -135,11 +135,6 @@ def quantize_reals(x: np.ndarray, scale: np.float32, zero_point: int) -> np.ndar
     return np.clip(codes, INT8_MIN, INT8_MAX).astype(np.int8)
 
 
-def dequantize_codes(codes: np.ndarray, scale: np.float32, zero_point: int) -> np.ndarray:
-    """What a DEQUANTIZE makes of int8 ``codes``: float32, rounded once."""
-    return (np.float64(scale) * (codes.astype(np.int64) - zero_point)).astype(np.float32)
-
-
 class LogisticParams(NamedTuple):
     """``multiplier`` and ``left_shift`` scale inputs to Q4.27; see ``radius``."""
 

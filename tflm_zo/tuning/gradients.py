@@ -146,7 +146,7 @@ class GradientProbe:
         return self._real(codes.reshape(self._count, -1))
 
     def _real(self, codes: np.ndarray) -> np.ndarray:
-        return (codes.astype(np.float64) - self._end.quantization.zero_point) * self._end.quantization.scale
+        return self._end.quantization.reals(codes)
 
     def _losses(self, logits: np.ndarray) -> np.ndarray:
         if not self._classes:
@@ -164,8 +164,7 @@ class GradientProbe:
         return slopes / self._count
 
     def _real_input(self, layer: Layer) -> np.ndarray:
-        quantization = layer.input_quantization
-        return (self._activations[layer.input].astype(np.float64) - quantization.zero_point) * quantization.scale
+        return layer.input_quantization.reals(self._activations[layer.input])
 
     def _codes(self, layer: Layer) -> np.ndarray:
         return self._sim.constant(layer.weights).astype(np.float64)
@@ -178,7 +177,7 @@ def measure_gradient(model: bytes, x: np.ndarray, y: np.ndarray, name: str, seed
 
 def _along_channels(layer: Layer, scales: np.ndarray) -> np.ndarray:
     """Scales (one, or one a channel) in a shape that goes with the weights."""
-    if scales.size == 1 or layer.kind == "DEPTHWISE_CONV_2D":
+    if scales.size == 1 or layer.channel_axis > 0:  # the last axis
         return scales
     return scales.reshape(-1, 1) if layer.kind == "FULLY_CONNECTED" else scales.reshape(-1, 1, 1, 1)
 

@@ -18,6 +18,7 @@ import numpy as np
 from tflm_zo.conversion.keras_support import import_tensorflow, quiet
 from tflm_zo.errors import ZoError
 from tflm_zo.model.activation import LIMITS
+from tflm_zo.model.quantization import dequantize
 from tflm_zo.model.window import Geometry, trailing_padding
 from tflm_zo.simulator.model import SimModel
 from tflm_zo.simulator.sim_layer import SimLayer
@@ -192,9 +193,9 @@ class Network:
 
     def reals(self, codes: np.ndarray) -> np.ndarray:
         """Input codes (int8) as the network is fed them."""
-        tensor = self._model.tensors[self._model.inputs[0]]
-        values = (codes.astype(np.float32) - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
-        return np.asarray(values / self._unit.numpy())
+        quantization = self._model.tensors[self._model.inputs[0]].quantization
+        assert quantization is not None  # else the simulator would not run the model
+        return np.asarray(dequantize(codes, quantization) / self._unit.numpy())
 
     def outputs(self, x: Any) -> Any:
         """The network as a TensorFlow function of what :meth:`reals` returns; outputs (n, units)."""
