@@ -59,7 +59,7 @@ def test_defaults_are_in_range_and_in_what_is_searched() -> None:
             assert default in values.values if isinstance(values, Choice) else values.low <= default <= values.high
             ends = values.values if isinstance(values, Choice) else (values.low, values.high)
             for value in ends:
-                Hyperparameters(**{name: value}).check()
+                declaration.check(name, value)
             assert set(declaration.search.unless) < set(DECLARED)
 
 
@@ -86,9 +86,9 @@ def test_the_check_names_what_is_out_of_range(name: str) -> None:
         with pytest.raises(ZoError, match=rf"^{name} .*: (it must be|choose from) ") as error:
             Hyperparameters(**{name: value}).check()
         assert str(declaration.range) in str(error.value)
-        by_layer = {"conv": value}
+        by_layer: dict[str, Any] = {name: {"conv": value}}
         with pytest.raises(ZoError, match=f"^{name} "):
-            Hyperparameters(**{name: by_layer}).check()
+            Hyperparameters(**by_layer).check()
 
 
 @pytest.mark.parametrize("command", ["train", "monitor", "tune"])

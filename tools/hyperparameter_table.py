@@ -22,7 +22,7 @@ BEGIN, END = "<!-- made by tools/hyperparameter_table.py -->\n", "<!-- end -->\n
 def table() -> str:
     """Return a Markdown table with a row for each hyperparameter."""
     rows = [_row(*declared) for declared in declarations(Hyperparameters)]
-    head = ["| name | option | default | range | `tune` tries | |", "|---|---|---|---|---|---|"]
+    head = ["| name | option | default | range | `tune` tries | meaning |", "|---|---|---|---|---|---|"]
     return "\n".join([*head, *rows]) + "\n"
 
 

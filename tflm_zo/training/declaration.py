@@ -210,4 +210,5 @@ def default_text(default: Any, declaration: Declaration) -> str:
 
 
 def _is_number(value: Any) -> bool:
+    # A function, lest a type checker takes the value for a Real, which it cannot compare with an int.
     return isinstance(value, Real)

@@ -15,7 +15,7 @@ from tflm_zo.ops.step import Exact, Group, GroupMode
 from tflm_zo.patching.adapter import NAME as ADAPTER
 from tflm_zo.patching.adapter import UNIT as ADAPTER_UNIT
 from tflm_zo.patching.patched_model import Parameter, PatchedModel
-from tflm_zo.training.declaration import LARGEST_RATE
+from tflm_zo.training.declaration import LARGEST_RATE, declarations
 from tflm_zo.training.gradient_scaling import scale_rates
 from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.masks import Mask, channel_mask
@@ -130,7 +130,7 @@ def _by_layer(model: PatchedModel) -> dict[str, list[Parameter]]:
 
 def _check_names(model: PatchedModel, hyper: Hyperparameters) -> None:
     names = sorted(_by_layer(model))
-    for option in ("lr", "sigma", "bias_sigma", "node_lr", "node_sigma", "keep", "method"):
+    for option in (name for name, _, declaration in declarations(Hyperparameters) if declaration.by_layer):
         value = getattr(hyper, option)
         for name in value if isinstance(value, Mapping) else ():
             known = fnmatch.filter(names, name) if option == "method" else name in names
