@@ -79,13 +79,12 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Node:
-    """A layer that can be trained by its output; ``weights`` are its initial weights, flat (int8)."""
+    """A layer that can be trained by its output."""
 
     number: int
     layer: str
     accumulates: bool
     options: NodeOptions
-    weights: np.ndarray
 
     @property
     def closed_form(self) -> bool:
@@ -174,11 +173,9 @@ def _nodes(tree: Any, parameters: list[Parameter]) -> list[Node]:
     for operator in graph.operators:
         if custom_code(tree, operator) == NODE_OP:
             options: NodeOptions = unpack_node(_options(operator))
-            weights, initial, bias, accumulator = (int(operator.inputs[i]) for i in (3, 4, 5, 8))
-            values = constant(tree, graph.tensors[initial], np.dtype(np.int8))
-            assert values is not None  # parameter_table has checked those that are trained
+            weights, bias, accumulator = (int(operator.inputs[i]) for i in (3, 5, 8))
             trained = weights if weights >= 0 else bias
-            nodes.append(Node(options.node, layers[trained], accumulator >= 0, options, values))
+            nodes.append(Node(options.node, layers[trained], accumulator >= 0, options))
     return nodes
 
 
