@@ -7,11 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tflm_zo.ops.layouts import MaskKind
 from tflm_zo.ops.options import DEPTHWISE, LayerShape
 from tflm_zo.patching.patched_model import Parameter
 
-MASKS = ("random", "random-channels", "top-k", "top-k-channels")
-_KINDS = {name: kind for kind, name in enumerate(MASKS, start=1)}
+_KINDS = {
+    "random": MaskKind.RANDOM_ELEMENTS,
+    "random-channels": MaskKind.RANDOM_CHANNELS,
+    "top-k": MaskKind.TOP_ELEMENTS,
+    "top-k-channels": MaskKind.TOP_CHANNELS,
+}
+MASKS = tuple(_KINDS)
 
 
 class Mask(NamedTuple):
