@@ -14,14 +14,24 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from stream_layouts import (
+    STREAM_MAGIC,
+    STREAM_VERSION,
+    StreamHeader,
+    StreamItem,
+    StreamSchedule,
+    StreamStep,
+)
 
 from tflm_zo.model.samples import load_npz
 from tflm_zo.ops import plugin
+from tflm_zo.ops.layouts import Mask, NodeSetting, ScheduleGroup, Setting
 from tflm_zo.training.samples import sample_codes
 from tflm_zo.training.trainer import Trainer
 
-MAGIC, VERSION = b"ZOST", 3
-END, STEP, FINISH, EVALUATE, RECALIBRATE = range(5)
+
+def item(kind: StreamItem, *counts: int) -> bytes:
+    return struct.pack(f"<{1 + len(counts)}I", kind, *counts)
 
 
 class _Schedule(plugin.Schedule):
@@ -39,13 +49,15 @@ class _Schedule(plugin.Schedule):
             self.recorder.expect = lambda data, sample=sample: samples.__setitem__(sample, data)
             yield sample
         self.recorder.items.append(
-            struct.pack("<IIif", STEP, step, batch, rate_scale) + b"".join(samples[i] for i in range(batch))
+            item(StreamItem.STEP)
+            + bytes(StreamStep(step, batch, rate_scale))
+            + b"".join(samples[i] for i in range(batch))
         )
 
     def flush(self) -> bool:
         pending = super().flush()
         if pending:
-            self.recorder.expect = lambda data: self.recorder.items.append(struct.pack("<I", FINISH) + data)
+            self.recorder.expect = lambda data: self.recorder.items.append(item(StreamItem.FINISH) + data)
         return pending
 
 
@@ -56,8 +68,8 @@ class RecordingTrainer(Trainer):
         self.expect: Any = None
         self.items: list[bytes] = []
         self.header = b""
-        self.parameter_values: dict[int, tuple[int, float, int, int]] = {}
-        self.node_values: dict[int, tuple[int, int, float, int, int]] = {}
+        self.parameter_values: dict[int, Setting] = {}
+        self.node_values: dict[int, NodeSetting] = {}
         super().__init__(model, seed)
 
     def _pass(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.ndarray:
@@ -70,11 +82,11 @@ class RecordingTrainer(Trainer):
         configure, configure_node = plugin.OpState.configure, plugin.OpState.configure_node
 
         def parameter(state: plugin.OpState, index: int, sigma: int, rate: float, mask: Any) -> bool:
-            self.parameter_values[index] = (sigma, rate, *mask)
+            self.parameter_values[index] = Setting(sigma, rate, Mask(*mask))
             return configure(state, index, sigma, rate, mask)
 
         def node(state: plugin.OpState, number: int, sigma: int, block: int, rate: float, mask: Any) -> bool:
-            self.node_values[number] = (sigma, block, rate, *mask)
+            self.node_values[number] = NodeSetting(sigma, block, rate, Mask(*mask))
             return configure_node(state, number, sigma, block, rate, mask)
 
         schedule = type("Schedule", (_Schedule,), {"recorder": self})
@@ -88,44 +100,38 @@ class RecordingTrainer(Trainer):
     def evaluate(self, x: np.ndarray, y: np.ndarray | None = None) -> dict[str, float]:
         codes, targets = sample_codes(x, y, self.model)
         samples = (c.tobytes() + t.tobytes() for c, t in zip(codes, targets, strict=True))
-        self.items.append(struct.pack("<II", EVALUATE, len(codes)) + b"".join(samples))
+        self.items.append(item(StreamItem.EVALUATE, len(codes)) + b"".join(samples))
         return super().evaluate(x, y)
 
     def recalibrate(self, x: np.ndarray) -> None:
         codes = self.recalibration_codes(x)
-        self.items.append(struct.pack("<II", RECALIBRATE, len(codes)) + codes.tobytes())
+        self.items.append(item(StreamItem.RECALIBRATE, len(codes)) + codes.tobytes())
         super().recalibrate(x)
 
     def write_header(self, settings: dict[str, Any]) -> None:
         sample = self._no_input().nbytes
-        head = struct.pack("<4sIII", MAGIC, VERSION, sample, self._no_target.nbytes)
+        head = StreamHeader(STREAM_MAGIC, STREAM_VERSION, sample, self._no_target.nbytes)
         groups = settings["groups"]
-        head += struct.pack(
-            "<iIiifii",
-            settings["batch"],
-            settings["seed"],
-            settings["antithetic"],
-            settings["exact"],
-            settings["head_rate"],
-            settings["accumulate"],
-            len(groups),
+        schedule = StreamSchedule(
+            largest_step=settings["batch"],
+            seed=settings["seed"],
+            antithetic=settings["antithetic"],
+            exact=settings["exact"],
+            head_rate=settings["head_rate"],
+            accumulate=settings["accumulate"],
+            group_count=len(groups),
         )
-        head += b"".join(struct.pack("<iiii", g.mode, g.first, g.last, g.queries) for g in groups)
-        self.header = head
+        members = [ScheduleGroup(mode=g.mode, first=g.first, last=g.last, queries=g.queries) for g in groups]
+        self.header = b"".join(map(bytes, [head, schedule, *members]))
 
     def _configuration(self) -> bytes:
-        parameters = [self.parameter_values[p.index] if p.in_model else (0, 0.0, 0, 0) for p in self.model.parameters]
+        parameters = [self.parameter_values[p.index] if p.in_model else Setting() for p in self.model.parameters]
         nodes = [self.node_values[node.number] for node in sorted(self.model.nodes, key=lambda n: n.number)]
-        return (
-            struct.pack("<i", len(parameters))
-            + b"".join(struct.pack("<ifHH", *values) for values in parameters)
-            + struct.pack("<i", len(nodes))
-            + b"".join(struct.pack("<iifHH", *values) for values in nodes)
-        )
+        return b"".join(struct.pack("<i", len(table)) + b"".join(map(bytes, table)) for table in (parameters, nodes))
 
     def stream(self) -> bytes:
         """Everything since this trainer was made (one fit)."""
-        return self.header + self._configuration() + b"".join(self.items) + struct.pack("<I", END)
+        return self.header + self._configuration() + b"".join(self.items) + item(StreamItem.END)
 
     def trained_bytes(self) -> bytes:
         """All parameters, residuals included, in the order of the table: what the C++ programs write."""

@@ -165,6 +165,16 @@ MODULES = (
             ),
         ),
     ),
+    Module(
+        "tests/stream_layouts.py",
+        "Parts of a training stream.",
+        (
+            Header(
+                "micro_app/src/app/training_stream.h",
+                ("kStreamMagic", "kStreamVersion", "StreamHeader", "StreamSchedule", "StreamItem", "StreamStep"),
+            ),
+        ),
+    ),
 )  # fmt: skip
 
 
@@ -197,7 +207,7 @@ class Writer:
                     text = self._declaration(declaration, header.path)
                     # Not with the future import above: annotations are what a structure is made of.
                     exec(compile(text, header.path, "exec", dont_inherit=True), self.scope)
-                    self.home[_python_name(declaration.name)] = dotted
+                    self.home[python_name(declaration.name)] = dotted
                     body.append(text)
                     del wanted[declaration.name]
             if missing := wanted.keys() - {"*"}:
@@ -227,7 +237,7 @@ class Writer:
         return "\n".join(lines) + "\n" + "\n\n".join("\n".join(group) for group in groups) + "\n"
 
     def _declaration(self, declaration: Declaration, header: str) -> str:
-        name = _python_name(declaration.name)
+        name = python_name(declaration.name)
         if isinstance(declaration, Constant):
             return f"{name} = {self._value(declaration.value)}\n"
         if isinstance(declaration, Callback):
@@ -248,11 +258,11 @@ class Writer:
         for name, tokens in enum.values:
             following = self._number(tokens) if tokens else following
             text = self._value(tokens) if tokens else str(following)
-            lines.append(f"    {_python_name('k' + name.removeprefix('k' + prefix))} = {text}\n")
-            self.scope[_python_name(name)] = following  # unscoped in C++, which may compute with it
+            lines.append(f"    {python_name('k' + name.removeprefix('k' + prefix))} = {text}\n")
+            self.scope[python_name(name)] = following  # unscoped in C++, which may compute with it
             following += 1
         base = "IntFlag" if any("<<" in tokens for _, tokens in enum.values) else "IntEnum"
-        return f"class {_python_name(enum.name)}(enum.{base}):\n{docstring}\n{''.join(lines)}"
+        return f"class {python_name(enum.name)}(enum.{base}):\n{docstring}\n{''.join(lines)}"
 
     def _prototypes(self, functions: list[Function]) -> str:
         lines = ["PROTOTYPES: Prototypes = {"]
@@ -277,7 +287,7 @@ class Writer:
             if isinstance(self.scope[text], type(ctypes.CFUNCTYPE(None))):
                 return f"Annotated[Any, {text}]"
             return _FIELD_TYPES.get(text, text)
-        if pointed in _NUMBER_POINTERS or (variable.is_const and _python_name(pointed) in self.home):
+        if pointed in _NUMBER_POINTERS or (variable.is_const and python_name(pointed) in self.home):
             return f"Annotated[Any, POINTER({self._type(pointed)})]"
         return "Address"
 
@@ -285,7 +295,7 @@ class Writer:
         """An argument or a result: a struct that is read, an address, or a number."""
         if not variable.type.endswith("*"):
             return self._type(variable.type)
-        pointed = _python_name(variable.type.removesuffix("*"))
+        pointed = python_name(variable.type.removesuffix("*"))
         if variable.type == "char*":
             return "c_char_p"
         return f"POINTER({pointed})" if variable.is_const and pointed in self.home else "c_void_p"
@@ -293,7 +303,7 @@ class Writer:
     def _type(self, name: str) -> str:
         if name in self.numbers:
             return self.numbers[name]
-        python = _python_name(name)
+        python = python_name(name)
         if python not in self.home:
             raise SystemExit(f"type {name} is not known")
         return python
@@ -317,10 +327,10 @@ class Writer:
     def _operand(self, token: str) -> str:
         if token[0].isdigit():
             return re.sub(r"[uUlL]+$", "", token)
-        return self.numbers.get(token) or ("sizeof" if token == "sizeof" else _python_name(token))
+        return self.numbers.get(token) or ("sizeof" if token == "sizeof" else python_name(token))
 
 
-def _python_name(name: str) -> str:
+def python_name(name: str) -> str:
     """``kMaxQueries`` is MAX_QUERIES; structs keep their names, those of C interfaces without their prefix."""
     if re.match(r"k[A-Z]", name):
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name[1:]).upper()

@@ -38,6 +38,8 @@ class _StructureType(type(ctypes.Structure)):  # type: ignore[misc]
 
 
 def _c_type(hint: Any) -> Any:
+    if isinstance(hint, str):
+        raise TypeError("a module with structures must not postpone the evaluation of annotations")
     return hint.__metadata__[0] if get_origin(hint) is Annotated else hint
 
 
