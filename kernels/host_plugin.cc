@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The host plugin: registers the ops with TFLM's Python interpreter, and its C interface.
-#include "host_plugin.h"
-
 #include <new>
 
 #include "exact_rates.h"
+#include "host_api.h"
 #include "loss_op.h"
 #include "node_op.h"
 #include "parameter_op.h"

@@ -94,9 +94,9 @@ MODULES = (
         ),
     ),
     Module(
-        "tflm_zo/ops/plugin_functions.py",
-        "Functions of the plugin.",
-        (Header("kernels/host_plugin.h", ("*",)),),
+        "tflm_zo/ops/host_api.py",
+        "Functions of the compiled ops on a host.",
+        (Header("kernels/host_api.h", ("*",)),),
     ),
     Module(
         "tflm_zo/simulator/layouts.py",

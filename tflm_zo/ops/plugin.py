@@ -12,6 +12,7 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.files import compiled_file
 from tflm_zo.ops.channel_statistics import channel_axis
+from tflm_zo.ops.host_api import PROTOTYPES
 from tflm_zo.ops.layouts import (
     COMMAND_WORDS,
     ChannelSum,
@@ -22,7 +23,6 @@ from tflm_zo.ops.layouts import (
 from tflm_zo.ops.names import moments_words
 from tflm_zo.ops.native import declare
 from tflm_zo.ops.options import KIND_DTYPES
-from tflm_zo.ops.plugin_functions import PROTOTYPES
 from tflm_zo.ops.step import MAX_GROUPS, MAX_QUERIES, Exact, Group
 
 REGISTERER = "TflmZoRegister"

@@ -132,14 +132,14 @@ class HostApp:
             frame_bytes=_FRAME_BYTES,
             sums=ctypes.addressof(self._sums),
             channels=len(self._sums),
-            inputs=(Tensor * 4)(*map(_tensor, self._inputs)),
-            outputs=(Tensor * 2)(*map(_tensor, self._outputs)),
             invoke=Invoke(lambda: self._invoke(self._interpreter, self._inputs, self._outputs)),
-            frozen_input=(Tensor * 1)(*map(_tensor, self._frozen_input)),
-            frozen_outputs=(Tensor * 2)(*map(_tensor, self._frozen_outputs)),
             invoke_frozen=Invoke(lambda: self._invoke(self._frozen, self._frozen_input, self._frozen_outputs)),
             show=Show(self._on_led),
         )
+        _describe(self._inputs, self._config.inputs)
+        _describe(self._outputs, self._config.outputs)
+        _describe(self._frozen_input, self._config.frozen_input)
+        _describe(self._frozen_outputs, self._config.frozen_outputs)
         self._app = ctypes.c_void_p(_library().tflm_zo_app_new(self._config))
         if not self._app:
             raise ZoError("not enough memory for the app")
@@ -209,5 +209,7 @@ class HostApp:
         self._flash.flush()
 
 
-def _tensor(array: np.ndarray) -> Tensor:
-    return Tensor(array.ctypes.data, array.nbytes, array.dtype == np.int8)
+def _describe(arrays: Sequence[np.ndarray], tensors: ctypes.Array[Tensor]) -> None:
+    """Tell the app, in the first of ``tensors``, where the arrays are."""
+    for index, array in enumerate(arrays):
+        tensors[index] = Tensor(data=array.ctypes.data, bytes=array.nbytes, is_int8=array.dtype == np.int8)

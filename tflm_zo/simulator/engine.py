@@ -94,7 +94,7 @@ class Engine:
             self._library.tflm_zo_sim_add_conv(
                 self._handle,
                 *tensors,
-                geometry,
+                _window(geometry),
                 output_channels,
                 groups,
                 _address(weights),
@@ -116,7 +116,7 @@ class Engine:
         self._keep(weights, bias)
         self._check(
             self._library.tflm_zo_sim_add_depthwise(
-                self._handle, *tensors, geometry, multiplier, _address(weights), _address(bias), quantization
+                self._handle, *tensors, _window(geometry), multiplier, _address(weights), _address(bias), quantization
             )
         )
 
@@ -125,7 +125,7 @@ class Engine:
     ) -> None:
         """Append an average or maximum pooling; ``activation``: the limits of its output."""
         add = self._library.tflm_zo_sim_add_average_pool if average else self._library.tflm_zo_sim_add_max_pool
-        self._check(add(self._handle, *tensors, geometry, *activation))
+        self._check(add(self._handle, *tensors, _window(geometry), *activation))
 
     def add_mean(
         self,
@@ -231,6 +231,10 @@ class Engine:
                 _address(accumulators),
             )
         )
+
+
+def _window(geometry: Geometry) -> layouts.Window:
+    return layouts.Window(**geometry._asdict())
 
 
 def _add_params(

@@ -5,10 +5,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from tflm_zo.simulator.layouts import Window as Geometry
+
+class Geometry(NamedTuple):
+    """A window that slides over an image in NHWC layout; ``channels`` are those of the input.
+
+    Padding is at the top and left; bottom and right are extended as far as the last window reaches.
+    """
+
+    input_height: int
+    input_width: int
+    channels: int
+    kernel_height: int
+    kernel_width: int
+    stride_height: int
+    stride_width: int
+    dilation_height: int
+    dilation_width: int
+    pad_top: int
+    pad_left: int
+    output_height: int
+    output_width: int
 
 
 @dataclass(frozen=True)

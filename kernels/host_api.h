@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The host plugin's C interface to the ops' state and to the schedule. `state` is the address that
-// reports give.
-#ifndef TFLM_ZO_KERNELS_HOST_PLUGIN_H_
-#define TFLM_ZO_KERNELS_HOST_PLUGIN_H_
+// The C interface to the ops' state and to the schedule, for Python on a host. `state` is the
+// address that reports give.
+#ifndef TFLM_ZO_KERNELS_HOST_API_H_
+#define TFLM_ZO_KERNELS_HOST_API_H_
 
 #include <cstdint>
 
@@ -63,4 +63,4 @@ TFLM_ZO_EXPORT int tflm_zo_schedule_flush(void* schedule, tflm_zo::Command* comm
 
 }  // extern "C"
 
-#endif  // TFLM_ZO_KERNELS_HOST_PLUGIN_H_
+#endif  // TFLM_ZO_KERNELS_HOST_API_H_

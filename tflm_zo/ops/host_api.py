@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Written by tools/generate_layouts.py from the C++ headers named below: change those, and run it again.
-"""Functions of the plugin."""
+"""Functions of the compiled ops on a host."""
 
 from ctypes import POINTER, c_double, c_float, c_int, c_int64, c_uint16, c_uint32, c_void_p
 
 from tflm_zo.ops.layouts import ScheduleSettings
 from tflm_zo.ops.native import Prototypes
 
-# kernels/host_plugin.h
+# kernels/host_api.h
 
 PROTOTYPES: Prototypes = {
     "tflm_zo_parameter": (c_int, [c_void_p, c_int, c_void_p, c_void_p]),
