@@ -7,13 +7,10 @@
 
 #include <cstdint>
 
+#include "host_export.h"
 #include "recalibrate.h"
 #include "schedule.h"
 #include "session.h"
-
-#define TFLM_ZO_EXPORT __attribute__((visibility("default")))
-
-extern "C" {
 
 // Address and element count of a parameter; returns its kind, or -1 if there is none.
 TFLM_ZO_EXPORT int tflm_zo_parameter(const void* state, int index, void** data, int* count);
@@ -60,7 +57,5 @@ TFLM_ZO_EXPORT int tflm_zo_schedule_step(void* schedule, uint32_t step, int batc
                                          tflm_zo::Command* commands, int* samples, int capacity);
 
 TFLM_ZO_EXPORT int tflm_zo_schedule_flush(void* schedule, tflm_zo::Command* command);
-
-}  // extern "C"
 
 #endif  // TFLM_ZO_KERNELS_HOST_API_H_

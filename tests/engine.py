@@ -9,10 +9,11 @@ import numpy as np
 import reference
 from tflite_micro.python.tflite_micro import runtime
 
-from tflm_zo.ops import plugin
+from tflm_zo.ops import compiled
 from tflm_zo.ops.command import COMMAND_DTYPE
 from tflm_zo.ops.options import KIND_BIAS
 from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.tflm import plugin
 
 
 def command(**fields: Any) -> np.ndarray:
@@ -30,7 +31,7 @@ class Engine:
         """preserve: no two tensors share memory, so that those within the model can be read after a pass."""
         config = runtime.InterpreterConfig
         self.model = read_patched(patched)
-        plugin.library()
+        plugin.load()
         self.interpreter = runtime.Interpreter.from_bytes(
             patched,
             custom_op_registerers=[plugin.REGISTERER],
@@ -43,7 +44,7 @@ class Engine:
         self.target = np.zeros(self.model.target_shape, dtype=kind)
         report = self.run()
         low, high = (int(v) & 0xFFFFFFFF for v in report[4:6])
-        self.state = plugin.OpState(low | high << 32)
+        self.state = compiled.OpState(low | high << 32)
 
     def run(self, words: np.ndarray | None = None, x: np.ndarray | None = None, target: Any = None) -> np.ndarray:
         """One pass; returns the report. Without ``words`` the command tensor is left as it is."""

@@ -18,10 +18,11 @@ from tflm_zo import Trainer, ZoError, adapt, patch
 from tflm_zo.adaptation import choice
 from tflm_zo.adaptation.adapt import Adaptation
 from tflm_zo.cli.main import main
+from tflm_zo.conversion.evaluate import evaluate_plain
 from tflm_zo.model.file import load_model, shape_of
 from tflm_zo.model.quantization import quantization_of, quantize
 from tflm_zo.realignment.preparation import Chain, Preparer
-from tflm_zo.tflm.evaluate import evaluate_plain, predict_plain
+from tflm_zo.tflm.evaluate import predict_plain
 from tflm_zo.training.guard import held_out_count
 from tflm_zo.training.sim_trainer import SimTrainer
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds and runs the C++ tests of tests/cpp, for the host and for a Cortex-M4F in QEMU."""
+"""Builds and runs the C++ tests of tests/cpp, for the host, for Linux on aarch64 and a Cortex-M4F, both in QEMU."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ pytestmark = pytest.mark.slow  # builds all programs
 
 SOURCE = Path(__file__).parent / "cpp"
 PROGRAMS = sorted(path.stem for path in SOURCE.glob("test_*.cc"))
+# The simulator is not for boards.
+HOST_PROGRAMS = PROGRAMS + sorted(path.stem for path in SOURCE.glob("simulator/test_*.cc"))
 
 ARM_COMPILER = "arm-none-eabi-g++"
 ARM_EMULATOR = "qemu-system-arm"
 ARM_PACKAGES = "gcc-arm-none-eabi libnewlib-arm-none-eabi libstdc++-arm-none-eabi-newlib qemu-system-arm"
+AARCH64_TOOLS = ("aarch64-linux-gnu-g++", "qemu-aarch64")
+AARCH64_PACKAGES = "g++-aarch64-linux-gnu qemu-user"
 
 
 def run(*command: str | Path) -> None:
@@ -67,14 +71,28 @@ def arm_build(build_once: BuildOnce, tmp_path_factory: pytest.TempPathFactory) -
     return build_once("cpp_arm", lambda folder: build(folder, f"-DCMAKE_TOOLCHAIN_FILE={toolchain}"))
 
 
+@pytest.fixture(scope="session")
+def aarch64_build(build_once: BuildOnce) -> Path:
+    for tool in ("cmake", *AARCH64_TOOLS):
+        if shutil.which(tool) is None:
+            pytest.skip(f"no {tool}: install cmake {AARCH64_PACKAGES}")
+    toolchain = SOURCE / "aarch64_linux.cmake"
+    return build_once("cpp_aarch64", lambda folder: build(folder, f"-DCMAKE_TOOLCHAIN_FILE={toolchain}"))
+
+
 def run_program(build_folder: Path, program: str) -> None:
     pattern = f"^{program}$"
     run("ctest", "--test-dir", build_folder, "-R", pattern, "-V", "--no-tests=error")
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", HOST_PROGRAMS)
 def test_x86(x86_build: Path, program: str) -> None:
     run_program(x86_build, program)
+
+
+@pytest.mark.parametrize("program", HOST_PROGRAMS)
+def test_aarch64(aarch64_build: Path, program: str) -> None:
+    run_program(aarch64_build, program)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tflm_zo import patch
-from tflm_zo.ops import plugin
+from tflm_zo.ops import compiled
 from tflm_zo.ops.command import REPORT_DTYPE
 from tflm_zo.training.rates import head_limit
 
@@ -26,8 +26,8 @@ def test_the_formula(limit: float, features: float, layer: float) -> None:
     """The compiled formula is the one that tflm_zo.training.rates describes, in double precision to the bit."""
     head = limit / (1.0 + features)
     before = head if layer == 0.0 else min(head, 1.0 / 3.0 * limit / layer)
-    assert plugin.exact_rates(limit, features, layer) == (head, before)
-    assert plugin.limit_before_head(limit) == 1.0 / 3.0 * limit
+    assert compiled.exact_rates(limit, features, layer) == (head, before)
+    assert compiled.limit_before_head(limit) == 1.0 / 3.0 * limit
 
 
 def report(zo: Engine, words: np.ndarray, x: np.ndarray, y: int) -> np.void:
@@ -50,7 +50,7 @@ def learn(model: bytes, measured: bool, epochs: int) -> tuple[float, float]:
     for step in range(epochs * len(codes)):
         x, y = codes[step % len(codes)], labels[step % len(codes)]
         found = report(zo, measure, x, y)
-        head, closed = plugin.exact_rates(
+        head, closed = compiled.exact_rates(
             head_limit(zo.model), float(found["feature_energy"]), float(found["layer_energy"])
         )
         for node in nodes:

@@ -13,10 +13,11 @@ from click.testing import CliRunner
 
 from tflm_zo import Trainer, ZoError, patch, realign
 from tflm_zo.cli.main import main
+from tflm_zo.conversion.evaluate import evaluate_plain
 from tflm_zo.model.file import load_model, save_model
 from tflm_zo.realignment.filters import FILTERS, add_filter
 from tflm_zo.simulator.model import SimModel
-from tflm_zo.tflm.evaluate import evaluate_plain, predict_plain
+from tflm_zo.tflm.evaluate import predict_plain
 from tflm_zo.training.folds import into_folds, join, score_fold
 from tflm_zo.tuning.filter_choice import choose_filter
 

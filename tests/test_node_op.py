@@ -16,7 +16,7 @@ from node_reference import Ends, Layer, Node
 
 from tflm_zo import patch
 from tflm_zo.model.file import load_model, save_model
-from tflm_zo.ops import plugin
+from tflm_zo.ops import compiled
 from tflm_zo.ops.command import COMMAND_DTYPE
 from tflm_zo.ops.names import PREFIX
 from tflm_zo.ops.step import Exact, Group, GroupMode
@@ -554,7 +554,7 @@ def test_biases_at_the_ends_of_their_range(accumulate: bool) -> None:
     np.testing.assert_array_equal(np.max(ends, axis=0), np.where(np.abs(biases) <= edge, edge, limit))
 
 
-def train(twins: Twins, schedule: plugin.Schedule, steps: int, batch: int, plain: Engine | None = None) -> None:
+def train(twins: Twins, schedule: compiled.Schedule, steps: int, batch: int, plain: Engine | None = None) -> None:
     """Steps in the order of passes of a training; ``plain`` makes the same passes and is to have the same losses."""
     xs = samples(twins, batch)
     for step in range(steps):
@@ -584,7 +584,7 @@ def test_training_steps(name: str, trainable: str, antithetic: bool, accumulate:
     twins.configure(0, 5, 3 * accumulate, 3.0, "random-channels" if accumulate else "", 0.6)
     for node in twins.nodes[1:]:
         twins.configure(node.number, 0, 1, 0.3)
-    schedule = plugin.Schedule(
+    schedule = compiled.Schedule(
         seed=11,
         antithetic=antithetic,
         exact=Exact.ALL,
@@ -637,7 +637,7 @@ def test_deep_models(kind: Any, accumulate: bool) -> None:
         twins.configure(node.number, 5, node.number % 3, 0.3)
         assert plain.state.configure_node(node.number, 5, node.number % 3, 0.3)
     groups = [(0, 1), (1, 2), (2, last)] if last > 2 else [(0, 1), (1, last)]
-    schedule = plugin.Schedule(
+    schedule = compiled.Schedule(
         seed=5,
         antithetic=True,
         exact=Exact.ALL,

@@ -15,19 +15,19 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tflm_zo.board.arena import greedy_offsets, plan_arena
 from tflm_zo.board.boards import find_board
 from tflm_zo.board.code_size import code_sizes
 from tflm_zo.board.memory_plan import plan_memory
 from tflm_zo.board.plan_report import plan_picture, plan_text
-from tflm_zo.board.tflm_layouts import ARDUINO_32, TFLM_32, WHEEL_64
 from tflm_zo.cli.board import plan as plan_command
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model
 from tflm_zo.patching.frozen_prefix import split
 from tflm_zo.patching.patch import patch
 from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.tflm.arena import greedy_offsets, plan_arena
 from tflm_zo.tflm.interpreter import Interpreter
+from tflm_zo.tflm.layouts import ARDUINO_32, TFLM_32, WHEEL_64
 from tflm_zo.training.tflm_passes import TrainingInterpreter
 
 MODELS = ["kws_ref_model", "pretrainedResnet_quant", "vww_96_int8", "ad01_int8", "str_ww_ref_model"]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tflm_zo import Trainer, ZoError, patch
 from tflm_zo.adaptation import choice
 from tflm_zo.adaptation.choice import choose, information
+from tflm_zo.conversion.evaluate import evaluate_plain
 from tflm_zo.model.file import load_model, save_model, tensor_name
 from tflm_zo.model.samples import spread_over
 from tflm_zo.ops.channel_statistics import channel_statistics
@@ -24,7 +25,7 @@ from tflm_zo.patching.adapter import UNIT, add_adapter
 from tflm_zo.realignment import preparation
 from tflm_zo.realignment.filters import FILTERS, add_filter
 from tflm_zo.realignment.preparation import AS_IT_IS, SAMPLE_STEPS, Chain, Prepared, Preparer
-from tflm_zo.tflm.evaluate import evaluate_plain, predict_plain
+from tflm_zo.tflm.evaluate import predict_plain
 from tflm_zo.training.sim_trainer import SimTrainer
 
 RNG = np.random.default_rng(3)

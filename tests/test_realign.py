@@ -11,10 +11,11 @@ import pytest
 import small_models
 
 from tflm_zo import Trainer, ZoError, patch, realign
+from tflm_zo.conversion.evaluate import evaluate_plain
 from tflm_zo.model.file import constant, load_model
 from tflm_zo.model.layers import trainable_layers
 from tflm_zo.simulator.model import SimModel
-from tflm_zo.tflm.evaluate import evaluate_plain, predict_plain
+from tflm_zo.tflm.evaluate import predict_plain
 
 CODES = np.random.default_rng(5).integers(-128, 128, (60, *small_models.INPUT_SHAPE)).astype(np.int8)
 # Half the contrast, and an offset.

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tflm_zo.cli.main import main
+from tflm_zo.conversion.evaluate import evaluate_plain
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model, save_model
 from tflm_zo.model.quantization import Quantization
@@ -26,7 +27,6 @@ from tflm_zo.patching.adapter import NAME, UNIT, add_adapter
 from tflm_zo.patching.front_layer import insert_front_layer
 from tflm_zo.patching.patch import patch
 from tflm_zo.patching.patched_model import PatchedModel, read_patched
-from tflm_zo.tflm.evaluate import evaluate_plain
 from tflm_zo.training.sim_trainer import SimTrainer
 from tflm_zo.training.trainer import Trainer
 

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tflm_zo import Trainer, ZoError, patch, realign
-from tflm_zo.board.arena import plan_arena
-from tflm_zo.board.tflm_layouts import WHEEL_64
+from tflm_zo.conversion.evaluate import evaluate_plain
 from tflm_zo.model.file import builtin_code, builtin_name, load_model, save_model, schema, tensor_name
 from tflm_zo.patching.adapter import add_adapter
 from tflm_zo.patching.front_layer import quantized
@@ -29,8 +28,10 @@ from tflm_zo.realignment.sample_normalization import (
     take_sample_normalization,
 )
 from tflm_zo.simulator.model import SimModel
-from tflm_zo.tflm.evaluate import evaluate_plain, predict_plain
+from tflm_zo.tflm.arena import plan_arena
+from tflm_zo.tflm.evaluate import predict_plain
 from tflm_zo.tflm.interpreter import Interpreter
+from tflm_zo.tflm.layouts import WHEEL_64
 from tflm_zo.training import tflm_passes
 
 RNG = np.random.default_rng(11)

@@ -17,13 +17,13 @@ import tflm_program
 from tflm_program import RECENT, Outcome, train
 from training_stream import RecordingTrainer
 
-from tflm_zo.board.arena import plan_arena
 from tflm_zo.board.memory import board_trees
-from tflm_zo.board.tflm_layouts import ARDUINO_32, TFLM_32, Layout
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model
 from tflm_zo.patching.frozen_prefix import split
 from tflm_zo.patching.patch import patch
+from tflm_zo.tflm.arena import plan_arena
+from tflm_zo.tflm.layouts import ARDUINO_32, TFLM_32, Layout
 
 pytestmark = pytest.mark.skipif(not os.environ.get("TFLM_ROOT"), reason="TFLM_ROOT is not set: no TFLM to link")
 

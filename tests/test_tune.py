@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import tflm_zo.tuning.tune as tune_module
 from tflm_zo import Trainer, ZoError, patch
-from tflm_zo.ops.plugin import Schedule
+from tflm_zo.ops.compiled import Schedule
 from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.training.folds import into_folds
 from tflm_zo.training.hyperparameters import Hyperparameters

@@ -24,7 +24,7 @@ from stream_layouts import (
 )
 
 from tflm_zo.model.samples import load_npz
-from tflm_zo.ops import plugin
+from tflm_zo.ops import compiled
 from tflm_zo.ops.layouts import Mask, NodeSetting, ScheduleGroup, Setting
 from tflm_zo.training.samples import sample_codes
 from tflm_zo.training.trainer import Trainer
@@ -34,7 +34,7 @@ def item(kind: StreamItem, *counts: int) -> bytes:
     return struct.pack(f"<{1 + len(counts)}I", kind, *counts)
 
 
-class _Schedule(plugin.Schedule):
+class _Schedule(compiled.Schedule):
     """A schedule that tells its recorder of every step."""
 
     recorder: RecordingTrainer
@@ -79,21 +79,21 @@ class RecordingTrainer(Trainer):
         return super()._pass(x, target, command)
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        configure, configure_node = plugin.OpState.configure, plugin.OpState.configure_node
+        configure, configure_node = compiled.OpState.configure, compiled.OpState.configure_node
 
-        def parameter(state: plugin.OpState, index: int, sigma: int, rate: float, mask: Any) -> bool:
+        def parameter(state: compiled.OpState, index: int, sigma: int, rate: float, mask: Any) -> bool:
             self.parameter_values[index] = Setting(sigma, rate, Mask(*mask))
             return configure(state, index, sigma, rate, mask)
 
-        def node(state: plugin.OpState, number: int, sigma: int, block: int, rate: float, mask: Any) -> bool:
+        def node(state: compiled.OpState, number: int, sigma: int, block: int, rate: float, mask: Any) -> bool:
             self.node_values[number] = NodeSetting(sigma, block, rate, Mask(*mask))
             return configure_node(state, number, sigma, block, rate, mask)
 
         schedule = type("Schedule", (_Schedule,), {"recorder": self})
         with (
-            mock.patch.object(plugin, "Schedule", schedule),
-            mock.patch.object(plugin.OpState, "configure", parameter),
-            mock.patch.object(plugin.OpState, "configure_node", node),
+            mock.patch.object(compiled, "Schedule", schedule),
+            mock.patch.object(compiled.OpState, "configure", parameter),
+            mock.patch.object(compiled.OpState, "configure_node", node),
         ):
             return super().fit(*args, **kwargs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.resources
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -51,13 +52,22 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         raise ZoError(f"cannot write {path}: {error.strerror}") from error
 
 
-def compiled_file(name: str, role: str) -> Path:
-    """Return the path of the shared library ``name``.
+def library_names(stem: str) -> list[str]:
+    """Return what the shared library ``stem`` may be called on this system, the likeliest first."""
+    # CMake gives a library that is only loaded, never linked, the ending .so on macOS as well.
+    endings = {"win32": [".dll"], "darwin": [".so", ".dylib"]}
+    return [stem + ending for ending in endings.get(sys.platform, [".so"])]
+
+
+def compiled_file(stem: str, role: str) -> Path:
+    """Return the path of the package's shared library ``stem`` (without its ending).
 
     Raises :class:`ZoError` naming ``role`` if the package was installed without it.
     """
+    names = library_names(stem)
     # An editable install keeps compiled files elsewhere than the sources.
     for folder in (Path(__file__).resolve().parent, Path(str(importlib.resources.files("tflm_zo")))):
-        if (folder / name).exists():
-            return folder / name
-    raise ZoError(f"{role} ({name}) is missing: install the package with `pip install .`")
+        for name in names:
+            if (folder / name).exists():
+                return folder / name
+    raise ZoError(f"{role} ({names[0]}) is missing: install the package with `pip install .`")

@@ -96,7 +96,13 @@ struct KernelTable {
 };
 
 // Values of the C interface.
-enum class InstructionSet : int32_t { kAuto = 0, kPortable = 1, kAvx2 = 2, kAvx512Vnni = 3 };
+enum class InstructionSet : int32_t {
+  kAuto = 0,
+  kPortable = 1,
+  kAvx2 = 2,
+  kAvx512Vnni = 3,
+  kNeon = 4,
+};
 
 // The table for `instruction_set` (kAuto: the fastest that this processor runs), or null where the
 // processor or the build lacks it.
@@ -106,9 +112,12 @@ const KernelTable* FindKernels(InstructionSet instruction_set);
 InstructionSet InstructionSetOf(const KernelTable* kernels);
 
 extern const KernelTable kPortableKernels;
-#if defined(__x86_64__)
+#if defined(TFLM_ZO_SIM_AVX)  // the build has these sources
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvx512VnniKernels;
+#endif
+#if defined(TFLM_ZO_SIM_NEON)
+extern const KernelTable kNeonKernels;
 #endif
 
 }  // namespace sim

@@ -12,10 +12,10 @@
 
 #include <stdint.h>
 
-#if defined(__GNUC__)
-#define TFLM_ZO_SIM_EXPORT __attribute__((visibility("default")))
+#if defined(_WIN32)
+#define TFLM_ZO_SIM_EXPORT __declspec(dllexport)
 #else
-#define TFLM_ZO_SIM_EXPORT
+#define TFLM_ZO_SIM_EXPORT __attribute__((visibility("default")))
 #endif
 
 #ifdef __cplusplus

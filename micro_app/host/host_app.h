@@ -6,11 +6,8 @@
 
 #include <cstdint>
 
+#include "host_export.h"
 #include "recalibrate.h"
-
-#define TFLM_ZO_EXPORT __attribute__((visibility("default")))
-
-extern "C" {
 
 // Tensors of the model, memory that the caller owns and that stays where it is.
 typedef struct TflmZoTensor {
@@ -53,7 +50,5 @@ TFLM_ZO_EXPORT int32_t tflm_zo_app_start(void* app);
 TFLM_ZO_EXPORT int32_t tflm_zo_app_model_status(void* app);
 // Returns 1 if there is more to do at once, 0 if the app waits for the line.
 TFLM_ZO_EXPORT int32_t tflm_zo_app_poll(void* app);
-
-}  // extern "C"
 
 #endif  // TFLM_ZO_MICRO_APP_HOST_APP_H_

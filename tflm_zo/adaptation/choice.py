@@ -18,6 +18,7 @@ from tflm_zo.errors import ZoError
 from tflm_zo.model.samples import spread_over
 from tflm_zo.patching.patch import patch
 from tflm_zo.realignment.preparation import Chain, Prepared, Preparer
+from tflm_zo.tflm import wheel
 from tflm_zo.training.folds import into_folds, join, score_fold
 from tflm_zo.training.guard import Scores, compare
 from tflm_zo.training.sim_trainer import SimTrainer
@@ -73,6 +74,8 @@ def make_trainer(model: bytes, seed: int = 0) -> Trainer:
     try:
         return SimTrainer(model, seed=seed)
     except ZoError:
+        if not wheel.available():
+            raise
         return Trainer(model, seed=seed)
 
 

@@ -67,7 +67,7 @@ def _run(*arguments: str) -> None:
 
 
 def _only_port(fqbn: str) -> str:
-    result = subprocess.run([_program(), "board", "list", "--format", "json"], capture_output=True, text=True)
+    result = subprocess.run([_program(), "board", "list", "--format", "json"], capture_output=True, encoding="utf-8")
     try:
         found = json.loads(result.stdout)
     except json.JSONDecodeError:

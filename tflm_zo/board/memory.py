@@ -7,12 +7,12 @@ import ctypes
 import math
 from typing import Any
 
-from tflm_zo.board.arena import plan_arena
-from tflm_zo.board.tflm_layouts import ARDUINO_32, TFLM_32
 from tflm_zo.model.file import load_model
 from tflm_zo.ops.layouts import ChannelSum
 from tflm_zo.patching.frozen_prefix import SplitModel
 from tflm_zo.patching.patched_model import PatchedModel
+from tflm_zo.tflm.arena import plan_arena
+from tflm_zo.tflm.layouts import ARDUINO_32, TFLM_32
 
 # Beyond what the plan says, against differences between versions of TFLM and of its kernels.
 _ARENA_RESERVE = 0.03

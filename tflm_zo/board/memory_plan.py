@@ -7,7 +7,6 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
-from tflm_zo.board.arena import ArenaPlan, plan_arena
 from tflm_zo.board.boards import Board, find_board
 from tflm_zo.board.code_size import CodeSize, code_sizes
 from tflm_zo.board.layouts import CHECKPOINT_HEADER_SIZE, TrainingProgress
@@ -21,12 +20,13 @@ from tflm_zo.board.memory import (
     reference_channels,
 )
 from tflm_zo.board.model_ops import ModelOps, model_ops
-from tflm_zo.board.tflm_layouts import ARDUINO_32, TFLM_32
 from tflm_zo.board.tflm_libraries import find_library
 from tflm_zo.model.file import load_model
 from tflm_zo.ops.names import NODE_OP, custom_code
 from tflm_zo.patching.frozen_prefix import split
 from tflm_zo.patching.patched_model import PatchedModel, read_patched
+from tflm_zo.tflm.arena import ArenaPlan, plan_arena
+from tflm_zo.tflm.layouts import ARDUINO_32, TFLM_32
 
 # Beside weights and momentum a checkpoint holds the training's progress, and its slot a header.
 _OTHER_BYTES = ctypes.sizeof(TrainingProgress) + CHECKPOINT_HEADER_SIZE
@@ -86,7 +86,7 @@ def plan_memory(
 ) -> MemoryPlan:
     """Return the memory plan of the patched ``model`` on a board, for the sketch that the export writes.
 
-    The arena is counted structure by structure (:mod:`tflm_zo.board.arena`); what the board's core and compiled code
+    The arena is counted structure by structure (:mod:`tflm_zo.tflm.arena`); what the board's core and compiled code
     take is measured (:mod:`tflm_zo.board.code_size`). Raises :class:`ZoError` if the model is not patched or has an op
     that TFLM lacks.
     """

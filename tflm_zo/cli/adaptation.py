@@ -49,8 +49,8 @@ def adapt(
     the model is then trained. What samples show to be worse is not kept.
     """
     from tflm_zo.adaptation.adapt import adapt as adapt_model
+    from tflm_zo.conversion.evaluate import evaluate_plain
     from tflm_zo.model.samples import load_npz, load_npz_samples
-    from tflm_zo.tflm.evaluate import evaluate_plain
 
     require_writable(output)
     content = read_bytes(model)

@@ -23,11 +23,14 @@ def convert(model: str, data: str, output: str, as_json: bool) -> None:
     from tflm_zo.conversion.accuracy import accuracy_report
     from tflm_zo.conversion.convert import convert as to_int8
     from tflm_zo.model.samples import load_npz_samples
+    from tflm_zo.tflm import wheel
 
     x, y = load_npz_samples(data)
     tflite = to_int8(model, x)
     result: dict[str, Any] = {"model_bytes": len(tflite)}
     click.echo(f"{output}: {len(tflite)} bytes, int8")
+    if not wheel.available():
+        click.echo("not tried in TFLM, whose Python wheel exists for Linux on x86-64 only")
     if y is not None:
         report = accuracy_report(model, tflite, x, y)
         result |= {"metric": report.metric, "float": report.float_value, "int8": report.int8_value}

@@ -172,8 +172,8 @@ def tune(
 
     Each trial trains in the simulator, with at most --passes forward passes (default: 20000), and is scored on
     samples held out of its training; the first has the defaults. Hyperparameters that are given as options are not
-    searched. The best is trained in TFLM too, which must give the same weights. The same command goes on with a
-    search that was broken off, and with a larger --trials carries it further.
+    searched. Where TFLM is, the best is trained in it too, which must give the same weights. The same command goes on
+    with a search that was broken off, and with a larger --trials carries it further.
     """
     from tflm_zo.model.samples import load_npz
     from tflm_zo.tuning.tune import PASSES
@@ -226,7 +226,10 @@ def _show_search(tuned: Tuned, output: str) -> None:
         click.echo("no trial was better than the defaults")
     changed = {k: v for k, v in tuned.hyperparameters.items() if k in tuned.searched}
     click.echo(f"{output}: {', '.join(f'{k} {_number(v)}' for k, v in changed.items()) or 'the defaults'}")
-    click.echo(f"TFLM gives the same weights, to the bit, after {tuned.passes} passes")
+    if tuned.confirmed:
+        click.echo(f"TFLM gives the same weights, to the bit, after {tuned.passes} passes")
+    else:
+        click.echo(f"{tuned.passes} passes; not confirmed in TFLM, whose Python wheel exists for Linux on x86-64 only")
 
 
 def _accuracy(scores: dict[str, float]) -> str:

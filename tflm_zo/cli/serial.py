@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ def simulate(model: str, flash: str | None, batch_size: int, link: str | None) -
     The same app as on a board, with TFLM's Python wheel as its engine. What it has saved in its flash file is
     there again when it is started the next time.
     """
+    if os.name == "nt":
+        raise ZoError("Windows has no pseudo-terminals, which a virtual board is behind: use Linux or macOS")
     from tflm_zo.serial.virtual_board import HostApp, PseudoTerminal
 
     stopped: list[int] = []

@@ -92,10 +92,10 @@ def train(
 @json_option
 def evaluate(model: str, data: str, checkpoint: str | None, as_json: bool) -> None:
     """Measure a model, patched or plain, on labelled samples."""
+    from tflm_zo.conversion.evaluate import evaluate_plain
     from tflm_zo.model.file import load_model
     from tflm_zo.model.samples import load_npz
     from tflm_zo.ops.names import is_patched
-    from tflm_zo.tflm.evaluate import evaluate_plain
     from tflm_zo.training.samples import load_npz_for
     from tflm_zo.training.trainer import Trainer
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tflm_zo.conversion.diagnosis import Failure, explain, find_unquantized
 from tflm_zo.conversion.keras_support import first_line, quiet
 from tflm_zo.errors import ZoError
+from tflm_zo.tflm import wheel
 
 _INPUT = "zo_input_{}"
 _GRAPH_FILE = "graph.pb"
@@ -80,7 +81,7 @@ def convert_graphs(
             place = root / str(index)
             place.mkdir()
             (place / _GRAPH_FILE).write_bytes(graph.content)
-            (place / _OUTPUT_FILE).write_text(graph.output)
+            (place / _OUTPUT_FILE).write_text(graph.output, encoding="utf-8")
             np.savez(place / _SAMPLES_FILE, *samples)
         # The child sees the modules that this process sees, however its path was set up.
         command = (
@@ -101,14 +102,14 @@ def convert_graphs(
         for index in range(len(jobs)):
             place = root / str(index)
             if (place / _ERROR_FILE).exists():
-                text = (place / _ERROR_FILE).read_text()
+                text = (place / _ERROR_FILE).read_text(encoding="utf-8")
                 content = b""
                 if (place / _MODEL_FILE).exists():
                     content = (place / _MODEL_FILE).read_bytes()
                 results.append((content, explain(text, content)))
                 break
             if not (place / _MODEL_FILE).exists():
-                log_text = (root / _LOG_FILE).read_text(errors="replace")
+                log_text = (root / _LOG_FILE).read_text(encoding="utf-8", errors="replace")
                 if status > 0:  # A Python error of the child itself, not a fault of the model.
                     last = (log_text.strip().splitlines() or ["no message"])[-1]
                     raise ZoError(f"the TensorFlow converter did not run: {first_line(last)}")
@@ -128,7 +129,9 @@ def convert_folders(folders: Sequence[str]) -> None:
         log = place.parent / _LOG_FILE
         start = log.stat().st_size
         try:
-            content = _convert_graph((place / _GRAPH_FILE).read_bytes(), (place / _OUTPUT_FILE).read_text(), samples)
+            content = _convert_graph(
+                (place / _GRAPH_FILE).read_bytes(), (place / _OUTPUT_FILE).read_text(encoding="utf-8"), samples
+            )
             partial = place / (_MODEL_FILE + ".part")
             partial.write_bytes(content)
             if find_unquantized(content) is None:
@@ -142,7 +145,7 @@ def convert_folders(folders: Sequence[str]) -> None:
             with log.open("rb") as stream:
                 stream.seek(start)
                 printed = stream.read().decode(errors="replace")
-            (place / _ERROR_FILE).write_text(f"{error}\n{printed}")
+            (place / _ERROR_FILE).write_text(f"{error}\n{printed}", encoding="utf-8")
             return
 
 
@@ -166,7 +169,7 @@ def _convert_graph(graph: bytes, output: str, samples: list[NDArray[np.float32]]
 
 
 def _try_in_tflm(content: bytes) -> None:
-    from tflite_micro import runtime
-
-    interpreter = runtime.Interpreter.from_bytes(content, arena_size=max(_MIN_ARENA_BYTES, 10 * len(content)))
+    if not wheel.available():
+        return
+    interpreter = wheel.runtime().Interpreter.from_bytes(content, arena_size=max(_MIN_ARENA_BYTES, 10 * len(content)))
     interpreter.invoke()

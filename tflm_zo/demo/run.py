@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.conversion.convert import convert
+from tflm_zo.conversion.evaluate import evaluate_plain, predict_codes
 from tflm_zo.demo.backprop import backprop
 from tflm_zo.demo.digits import drift, load_digits, train_model
 from tflm_zo.errors import ZoError
 from tflm_zo.files import write_atomic
 from tflm_zo.patching.patch import patch
-from tflm_zo.tflm.evaluate import evaluate_plain, predict_plain
 from tflm_zo.training.trainer import Trainer
 
 TRAINABLE = "exact"
@@ -46,7 +46,7 @@ def run_demo(folder: Path, seed: int = 0, show: Callable[[str], None] = print) -
     show(f"2. patch it (--trainable {TRAINABLE}) and train it inside TFLM, forward passes only")
     patched = patch(model, TRAINABLE)
     trainer = Trainer(patched, seed=seed)
-    plain_outputs = predict_plain(model, x_test)
+    plain_outputs = predict_codes(model, x_test)
     if not np.array_equal(trainer.predict_codes(x_test), plain_outputs):
         raise ZoError("the patched model does not compute what the original computes: please report this")
     curve, seconds = _train(trainer, (x, digits.y_adapt), (x_test, digits.y_test))
@@ -54,7 +54,7 @@ def run_demo(folder: Path, seed: int = 0, show: Callable[[str], None] = print) -
     show("3. bake the weights into a plain int8 model, and run that in TFLM")
     baked = trainer.bake()
     adapted = evaluate_plain(baked, x_test, digits.y_test)["accuracy"]
-    predictions = predict_plain(baked, x_test).argmax(axis=1)
+    predictions = predict_codes(baked, x_test).argmax(axis=1)
 
     show("4. the yardstick: float back-propagation through all layers on the same 500 samples, tuned")
     yardstick = backprop(keras_model, x, digits.y_adapt, x_test, digits.y_test, seed)

@@ -12,10 +12,8 @@ from typing import Any
 import flatbuffers
 import numpy as np
 
-# The wheel that runs the models carries the schema that they are written in.
-from tflite_micro.tensorflow.lite.python import schema_py_generated as schema
-
 from tflm_zo.errors import ZoError
+from tflm_zo.model.schema import schema
 
 FILE_IDENTIFIER = b"TFL3"
 # TFLM's kernels, CMSIS-NN's above all, read constant buffers in place with vector loads.

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tflite_micro.tensorflow.lite.python import schema_py_generated as schema
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model
+from tflm_zo.model.schema import schema
 
 _DTYPES: dict[int, str] = {
     schema.TensorType.INT8: "<i1",

@@ -13,7 +13,7 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.samples import input_codes
-from tflm_zo.ops import plugin
+from tflm_zo.ops import compiled as plugin
 from tflm_zo.ops.command import LOSS, make_command
 from tflm_zo.ops.step import Exact
 from tflm_zo.patching.frozen_prefix import layer_count, split

@@ -45,7 +45,7 @@ _CHECKPOINTS = {
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(compiled_file("_app.so", "the app")))
+    library = ctypes.CDLL(str(compiled_file("_app", "the app")))
     declare(library, PROTOTYPES)
     return library
 

@@ -19,6 +19,7 @@ class InstructionSet(enum.IntEnum):
     PORTABLE = 1
     AVX2 = 2
     AVX512_VNNI = 3
+    NEON = 4
 
 
 # kernels/sim/lookup.h

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tflm_zo.errors import ZoError
+from tflm_zo.files import library_names
 from tflm_zo.ops.native import declare
 from tflm_zo.simulator.layouts import (
     PROTOTYPES,
@@ -23,7 +24,7 @@ from tflm_zo.simulator.layouts import (
 
 __all__ = ["Training", "TrainingNode", "TrainingOp", "TrainingParameter", "TrainingTensor"]
 
-LIBRARY_NAME = "libtflm_zo_sim.so"
+LIBRARY_STEM = "libtflm_zo_sim"
 LIBRARY_VARIABLE = "TFLM_ZO_SIM_LIBRARY"
 
 INSTRUCTION_SETS = {member.name.lower().replace("_", ""): member for member in InstructionSet}
@@ -35,7 +36,7 @@ def _candidates() -> list[Path]:
     installed = Path(str(importlib.resources.files("tflm_zo")))
     builds = package.parent / "build"
     folders = [package, installed, builds, builds / "sim", builds / "kernels" / "sim"]
-    return [folder / LIBRARY_NAME for folder in folders]
+    return [folder / name for folder in folders for name in library_names(LIBRARY_STEM)]
 
 
 def find_library() -> Path:
@@ -53,7 +54,7 @@ def find_library() -> Path:
         if candidate.is_file():
             return candidate
     raise ZoError(
-        f"the simulator's library ({LIBRARY_NAME}) is missing: install the package with `pip install .`, "
+        f"the simulator's library ({LIBRARY_STEM}) is missing: install the package with `pip install .`, "
         f"or build it with `cmake -S kernels/sim -B build/sim && cmake --build build/sim`"
     )
 

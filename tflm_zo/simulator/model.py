@@ -29,8 +29,8 @@ class SimModel:
     """An int8 model with one subgraph, batch dimension 1, run on batches of any size on one thread.
 
     Outputs are the same to the bit as those of TFLite Micro's reference kernels. ``instruction_set`` is
-    "auto" (the fastest here), "portable", "avx2" or "avx512vnni"; the results do not depend on it. Use a
-    model in one thread at a time. If it has a float input or output, inputs and outputs are the int8 tensors
+    "auto" (the fastest here), "portable", "avx2", "avx512vnni" or "neon"; the results do not depend on it. Use
+    a model in one thread at a time. If it has a float input or output, inputs and outputs are the int8 tensors
     behind and before these; :meth:`codes` and :meth:`reals` convert. Raises :class:`ZoError` for models with
     operators or types outside the simulator's set, for an unknown or unavailable instruction set, and if the
     engine is not built.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorFlow Lite for Microcontrollers, as the Python wheel brings it: running and measuring models."""
+"""TensorFlow Lite for Microcontrollers: running models in its Python wheel, and planning its arena without."""

@@ -9,12 +9,12 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from tflite_micro.python.tflite_micro import runtime
 
 from tflm_zo.errors import ZoError
-from tflm_zo.ops import plugin
+from tflm_zo.tflm import plugin, wheel
 
 _HEAD_AND_TAIL = re.compile(r"Arena allocation head (\d+) bytes.*Arena allocation tail (\d+) bytes", re.DOTALL)
 
@@ -39,11 +39,12 @@ class Interpreter:
     """One model in one arena.
 
     ``arena_size`` in bytes; by default as much as the model needs. Raises :class:`ZoError` if the model needs an
-    op that TFLM lacks, or more memory than ``arena_size``.
+    op that TFLM lacks, or more memory than ``arena_size``, or if TFLM's wheel is missing.
     """
 
     def __init__(self, model: bytes, arena_size: int | None = None) -> None:
-        plugin.library()
+        self._runtime = wheel.runtime()
+        plugin.load()
         self._model = bytes(model)
         messages: list[str] = []
         # TFLM's memory planner runs past the end of an arena that is too small, and crashes, so it always gets
@@ -59,10 +60,10 @@ class Interpreter:
     def _generous_size(self) -> int:
         return 10 * len(self._model) + (4 << 20)
 
-    def _create(self, size: int, messages: list[str]) -> runtime.Interpreter | None:
+    def _create(self, size: int, messages: list[str]) -> Any:
         with _captured_stderr(messages):
             try:
-                return runtime.Interpreter.from_bytes(
+                return self._runtime.Interpreter.from_bytes(
                     self._model, custom_op_registerers=[plugin.REGISTERER], arena_size=size
                 )
             except (RuntimeError, ValueError):

@@ -11,9 +11,9 @@ from tflm_zo.ops.names import is_patched
 from tflm_zo.ops.options import LOSS_NAMES
 from tflm_zo.patching.bake import bake
 from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.training.host_arena import host_arena_bytes
 from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.recipe import layer_methods
-from tflm_zo.training.tflm_passes import TrainingInterpreter
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Inspection:
-    """``arena_bytes`` by TFLM's accounting on this host; ``ram_bytes`` are trainable weights within it."""
+    """``arena_bytes`` as :func:`~tflm_zo.training.host_arena.host_arena_bytes` has them; ``ram_bytes`` are trainable
+    weights within it."""
 
     layers: list[LayerRow]
     patched: bool
@@ -75,6 +76,6 @@ def inspect(model: bytes) -> Inspection:
         patched=is_patched(tree),
         loss=loss,
         ram_bytes=sum(row.ram_bytes for row in rows),
-        arena_bytes=TrainingInterpreter(model).arena_bytes,
+        arena_bytes=host_arena_bytes(model),
         model_bytes=len(model),
     )

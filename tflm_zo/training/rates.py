@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tflm_zo.ops import plugin
+from tflm_zo.ops import compiled
 from tflm_zo.ops.options import LOSS_CROSS_ENTROPY, LOSS_ENTROPY
 from tflm_zo.patching.adapter import NAME as ADAPTER
 from tflm_zo.patching.patched_model import PatchedModel
@@ -100,7 +100,7 @@ def exact_rates(model: PatchedModel, sizes: ExactSizes, epochs: int) -> tuple[fl
     by itself measures its rates by the same formula (``kernels/exact_rates.h``).
     """
     limit = head_limit(model) * fewer_for_long(model, epochs)
-    return plugin.exact_rates(limit, sizes.feature_energy, sizes.closed_kernel)
+    return compiled.exact_rates(limit, sizes.feature_energy, sizes.closed_kernel)
 
 
 def under_guard(rates: Rates) -> Rates:
@@ -138,7 +138,7 @@ def perturbed_rate(
         return 0.0
     limit = head_limit(model) * gradient_energy / energy
     if sizes.positions > 0:
-        before_head = plugin.limit_before_head(head_limit(model)) * gradient_energy / energy
+        before_head = compiled.limit_before_head(head_limit(model)) * gradient_energy / energy
         return _caution(model) / (curvature + _OTHER_SAMPLES / (before_head * sizes.positions))
     return _caution(model) * _BATCH * directions / (curvature + (directions - 1) / limit)
 

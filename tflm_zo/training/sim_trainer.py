@@ -11,7 +11,7 @@ import numpy as np
 
 from tflm_zo.files import read_bytes
 from tflm_zo.model.samples import input_codes
-from tflm_zo.ops import plugin
+from tflm_zo.ops import compiled as plugin
 from tflm_zo.ops.command import COMMAND_DTYPE, LOSS, make_command
 from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.training.fit_plan import FitPlan

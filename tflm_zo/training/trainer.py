@@ -17,7 +17,7 @@ from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
 from tflm_zo.model.quantization import dequantize
 from tflm_zo.model.samples import input_codes
-from tflm_zo.ops import plugin
+from tflm_zo.ops import compiled as plugin
 from tflm_zo.ops.command import INITIALISE, LOSS, make_command
 from tflm_zo.ops.counter_random import permutation
 from tflm_zo.patching.bake import bake

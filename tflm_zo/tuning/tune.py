@@ -21,6 +21,7 @@ from tflm_zo.patching.bake import bake
 from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.progress_bar import ProgressBar
 from tflm_zo.simulator.model import SimModel
+from tflm_zo.tflm import wheel
 from tflm_zo.training.folds import Samples, into_folds, score_fold
 from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.sim_trainer import SimTrainer
@@ -45,8 +46,8 @@ _FOLDS = "folds"
 class Tuned:
     """The result of a search: hyperparameters for a fit, ``seed`` among them, held-out results (``loss`` and, for
     classes, ``accuracy``) of the defaults and of the best trial, trials in all and those given up early, the best
-    one's number (0: the defaults), and results on the samples it was finally trained on, with TFLite Micro's own
-    count of passes."""
+    one's number (0: the defaults), and results on the samples it was finally trained on, with the count of passes.
+    ``confirmed``: TFLite Micro, where its wheel is, has trained the same weights."""
 
     hyperparameters: dict[str, Any]
     searched: tuple[str, ...]
@@ -57,6 +58,7 @@ class Tuned:
     pruned: int
     trained: dict[str, float]
     passes: int
+    confirmed: bool
 
 
 def tune(
@@ -239,18 +241,18 @@ class _Search:
         return next(trial for trial in self._finished() if trial.params == self.space.defaults())
 
     def result(self, verbose: bool) -> Tuned:
-        """Train the best trial's hyperparameters on all samples, in the simulator and in TFLite Micro."""
+        """Train the best trial's hyperparameters on all samples, in the simulator and, where it is, in TFLite Micro."""
         best = self.study.best_trial
         finished = self._finished()
         hyperparameters = self.fixed | self.space.hyperparameters(best.params, self.fixed)
         x, y = self.samples.x, self.samples.y
         simulated = SimTrainer(self.model, seed=self.seed)
-        confirmed = Trainer(self.model, seed=self.seed)
-        for trainer in (simulated, confirmed):
-            shown = verbose and trainer is confirmed
+        trainers = [simulated, Trainer(self.model, seed=self.seed)] if wheel.available() else [simulated]
+        for trainer in trainers:
+            shown = verbose and trainer is trainers[-1]
             if trainer.fit(x, y, verbose=shown, **hyperparameters).interrupted:
                 raise KeyboardInterrupt
-        if simulated.bake() != confirmed.bake():
+        if simulated.bake() != trainers[-1].bake():
             raise ZoError("the simulator and TFLite Micro have trained different weights: please report this")
         return Tuned(
             hyperparameters=hyperparameters | {"seed": self.seed},
@@ -261,7 +263,8 @@ class _Search:
             trials=len(finished),
             pruned=sum(trial.state is self.optuna.trial.TrialState.PRUNED for trial in finished),
             trained=simulated.evaluate(x, y),
-            passes=confirmed.progress.passes,
+            passes=simulated.progress.passes,
+            confirmed=len(trainers) > 1,
         )
 
 

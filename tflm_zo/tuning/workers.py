@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -15,6 +16,8 @@ from typing import Any
 
 from tflm_zo.errors import ZoError
 from tflm_zo.progress_bar import ProgressBar
+
+_MOST_ON_WINDOWS = 61  # processes that one call can wait for there
 
 
 class Workers:
@@ -27,12 +30,12 @@ class Workers:
     def __init__(self, jobs: int) -> None:
         if jobs < 1:
             raise ZoError(f"jobs is {jobs}: it must be 1 or more")
-        self.jobs = jobs
+        self.jobs = min(jobs, _MOST_ON_WINDOWS) if sys.platform == "win32" else jobs
         self._pool: ProcessPoolExecutor | None = None
-        if jobs > 1:
+        if self.jobs > 1:
             # Not forked: threads and loaded libraries of this process would come along.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start)
+            self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_start)
 
     def __enter__(self) -> Workers:
         return self

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflm_zo import patch
-from tflm_zo.board.arena import plan_arena
-from tflm_zo.board.tflm_layouts import TFLM_32
 from tflm_zo.model.file import load_model
 from tflm_zo.model.layers import trainable_layers
 from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.simulator.model import SimModel
+from tflm_zo.tflm.arena import plan_arena
+from tflm_zo.tflm.layouts import TFLM_32
 
 
 @dataclass(frozen=True)

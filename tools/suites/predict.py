@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from tflm_zo.conversion.evaluate import predict_values
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model
 from tflm_zo.model.quantization import Quantization, dequantize, quantization_of
 from tflm_zo.simulator.model import SimModel
-from tflm_zo.tflm.evaluate import predict_values
 from tflm_zo.training.sim_trainer import SimTrainer
 from tflm_zo.training.trainer import Trainer
 

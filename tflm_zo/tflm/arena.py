@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from tflm_zo.board.cmsis_nn import ARDUINO_SCRATCH, EXTRA_KERNEL_DATA, SCRATCH
-from tflm_zo.board.tflm_layouts import ARDUINO_32, Layout
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import builtin_code, builtin_name, constant, schema, shape_of, tensor_name
 from tflm_zo.model.quantization import quantization_of
 from tflm_zo.ops.layouts import LOSS_STATE_WORDS, NODE_STATE_WORDS, PARAMETER_STATE_WORDS, LossInput, NodeInput
 from tflm_zo.ops.names import LOSS_OP, NODE_OP, PARAMETER_OP, PREFIX, custom_code
+from tflm_zo.tflm.cmsis_nn import ARDUINO_SCRATCH, EXTRA_KERNEL_DATA, SCRATCH
+from tflm_zo.tflm.layouts import ARDUINO_32, Layout
 
 ALIGNMENT = 16  # of tensors and of kernel data
 _SCRATCH_REQUESTS_AN_OP = 12  # for which TFLM keeps room while it prepares the ops

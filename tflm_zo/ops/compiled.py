@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled plugin: op registration, access to the ops' state, and the schedule of passes."""
+"""What Python uses of the compiled ops on any host: their state, the schedule of passes, formulas of rates."""
 
 from __future__ import annotations
 
@@ -25,16 +25,11 @@ from tflm_zo.ops.native import declare
 from tflm_zo.ops.options import KIND_DTYPES
 from tflm_zo.ops.step import MAX_GROUPS, MAX_QUERIES, Exact, Group
 
-REGISTERER = "TflmZoRegister"
-
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """Load the plugin once, with its symbols visible: TFLM looks the registerer up by name.
-
-    Raises :class:`ZoError` if the package was installed without it.
-    """
-    lib = ctypes.CDLL(str(compiled_file("_plugin.so", "the op plugin")), mode=ctypes.RTLD_GLOBAL)
+    """Load the library once. Raises :class:`ZoError` if the package was installed without it."""
+    lib = ctypes.CDLL(str(compiled_file("_ops", "the library of the training ops")))
     declare(lib, PROTOTYPES)
     return lib
 
