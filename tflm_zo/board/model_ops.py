@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model.file import builtin_name, schema
+from tflm_zo.model.file import builtin_code, builtin_name, schema
 from tflm_zo.ops.names import LOSS_OP, NODE_OP, PARAMETER_OP, custom_code
 
 # Builtin operators whose method of MicroMutableOpResolver is "Add" and the words of the name, capitalised.
@@ -89,8 +89,7 @@ def model_ops(tree: Any, recent: bool = True) -> ModelOps:
     training: dict[TrainingOp, None] = {}
     for graph in tree.subgraphs:
         for operator in graph.operators or []:
-            code = tree.operatorCodes[operator.opcodeIndex]
-            number = max(code.builtinCode, code.deprecatedBuiltinCode)
+            number = builtin_code(tree, operator)
             if number == schema.BuiltinOperator.CUSTOM:
                 custom = custom_code(tree, operator)
                 if custom not in _TRAINING_OPS:

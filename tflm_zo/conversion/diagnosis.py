@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tflm_zo.conversion.keras_support import first_line
+from tflm_zo.model.file import builtin_code
 
 _FLOAT_TYPES = ("FLOAT32", "FLOAT16", "FLOAT64", "BFLOAT16", "COMPLEX64", "COMPLEX128")
 
@@ -30,7 +31,7 @@ def _operators(content: bytes) -> Iterator[tuple[str, bool, list[Any], list[str]
     for subgraph in model.subgraphs:
         for operator in subgraph.operators or ():
             code = model.operatorCodes[operator.opcodeIndex]
-            builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+            builtin = builtin_code(model, operator)
             custom = code.customCode is not None
             name = code.customCode.decode() if custom else op_names.get(builtin, str(builtin))
             outputs = [subgraph.tensors[index] for index in operator.outputs]

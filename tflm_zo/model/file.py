@@ -21,6 +21,9 @@ BUFFER_ALIGNMENT = 16
 DAMAGED = "the TFLite model is truncated or damaged: copy or convert it again"
 
 
+_BUILTIN_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+
+
 class _AligningBuilder(flatbuffers.Builder):
     """Aligns byte vectors like the ``force_align`` of the schema, which Python's generator leaves out."""
 
@@ -111,16 +114,17 @@ def builtin_code(model: Any, operator: Any) -> int:
 
 def builtin_name(code: int) -> str:
     """Return the schema's name of a ``BuiltinOperator``, for messages."""
-    for name, value in vars(schema.BuiltinOperator).items():
-        if value == code and not name.startswith("_"):
-            return name
-    return f"operator {code}"
+    return _BUILTIN_NAMES.get(code, f"operator {code}")
 
 
 def tensor_name(tensor: Any) -> str:
     """Return a tensor's name as text."""
-    name = tensor.name
-    return "" if name is None else name.decode("utf-8", "replace") if isinstance(name, bytes) else name
+    return text_of(tensor.name)
+
+
+def text_of(name: bytes | str | None) -> str:
+    """Return a name in a model's tree as text, '' if there is none."""
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name or ""
 
 
 def constant(model: Any, tensor: Any, dtype: Any) -> np.ndarray | None:

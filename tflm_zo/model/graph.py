@@ -1,29 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the graph of an int8 ``.tflite`` model into plain data."""
+"""Reads the graph of a ``.tflite`` model into plain data.
+
+What reads a model reads it through :class:`Graph`; what changes one edits its tree
+(:func:`tflm_zo.model.file.load_model`), and both see the same tensors and operators by the same indices.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model.file import load_model
+from tflm_zo.model.file import builtin_code, builtin_name, load_model, shape_of, tensor_name, text_of
+from tflm_zo.model.quantization import Quantization, checked_quantization, decode_quantization
 from tflm_zo.model.schema import schema
 
-_DTYPES: dict[int, str] = {
-    schema.TensorType.INT8: "<i1",
-    schema.TensorType.INT32: "<i4",
-}
+_DTYPES: dict[str, Any] = {"INT8": np.dtype(np.int8), "INT32": np.dtype("<i4")}
 
 
 def _names(enumeration: type) -> dict[int, str]:
     return {value: name for name, value in vars(enumeration).items() if not name.startswith("_")}
 
 
-_OPERATORS = _names(schema.BuiltinOperator)
 _TYPES = _names(schema.TensorType)
 _PADDINGS = _names(schema.Padding)
 _ACTIVATIONS = _names(schema.ActivationFunctionType)
@@ -33,9 +35,8 @@ _ACTIVATIONS = _names(schema.ActivationFunctionType)
 class Tensor:
     """A tensor of the model.
 
-    ``scales`` (float32) and ``zero_points`` have one element, one per channel of
-    ``channel_axis``, or none for tensors without quantization. ``data`` is the content of a
-    constant, of ``shape``, and None for activations.
+    ``scales`` (float32) and ``zero_points`` have one element, one per channel, or none for tensors without
+    quantization. ``content`` holds the bytes (uint8) of a constant, and is None for activations.
     """
 
     index: int
@@ -44,8 +45,27 @@ class Tensor:
     type: str
     scales: np.ndarray = field(repr=False)
     zero_points: np.ndarray = field(repr=False)
-    channel_axis: int
-    data: np.ndarray | None = field(repr=False)
+    content: np.ndarray | None = field(repr=False)
+
+    @cached_property
+    def data(self) -> np.ndarray | None:
+        """The values of an int8 or int32 constant, of ``shape``; None for all others.
+
+        Raises :class:`ZoError` if their number is another than that of the shape.
+        """
+        dtype = _DTYPES.get(self.type)
+        if self.content is None or dtype is None:
+            return None
+        if self.content.size != math.prod(self.shape) * dtype.itemsize:
+            count = self.content.size // dtype.itemsize
+            raise ZoError(f"tensor '{self.name}' has {count} values for shape {self.shape}")
+        values: np.ndarray = np.ascontiguousarray(self.content).view(dtype)
+        return values.astype(dtype.newbyteorder("=")).reshape(self.shape)
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """Scales and zero point, None without a scale. Raises :class:`ZoError` for those that no tensor can have."""
+        return checked_quantization(self.scales, self.zero_points, self.name)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -75,7 +95,7 @@ class Tensor:
 class Operator:
     """An operator: its name in the schema, tensor indices (-1: left out) and options.
 
-    Options are those of the schema, in their own names; ``padding`` and
+    Options are those of the schema's table ``options_type`` ("" without), in their own names; ``padding`` and
     ``fusedActivationFunction`` as names.
     """
 
@@ -83,12 +103,22 @@ class Operator:
     name: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    options_type: str
     options: dict[str, Any]
+
+    @property
+    def activation(self) -> str:
+        """The schema's name of the fused activation function, "NONE" for operators without such an option."""
+        return str(self.options.get("fusedActivationFunction", "NONE"))
+
+    def fail(self, why: str) -> ZoError:
+        """Return the error that names the operator."""
+        return ZoError(f"operator {self.index} ({self.name}): {why}")
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The only subgraph of a model, operators in the order in which they run."""
+    """A model's main subgraph, operators in the order in which they run."""
 
     tensors: tuple[Tensor, ...]
     operators: tuple[Operator, ...]
@@ -96,53 +126,50 @@ class Graph:
     outputs: tuple[int, ...]
 
 
-def _text(name: bytes | str | None) -> str:
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name or ""
+def _indices(values: Any) -> tuple[int, ...]:
+    return () if values is None else tuple(int(value) for value in values)
 
 
-def _read_tensor(model: Any, index: int, raw: Any) -> Tensor:
-    name = _text(raw.name)
-    shape = () if raw.shape is None else tuple(int(size) for size in raw.shape)
-    quantization = raw.quantization
-    has_scales = quantization is not None and quantization.scale is not None
-    scales = np.asarray(quantization.scale if has_scales else [], dtype=np.float32)
-    points = quantization.zeroPoint if has_scales and quantization.zeroPoint is not None else []
-    data = None
-    buffer = model.buffers[raw.buffer].data
-    if buffer is not None and len(buffer) > 0 and raw.type in _DTYPES:
-        content = np.frombuffer(bytes(buffer), np.dtype(_DTYPES[raw.type]))
-        if content.size != math.prod(shape):
-            raise ZoError(f"tensor '{name}' has {content.size} values for shape {shape}")
-        data = content.astype(content.dtype.newbyteorder("=")).reshape(shape)
+def read_tensor(tree: Any, index: int) -> Tensor:
+    """Return a tensor of the main subgraph of a model's tree."""
+    raw = tree.subgraphs[0].tensors[index]
+    scales, zero_points = decode_quantization(raw)
+    content = tree.buffers[raw.buffer].data
     return Tensor(
         index=index,
-        name=name,
-        shape=shape,
+        name=tensor_name(raw),
+        shape=shape_of(raw),
         type=_TYPES.get(raw.type, str(raw.type)),
         scales=scales,
-        zero_points=np.asarray(points, dtype=np.int64),
-        channel_axis=int(quantization.quantizedDimension) if has_scales else 0,
-        data=data,
+        zero_points=zero_points,
+        content=None if content is None or len(content) == 0 else np.asarray(content, np.uint8),
     )
 
 
-def _read_operator(model: Any, index: int, raw: Any) -> Operator:
-    code = model.operatorCodes[raw.opcodeIndex]
-    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
-    name = _OPERATORS.get(builtin, str(builtin))
+def read_operator(tree: Any, index: int) -> Operator:
+    """Return an operator of the main subgraph of a model's tree."""
+    raw = tree.subgraphs[0].operators[index]
+    name = builtin_name(builtin_code(tree, raw))
     if name == "CUSTOM":
-        name = f"CUSTOM {_text(code.customCode)}"
-    options = dict(vars(raw.builtinOptions)) if raw.builtinOptions is not None else {}
-    if "padding" in options:
-        options["padding"] = _PADDINGS.get(options["padding"], str(options["padding"]))
-    if "fusedActivationFunction" in options:
-        activation = options["fusedActivationFunction"]
-        options["fusedActivationFunction"] = _ACTIVATIONS.get(activation, str(activation))
+        name = f"CUSTOM {text_of(tree.operatorCodes[raw.opcodeIndex].customCode)}"
+    found = raw.builtinOptions
+    options = dict(vars(found)) if found is not None else {}
+    for key, names in (("padding", _PADDINGS), ("fusedActivationFunction", _ACTIVATIONS)):
+        if key in options:
+            options[key] = names.get(options[key], str(options[key]))
+    kind = "" if found is None else type(found).__name__.removesuffix("T")
+    return Operator(index, name, _indices(raw.inputs), _indices(raw.outputs), kind, options)
 
-    def indices(values: Any) -> tuple[int, ...]:
-        return () if values is None else tuple(int(value) for value in values)
 
-    return Operator(index, name, indices(raw.inputs), indices(raw.outputs), options)
+def main_graph(tree: Any) -> Graph:
+    """Return the main subgraph of a model's tree."""
+    subgraph = tree.subgraphs[0]
+    return Graph(
+        tensors=tuple(read_tensor(tree, i) for i in range(len(subgraph.tensors))),
+        operators=tuple(read_operator(tree, i) for i in range(len(subgraph.operators or []))),
+        inputs=_indices(subgraph.inputs),
+        outputs=_indices(subgraph.outputs),
+    )
 
 
 def read_graph(model_bytes: bytes) -> Graph:
@@ -153,13 +180,7 @@ def read_graph(model_bytes: bytes) -> Graph:
     model = load_model(model_bytes)
     if len(model.subgraphs) != 1:
         raise ZoError(f"the model has {len(model.subgraphs)} subgraphs; the simulator runs models with one")
-    subgraph = model.subgraphs[0]
-    return Graph(
-        tensors=tuple(_read_tensor(model, i, raw) for i, raw in enumerate(subgraph.tensors)),
-        operators=tuple(_read_operator(model, i, raw) for i, raw in enumerate(subgraph.operators or [])),
-        inputs=tuple(int(i) for i in subgraph.inputs),
-        outputs=tuple(int(i) for i in subgraph.outputs),
-    )
+    return main_graph(model)
 
 
 def int8_part(graph: Graph) -> Graph:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +11,15 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model.file import DAMAGED, builtin_code, constant, schema, shape_of, tensor_name
-from tflm_zo.model.quantization import Quantization, quantization_of
+from tflm_zo.model.file import DAMAGED
+from tflm_zo.model.graph import Graph, Operator, Tensor, main_graph
+from tflm_zo.model.quantization import Quantization
 
+# The kinds of layers by their names in the schema, with its tables of their options.
 _OPTIONS = {
-    "CONV_2D": schema.Conv2DOptionsT,
-    "DEPTHWISE_CONV_2D": schema.DepthwiseConv2DOptionsT,
-    "FULLY_CONNECTED": schema.FullyConnectedOptionsT,
-}
-_TRAINABLE = {
-    schema.BuiltinOperator.CONV_2D: "CONV_2D",
-    schema.BuiltinOperator.DEPTHWISE_CONV_2D: "DEPTHWISE_CONV_2D",
-    schema.BuiltinOperator.FULLY_CONNECTED: "FULLY_CONNECTED",
+    "CONV_2D": "Conv2DOptions",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
 }
 # A converter names fused weights by a list of the Keras nodes they came from; this is the one of the layer itself.
 _NODE_SUFFIX = re.compile(r"/(Conv2D|depthwise|MatMul|separable_conv2d|convolution)\d*$")
@@ -33,7 +31,8 @@ class Layer:
 
     ``weights`` and ``bias`` are tensor indices (``bias`` -1 if there is none); ``channel_stride`` is the distance
     of consecutive output channels in the weights' memory, in elements; ``accumulator_scales`` are s_x * s_w,
-    one per channel or one for all.
+    one per channel or one for all; ``activation`` is the schema's name of the fused function; each of ``groups`` of
+    outputs sees its own part of the input's channels (1: all see all).
     """
 
     ordinal: int
@@ -50,7 +49,13 @@ class Layer:
     channel_stride: int
     weight_scales: np.ndarray
     input_quantization: Quantization
-    fused_activation: int
+    activation: str
+    groups: int
+
+    @property
+    def channel_axis(self) -> int:
+        """The axis of the weights' shape that counts the output channels."""
+        return 3 if self.kind == "DEPTHWISE_CONV_2D" else 0
 
     @property
     def accumulator_scales(self) -> np.ndarray:
@@ -63,47 +68,43 @@ def trainable_layers(model: Any) -> list[Layer]:
 
     Raises :class:`ZoError` if the model has such layers, but not in int8.
     """
-    graph = model.subgraphs[0]
+    graph = main_graph(model)
     layers: list[Layer] = []
     taken: set[str] = set()
-    for index, operator in enumerate(graph.operators):
-        kind = _TRAINABLE.get(builtin_code(model, operator))
-        if kind is None:
+    for operator in graph.operators:
+        if operator.name not in _OPTIONS:
             continue
-        layer = _layer(model, index, operator, kind, len(layers), taken)
+        layer = _layer(graph, operator, len(layers), taken)
         if layer is not None:
             taken.add(layer.name)
             layers.append(layer)
     return layers
 
 
-def _layer(model: Any, index: int, operator: Any, kind: str, ordinal: int, taken: set[str]) -> Layer | None:
-    graph = model.subgraphs[0]
-    inputs = [int(i) for i in operator.inputs] if operator.inputs is not None else []
-    outputs_given = 0 if operator.outputs is None else len(operator.outputs)
-    if len(inputs) < 2 or outputs_given != 1 or not isinstance(operator.builtinOptions, _OPTIONS[kind]):
-        raise ZoError(f"operator {index} ({kind}) lacks an input, its output or its options: {DAMAGED}")
-    weights = graph.tensors[inputs[1]]
-    if len(shape_of(weights)) != (2 if kind == "FULLY_CONNECTED" else 4):
-        raise ZoError(f"operator {index} ({kind}) has weights of shape {shape_of(weights)}: {DAMAGED}")
-    if constant(model, weights, np.uint8) is None:
+def _layer(graph: Graph, operator: Operator, ordinal: int, taken: set[str]) -> Layer | None:
+    kind = operator.name
+    if len(operator.inputs) < 2 or len(operator.outputs) != 1 or operator.options_type != _OPTIONS[kind]:
+        raise ZoError(f"operator {operator.index} ({kind}) lacks an input, its output or its options: {DAMAGED}")
+    source, weights, target = (graph.tensors[i] for i in (*operator.inputs[:2], *operator.outputs))
+    bias = graph.tensors[operator.inputs[2]] if len(operator.inputs) > 2 and operator.inputs[2] >= 0 else None
+    if len(weights.shape) != (2 if kind == "FULLY_CONNECTED" else 4):
+        raise ZoError(f"operator {operator.index} ({kind}) has weights of shape {weights.shape}: {DAMAGED}")
+    if weights.content is None:
         return None  # weights made by another op: nothing to train
-    bias_index = inputs[2] if len(inputs) > 2 else -1
-    name = _unique(_short_name(tensor_name(weights)), taken)
-    _require_int8(graph, (inputs[0], inputs[1], bias_index, int(operator.outputs[0])), kind, name)
-    if bias_index >= 0 and constant(model, graph.tensors[bias_index], np.uint8) is None:
+    name = _unique(_short_name(weights.name), taken)
+    _require_int8((("input", source), ("weights", weights), ("bias", bias), ("output", target)), kind, name)
+    if bias is not None and bias.content is None:
         return None
-    shape = shape_of(weights)
+    if kind == "FULLY_CONNECTED" and np.any(weights.zero_points != 0):
+        return None  # TFLM subtracts their zero point, which no op of ours knows; convolutions have none
     depthwise = kind == "DEPTHWISE_CONV_2D"
-    outputs = shape[-1] if depthwise else shape[0]
-    sizes = [shape_of(graph.tensors[int(operator.outputs[0])])[-1:]]
-    sizes += [shape_of(graph.tensors[bias_index])] if bias_index >= 0 else []
+    outputs = weights.shape[-1] if depthwise else weights.shape[0]
+    sizes = [target.shape[-1:], *([] if bias is None else [bias.shape])]
     if any(size != (outputs,) for size in sizes):
         raise ZoError(f"layer {name} ({kind}) has {outputs} filters, but its output or bias another size: {DAMAGED}")
-    count = int(np.prod(shape))
-    weight_quantization = quantization_of(weights)
-    input_quantization = quantization_of(graph.tensors[inputs[0]])
-    output_quantization = quantization_of(graph.tensors[int(operator.outputs[0])])
+    count = math.prod(weights.shape)
+    quantizations = [tensor.quantization for tensor in (weights, source, target)]
+    weight_quantization, input_quantization, output_quantization = quantizations
     if weight_quantization is None or input_quantization is None or output_quantization is None:
         raise ZoError(f"layer {name} ({kind}) has no quantization scales: convert the model to full int8")
     if len(weight_quantization.scales) not in (1, outputs):
@@ -112,34 +113,34 @@ def _layer(model: Any, index: int, operator: Any, kind: str, ordinal: int, taken
         ordinal=ordinal,
         name=name,
         kind=kind,
-        operator_index=index,
-        input=inputs[0],
-        output=int(operator.outputs[0]),
-        weights=inputs[1],
-        bias=bias_index,
+        operator_index=operator.index,
+        input=source.index,
+        output=target.index,
+        weights=weights.index,
+        bias=-1 if bias is None else bias.index,
         weight_count=count,
-        bias_count=outputs if bias_index >= 0 else 0,
+        bias_count=0 if bias is None else outputs,
         outputs=outputs,
         channel_stride=1 if depthwise else count // outputs,
         weight_scales=weight_quantization.scales,
         input_quantization=input_quantization,
-        fused_activation=int(operator.builtinOptions.fusedActivationFunction),
+        activation=operator.activation,
+        groups=_groups(source, weights) if kind == "CONV_2D" else 1,
     )
 
 
-def _require_int8(graph: Any, tensors: tuple[int, int, int, int], kind: str, name: str) -> None:
-    types = {v: k for k, v in vars(schema.TensorType).items() if isinstance(v, int)}
-    roles = (
-        ("input", schema.TensorType.INT8),
-        ("weights", schema.TensorType.INT8),
-        ("bias", schema.TensorType.INT32),
-        ("output", schema.TensorType.INT8),
-    )
-    for index, (role, wanted) in zip(tensors, roles, strict=True):
-        if index >= 0 and graph.tensors[index].type != wanted:
+def _groups(source: Tensor, weights: Tensor) -> int:
+    """TFLM takes the filters' depth for that of a group."""
+    return max(source.shape[-1] // max(weights.shape[3], 1), 1)
+
+
+def _require_int8(roles: tuple[tuple[str, Tensor | None], ...], kind: str, name: str) -> None:
+    for role, tensor in roles:
+        wanted = "INT32" if role == "bias" else "INT8"
+        if tensor is not None and tensor.type != wanted:
             raise ZoError(
-                f"layer {name} ({kind}) has {types.get(graph.tensors[index].type, '?')} {role}, not "
-                f"{types[wanted]}: only full int8 models can be trained; convert with `tflm-zo convert`"
+                f"layer {name} ({kind}) has {tensor.type} {role}, not {wanted}: only full int8 models can be "
+                "trained; convert with `tflm-zo convert`"
             )
 
 

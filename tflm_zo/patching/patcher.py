@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tflm_zo.model.activation import activation_range
 from tflm_zo.model.file import schema, shape_of
+from tflm_zo.model.graph import read_operator, read_tensor
 from tflm_zo.model.layers import Layer
-from tflm_zo.model.quantization import quantization_of
+from tflm_zo.model.quantization import INT8_MAX, INT8_MIN, quantization_of
 from tflm_zo.ops.channel_statistics import ChannelStatistics
 from tflm_zo.ops.layouts import COMMAND_WORDS, REPORT_WORDS, LossInput, LossOutput, NodeInput, ParameterInput
 from tflm_zo.ops.names import INITIAL, LOSS_OP, NODE_OP, PARAMETER_OP, PREFIX, moments_words, session_words
@@ -32,7 +34,7 @@ from tflm_zo.ops.options import (
     pack_parameters,
 )
 from tflm_zo.patching import adapter as input_adapter
-from tflm_zo.patching.layer_shape import activation_range, fused_activation, layer_shape
+from tflm_zo.patching.layer_shape import layer_shape
 from tflm_zo.patching.loss_path import ClosedForm, LossEnd
 from tflm_zo.patching.selection import Selection
 from tflm_zo.patching.tree_editor import TreeEditor, give_zero_point
@@ -166,7 +168,10 @@ class Patcher:
         by_operator = {
             layer.operator_index: layer
             for layer in self.layers
-            if self._trained_alone(layer) and layer is not self.exact_head and layer.name != input_adapter.NAME
+            if self._trained_alone(layer)
+            and layer is not self.exact_head
+            and layer.name != input_adapter.NAME
+            and layer.groups == 1  # the node op knows no others: these are trained by their weights alone
         }
         body: list[Any] = []
         nodes = 0
@@ -188,8 +193,7 @@ class Patcher:
     ) -> Any:
         shape = layer_shape(self.tree, layer)
         mask = layer.output if form is None else form.mask
-        producer = next(op for op in self.graph.operators if mask in op.outputs)
-        low, high = activation_range(self.tree, mask, fused_activation(producer))
+        low, high = self._saturation(mask)
         quantization = quantization_of(self.graph.tensors[layer.output])
         assert quantization is not None  # trainable_layers has checked it
         options = NodeOptions(
@@ -231,6 +235,15 @@ class Patcher:
         else:
             inputs[NodeInput.INITIAL_WEIGHTS] = layer.weights
         return self.editor.operator(NODE_OP, by_position(inputs, NodeInput), [], pack_node(options))
+
+    def _saturation(self, index: int) -> tuple[int, int]:
+        """The codes at which what an operator computes saturates."""
+        quantization = read_tensor(self.tree, index).quantization
+        if quantization is None:
+            return INT8_MIN, INT8_MAX
+        producer = next(i for i, op in enumerate(self.graph.operators) if index in op.outputs)
+        activation = read_operator(self.tree, producer).activation
+        return activation_range(activation, quantization.scale, quantization.zero_point)
 
     def _features(self) -> int:
         head = self.end.head

@@ -172,7 +172,7 @@ def _set_statistics(tree: Any, layer: Layer, wanted: Statistics, found: Statisti
     weights = graph.tensors[layer.weights].quantization
     weights.scale = (layer.weight_scales * factor).astype(np.float32)
     weights.zeroPoint = np.zeros(layer.outputs, dtype=np.int64)
-    weights.quantizedDimension = 3 if layer.kind == "DEPTHWISE_CONV_2D" else 0
+    weights.quantizedDimension = layer.channel_axis
     scales = layer.input_quantization.scale * weights.scale.astype(np.float64)
     new_bias = np.rint(((bias - found_mean) * factor + mean) / scales)
     _set_bias(tree, layer, np.clip(new_bias, -(2**31) + 1, 2**31 - 1).astype(np.int32), scales)

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.model.window import Geometry
 from tflm_zo.simulator import layouts, library
 from tflm_zo.simulator.fixed_point import AddMultipliers, LogisticParams, Multiplier, SoftmaxParams
-from tflm_zo.simulator.sim_layer import Geometry
 
 
 def _address(array: np.ndarray | None) -> int | None:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.model.quantization import INT8_MAX, INT8_MIN, round_half_away
 from tflm_zo.simulator.layouts import ADD_HEADROOM_BITS, LOGISTIC_FRACTION_BITS, SOFTMAX_DIFF_FRACTION_BITS
 
-INT8_MIN, INT8_MAX = -128, 127
 SOFTMAX_DIFF_INTEGER_BITS = 31 - SOFTMAX_DIFF_FRACTION_BITS
 LOGISTIC_INTEGER_BITS = 31 - LOGISTIC_FRACTION_BITS
 
@@ -28,10 +28,6 @@ class Multiplier(NamedTuple):
     right_shift: int
 
 
-def _round_half_away(value: float) -> int:
-    return int(math.copysign(math.floor(abs(value) + 0.5), value))
-
-
 def quantize_multiplier(real: float) -> Multiplier:
     """Fixed-point form of a multiplier >= 0, as in TFLite's ``QuantizeMultiplier``.
 
@@ -42,7 +38,7 @@ def quantize_multiplier(real: float) -> Multiplier:
     if real == 0.0:
         return Multiplier(0, 0, 0)
     fraction, exponent = math.frexp(real)
-    significand = _round_half_away(fraction * 2.0**31)
+    significand = round_half_away(fraction * 2.0**31)
     if significand == 2**31:
         significand //= 2
         exponent += 1
@@ -71,31 +67,6 @@ def fully_connected_multiplier(
     """
     product = np.float32(input_scale) * np.float32(weight_scale)
     return quantize_multiplier(float(product) / float(output_scale))
-
-
-def activation_range(activation: str, scale: np.float32, zero_point: int) -> tuple[int, int]:
-    """Limits of an int8 output with a fused activation: NONE, RELU, RELU6 or RELU_N1_TO_1.
-
-    Raises :class:`ZoError` for other activations.
-    """
-
-    def quantized(value: float) -> int:
-        ratio = np.float32(value) / np.float32(scale)
-        return zero_point + _round_half_away(float(ratio))
-
-    limits = {
-        "NONE": (None, None),
-        "RELU": (0.0, None),
-        "RELU6": (0.0, 6.0),
-        "RELU_N1_TO_1": (-1.0, 1.0),
-    }
-    if activation not in limits:
-        raise ZoError(f"fused activation {activation} is not supported by int8 kernels")
-    low, high = limits[activation]
-    return (
-        INT8_MIN if low is None else max(INT8_MIN, quantized(low)),
-        INT8_MAX if high is None else min(INT8_MAX, quantized(high)),
-    )
 
 
 def mean_multiplier(input_scale: np.float32, output_scale: np.float32, count: int) -> Multiplier:
@@ -164,11 +135,6 @@ def quantize_reals(x: np.ndarray, scale: np.float32, zero_point: int) -> np.ndar
     return np.clip(codes, INT8_MIN, INT8_MAX).astype(np.int8)
 
 
-def dequantize_codes(codes: np.ndarray, scale: np.float32, zero_point: int) -> np.ndarray:
-    """What a DEQUANTIZE makes of int8 ``codes``: float32, rounded once."""
-    return (np.float64(scale) * (codes.astype(np.int64) - zero_point)).astype(np.float32)
-
-
 class LogisticParams(NamedTuple):
     """``multiplier`` and ``left_shift`` scale inputs to Q4.27; see ``radius``."""
 
@@ -210,23 +176,3 @@ def softmax_params(beta: float, input_scale: np.float32) -> SoftmaxParams:
     multiplier = quantize_multiplier(real)
     radius = _radius(SOFTMAX_DIFF_INTEGER_BITS, multiplier.left_shift)
     return SoftmaxParams(multiplier.significand, multiplier.left_shift, -radius)
-
-
-class WindowSize(NamedTuple):
-    """Output size and leading padding of a sliding window along one axis."""
-
-    output: int
-    padding: int
-
-
-def window_size(padding: str, size: int, kernel: int, stride: int, dilation: int) -> WindowSize:
-    """Output size along one axis for padding SAME or VALID, and the padding before the image.
-
-    Raises :class:`ZoError` if nothing is left of the image.
-    """
-    effective = (kernel - 1) * dilation + 1
-    output = -(-size // stride) if padding == "SAME" else (size + stride - effective) // stride
-    if output < 1:
-        raise ZoError(f"a kernel that spans {effective} pixels does not fit an image of {size}")
-    total = max((output - 1) * stride + effective - size, 0)
-    return WindowSize(output, total // 2)

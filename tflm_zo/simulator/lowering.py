@@ -9,11 +9,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.model.activation import activation_range
 from tflm_zo.model.graph import Graph, Operator, Tensor
+from tflm_zo.model.quantization import INT8_MAX, INT8_MIN
+from tflm_zo.model.window import Geometry, depth_multiplier, read_geometry
 from tflm_zo.simulator import fixed_point
 from tflm_zo.simulator.engine import Engine, Operand, weight_quantization
-from tflm_zo.simulator.fixed_point import INT8_MAX, INT8_MIN, Multiplier
-from tflm_zo.simulator.sim_layer import Geometry, SimLayer
+from tflm_zo.simulator.fixed_point import Multiplier
+from tflm_zo.simulator.sim_layer import SimLayer
 
 Constants = Callable[[int], np.ndarray]
 
@@ -29,7 +32,7 @@ class _Context:
         self.constants = constants
 
     def fail(self, why: str) -> ZoError:
-        return ZoError(f"operator {self.op.index} ({self.op.name}): {why}")
+        return self.op.fail(why)
 
     def activation(self, index: int) -> Tensor:
         tensor = self.graph.tensors[index] if index >= 0 else None
@@ -79,35 +82,11 @@ class _Context:
 
     def activation_range(self) -> tuple[int, int]:
         output = self.activation(self.output)
-        return fixed_point.activation_range(
-            str(self.op.options.get("fusedActivationFunction", "NONE")), output.scale, output.zero_point
-        )
+        return activation_range(self.op.activation, output.scale, output.zero_point)
 
-    def geometry(self, kernel: tuple[int, int], dilation: tuple[int, int]) -> Geometry:
-        _, height, width, channels = self.image(self.input).shape
-        stride = (int(self.op.options["strideH"]), int(self.op.options["strideW"]))
-        padding = str(self.op.options["padding"])
-        rows = fixed_point.window_size(padding, height, kernel[0], stride[0], dilation[0])
-        columns = fixed_point.window_size(padding, width, kernel[1], stride[1], dilation[1])
-        output = self.image(self.output)
-        expected = (rows.output, columns.output)
-        if output.shape[1:3] != expected:
-            raise self.fail(f"output '{output.name}' is {output.shape[1:3]}, the window gives {expected}")
-        return Geometry(
-            height,
-            width,
-            channels,
-            *kernel,
-            *stride,
-            *dilation,
-            rows.padding,
-            columns.padding,
-            rows.output,
-            columns.output,
-        )
-
-    def dilation(self) -> tuple[int, int]:
-        return int(self.op.options["dilationHFactor"]), int(self.op.options["dilationWFactor"])
+    def geometry(self, kernel: tuple[int, int] | None = None) -> Geometry:
+        """How the window slides: of a pooling, or with the ``kernel`` of a convolution's weights."""
+        return read_geometry(self.op, self.image(self.input), self.image(self.output), kernel)
 
     def layer(
         self,
@@ -128,7 +107,7 @@ class _Context:
             op=self.op.name,
             inputs=(self.input,) if inputs is None else inputs,
             output=self.output,
-            options=self.op.options,
+            activation=self.op.activation,
             weights=None if weights is None else weights[1],
             bias=bias,
             weight_scales=None if weights is None else weights[0].scales,
@@ -188,7 +167,7 @@ def _multipliers(c: _Context, channels: int) -> list[Multiplier]:
 def _conv(c: _Context) -> SimLayer:
     shape = c.weights()[0].shape
     channels = c.image(c.output).shape[3]
-    geometry = c.geometry((shape[1], shape[2]), c.dilation())
+    geometry = c.geometry((shape[1], shape[2]))
     if shape[0] != channels or geometry.channels % shape[3] != 0 or channels % (geometry.channels // shape[3]) != 0:
         raise c.fail(f"weights of shape {shape} do not fit {geometry.channels} input and {channels} output channels")
     return _with_weights(c, geometry, channels, _multipliers(c, channels))
@@ -197,10 +176,11 @@ def _conv(c: _Context) -> SimLayer:
 def _depthwise(c: _Context) -> SimLayer:
     shape = c.weights()[0].shape
     channels = c.image(c.output).shape[3]
-    geometry = c.geometry((shape[1], shape[2]), c.dilation())
-    if shape[0] != 1 or shape[3] != channels or channels % geometry.channels != 0:
+    geometry = c.geometry((shape[1], shape[2]))
+    if shape[0] != 1 or shape[3] != channels:
         raise c.fail(f"weights of shape {shape} do not fit {geometry.channels} input and {channels} output channels")
-    return _with_weights(c, geometry, channels, _multipliers(c, channels), channels // geometry.channels)
+    multiplier = depth_multiplier(c.op, c.image(c.input), c.weights()[0])
+    return _with_weights(c, geometry, channels, _multipliers(c, channels), multiplier)
 
 
 def _fully_connected(c: _Context) -> SimLayer:
@@ -224,11 +204,10 @@ def _fully_connected(c: _Context) -> SimLayer:
 
 
 def _pool(c: _Context) -> SimLayer:
-    kernel = (int(c.op.options["filterHeight"]), int(c.op.options["filterWidth"]))
     source, target = c.image(c.input), c.image(c.output)
     if source.zero_point != target.zero_point or abs(source.scale - target.scale) > 1e-6:
         raise c.fail("input and output of a pooling must have the same scale and zero point")
-    geometry = c.geometry(kernel, (1, 1))
+    geometry = c.geometry()
     activation = c.activation_range()
     c.engine.add_pool((c.input, c.output), c.op.name == "AVERAGE_POOL_2D", geometry, activation)
     return c.layer(geometry=geometry, activation=activation)

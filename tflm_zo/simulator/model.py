@@ -11,8 +11,9 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.graph import Graph, Tensor, int8_part, read_graph
+from tflm_zo.model.quantization import dequantize
 from tflm_zo.simulator.engine import Engine
-from tflm_zo.simulator.fixed_point import dequantize_codes, quantize_reals
+from tflm_zo.simulator.fixed_point import quantize_reals
 from tflm_zo.simulator.lowering import check_operators, lower
 from tflm_zo.simulator.sim_layer import SimLayer
 
@@ -82,8 +83,10 @@ class SimModel:
 
     def reals(self, outputs: np.ndarray) -> np.ndarray:
         """Return outputs of :meth:`run` as the model has them: float32 behind a DEQUANTIZE, else unchanged."""
-        tensor = self.tensors[self.outputs[0]]
-        return dequantize_codes(outputs, tensor.scale, tensor.zero_point) if self._dequantizes else outputs
+        quantization = self.tensors[self.outputs[0]].quantization
+        if not self._dequantizes or quantization is None:
+            return outputs
+        return dequantize(outputs, quantization)
 
     def layer_of(self, tensor: int) -> int:
         """Return the index of the layer that computes ``tensor``. Raises :class:`ZoError` if none does."""

@@ -3,32 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-
-class Geometry(NamedTuple):
-    """A window that slides over an image in NHWC layout; ``channels`` are those of the input.
-
-    Padding is at the top and left; bottom and right are extended as far as the last window reaches.
-    """
-
-    input_height: int
-    input_width: int
-    channels: int
-    kernel_height: int
-    kernel_width: int
-    stride_height: int
-    stride_width: int
-    dilation_height: int
-    dilation_width: int
-    pad_top: int
-    pad_left: int
-    output_height: int
-    output_width: int
+from tflm_zo.model.window import Geometry
 
 
 @dataclass(frozen=True)
@@ -39,15 +18,16 @@ class SimLayer:
     channel) are the arrays that the engine computes with, or None. Write into them,
     ``layer.weights[...] = new``; the next run notices. ``weight_scales`` (float32) has one element or one
     per output channel. ``multipliers`` (int64 Q0.31 significands) and ``shifts`` (int64, positive: left)
-    rescale accumulators, one per output channel. ``options`` are those of the TFLite schema, in its names.
-    ``geometry`` is the sliding window of convolutions, fully connected layers (1x1 over rows) and pooling.
+    rescale accumulators, one per output channel. ``activation`` is the
+    schema's name of the fused activation function. ``geometry`` is the sliding window of convolutions, fully
+    connected layers (1x1 over rows) and pooling.
     """
 
     index: int
     op: str
     inputs: tuple[int, ...]
     output: int
-    options: Mapping[str, object]
+    activation: str
     weights: np.ndarray | None
     bias: np.ndarray | None
     weight_scales: np.ndarray | None

@@ -17,6 +17,7 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import builtin_code, builtin_name, constant, schema, shape_of, tensor_name
+from tflm_zo.model.graph import read_operator, read_tensor
 from tflm_zo.model.quantization import quantization_of
 from tflm_zo.ops.layouts import LOSS_STATE_WORDS, NODE_STATE_WORDS, PARAMETER_STATE_WORDS, LossInput, NodeInput
 from tflm_zo.ops.names import LOSS_OP, NODE_OP, PARAMETER_OP, PREFIX, custom_code
@@ -200,7 +201,8 @@ class _Planner:
             self.scratch.append((4 * words, index, "scratch of a node"))
         scratch = ARDUINO_SCRATCH if self.layout is ARDUINO_32 else SCRATCH
         if self.cmsis_nn and name in scratch:
-            size = scratch[name](operator, inputs, tensors[int(operator.outputs[0])])
+            read = read_operator(self.tree, index)
+            size = scratch[name](read, [read_tensor(self.tree, i) for i in read.inputs if i >= 0])
             if size > 0:
                 self.scratch.append((size, index, f"scratch of {name}"))
 

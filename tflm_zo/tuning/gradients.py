@@ -14,6 +14,7 @@ import numpy as np
 
 from tflm_zo.model.file import load_model
 from tflm_zo.model.layers import Layer, trainable_layers
+from tflm_zo.model.window import trailing_padding
 from tflm_zo.ops.options import DEPTHWISE, LayerShape
 from tflm_zo.patching.layer_shape import layer_shape
 from tflm_zo.patching.loss_path import ClosedForm, closed_forms, find_loss_end
@@ -145,7 +146,7 @@ class GradientProbe:
         return self._real(codes.reshape(self._count, -1))
 
     def _real(self, codes: np.ndarray) -> np.ndarray:
-        return (codes.astype(np.float64) - self._end.quantization.zero_point) * self._end.quantization.scale
+        return self._end.quantization.reals(codes)
 
     def _losses(self, logits: np.ndarray) -> np.ndarray:
         if not self._classes:
@@ -163,8 +164,7 @@ class GradientProbe:
         return slopes / self._count
 
     def _real_input(self, layer: Layer) -> np.ndarray:
-        quantization = layer.input_quantization
-        return (self._activations[layer.input].astype(np.float64) - quantization.zero_point) * quantization.scale
+        return layer.input_quantization.reals(self._activations[layer.input])
 
     def _codes(self, layer: Layer) -> np.ndarray:
         return self._sim.constant(layer.weights).astype(np.float64)
@@ -177,7 +177,7 @@ def measure_gradient(model: bytes, x: np.ndarray, y: np.ndarray, name: str, seed
 
 def _along_channels(layer: Layer, scales: np.ndarray) -> np.ndarray:
     """Scales (one, or one a channel) in a shape that goes with the weights."""
-    if scales.size == 1 or layer.kind == "DEPTHWISE_CONV_2D":
+    if scales.size == 1 or layer.channel_axis > 0:  # the last axis
         return scales
     return scales.reshape(-1, 1) if layer.kind == "FULLY_CONNECTED" else scales.reshape(-1, 1, 1, 1)
 
@@ -190,15 +190,14 @@ def filter_gradient(shape: LayerShape, x: np.ndarray, slopes: np.ndarray) -> np.
     """
     x = x.reshape(len(x), shape.input_height, shape.input_width, shape.input_channels)
     slopes = slopes.reshape(len(x), shape.output_height, shape.output_width, shape.output_channels)
-    reach = (
-        (shape.output_height - 1) * shape.stride_height + (shape.filter_height - 1) * shape.dilation_height + 1,
-        (shape.output_width - 1) * shape.stride_width + (shape.filter_width - 1) * shape.dilation_width + 1,
+    s = shape
+    bottom = trailing_padding(
+        s.input_height, s.output_height, s.filter_height, s.stride_height, s.dilation_height, s.pad_top
     )
-    after = (
-        max(reach[0] - shape.input_height - shape.pad_top, 0),
-        max(reach[1] - shape.input_width - shape.pad_left, 0),
+    right = trailing_padding(
+        s.input_width, s.output_width, s.filter_width, s.stride_width, s.dilation_width, s.pad_left
     )
-    padded = np.pad(x, ((0, 0), (shape.pad_top, after[0]), (shape.pad_left, after[1]), (0, 0)))
+    padded = np.pad(x, ((0, 0), (s.pad_top, bottom), (s.pad_left, right), (0, 0)))
     rows = []
     for i in range(shape.filter_height):
         columns = []

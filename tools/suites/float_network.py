@@ -17,19 +17,15 @@ import numpy as np
 
 from tflm_zo.conversion.keras_support import import_tensorflow, quiet
 from tflm_zo.errors import ZoError
+from tflm_zo.model.activation import LIMITS
+from tflm_zo.model.quantization import dequantize
+from tflm_zo.model.window import Geometry, trailing_padding
 from tflm_zo.simulator.model import SimModel
-from tflm_zo.simulator.sim_layer import Geometry, SimLayer
+from tflm_zo.simulator.sim_layer import SimLayer
 
 BATCH = 32
 # Outputs of a regression are compared in one call of this many samples.
 _EVALUATE = 100
-# Between what real values fused activation functions keep a layer's output.
-_ACTIVATIONS = {
-    "NONE": (-np.inf, np.inf),
-    "RELU": (0.0, np.inf),
-    "RELU6": (0.0, 6.0),
-    "RELU_N1_TO_1": (-1.0, 1.0),
-}
 
 
 @dataclass(frozen=True)
@@ -197,9 +193,9 @@ class Network:
 
     def reals(self, codes: np.ndarray) -> np.ndarray:
         """Input codes (int8) as the network is fed them."""
-        tensor = self._model.tensors[self._model.inputs[0]]
-        values = (codes.astype(np.float32) - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
-        return np.asarray(values / self._unit.numpy())
+        quantization = self._model.tensors[self._model.inputs[0]].quantization
+        assert quantization is not None  # else the simulator would not run the model
+        return np.asarray(dequantize(codes, quantization) / self._unit.numpy())
 
     def outputs(self, x: Any) -> Any:
         """The network as a TensorFlow function of what :meth:`reals` returns; outputs (n, units)."""
@@ -287,10 +283,10 @@ class Network:
         The tensor's range saturates in the float form too: conversion may leave an activation function to it (ReLU6,
         say). The loss sees the last layer's accumulators, as in zeroth-order training.
         """
-        tf, name = self.tf, str(layer.options.get("fusedActivationFunction", "NONE"))
-        if name not in _ACTIVATIONS:
+        tf, name = self.tf, layer.activation
+        if name not in LIMITS:
             raise ZoError(f"operator {layer.index} ({layer.op}) has activation {name}, which has no float form here")
-        low, high = _ACTIVATIONS[name]
+        low, high = LIMITS[name]
         if layer is self._layers[-1]:
             return tf.clip_by_value(y, low, high)
         tensor = self._model.tensors[layer.output]
@@ -303,11 +299,11 @@ class Network:
 
 
 def _padding(geometry: Geometry) -> list[list[int]]:
-    def side(size: int, out: int, kernel: int, stride: int, dilation: int, before: int) -> list[int]:
-        reach = (out - 1) * stride + (kernel - 1) * dilation + 1
-        return [before, max(reach - size - before, 0)]
-
     g = geometry
-    rows = side(g.input_height, g.output_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top)
-    columns = side(g.input_width, g.output_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left)
-    return [[0, 0], rows, columns, [0, 0]]
+    bottom = trailing_padding(
+        g.input_height, g.output_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top
+    )
+    right = trailing_padding(
+        g.input_width, g.output_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left
+    )
+    return [[0, 0], [g.pad_top, bottom], [g.pad_left, right], [0, 0]]

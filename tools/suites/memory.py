@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflm_zo import patch
+from tflm_zo.model.activation import NONE
 from tflm_zo.model.file import load_model
 from tflm_zo.model.layers import trainable_layers
 from tflm_zo.patching.patched_model import read_patched
@@ -96,7 +97,7 @@ def backprop_memory(model: bytes, int8: bool, optimizer: str, trained_from: int 
     for layer in layers:
         if layer.weights is not None:
             kept.add(root(layer.inputs[0]))
-        if layer.options.get("fusedActivationFunction", "NONE") != "NONE":
+        if layer.activation != NONE:
             kept.add(layer.output)
         stored = sum(size(tensor) for tensor in kept) * (1 if int8 else 4)
         # Nobody asks for the gradient of the samples, or of what frozen layers made of them.
