@@ -217,29 +217,14 @@ class NodePass {
 
  private:
   // Fills kept_ with a bit for each channel: whether the mask lets it take part.
-  void KeepChannels(Mask mask, uint32_t seed) const {
-    const uint32_t key = StreamKey(seed, Stream::kMask, static_cast<uint32_t>(options_.node), 0);
+  void KeepChannels(Mask setting, uint32_t seed) const {
+    const auto node = static_cast<uint32_t>(options_.node);
+    const ChannelMask mask(setting, StreamKey(seed, Stream::kMask, node, 0));
     const int32_t channels = options_.shape.output_channels;
     for (int32_t word = 0; word < ChannelWords(channels); ++word) kept_[word] = 0;
     for (int32_t c = 0; c < channels; ++c) {
-      kept_[c >> 5] |= static_cast<uint32_t>(Keeps(mask, key, c)) << (c & 31);
+      kept_[c >> 5] |= static_cast<uint32_t>(mask.Keeps(c)) << (c & 31);
     }
-  }
-
-  bool Keeps(Mask mask, uint32_t key, int32_t channel) const {
-    if (mask.kind == kNoMask) return true;
-    const float level = mask.Level();
-    if (mask.kind == kRandomElements || mask.kind == kRandomChannels) {
-      return Chosen(key, channel, level);
-    }
-    float sum = 0.0f;
-    for (int32_t k = 0; k < FilterSize(options_.shape); ++k) {
-      const auto weight =
-          static_cast<float>(trained_.initial_weights[WeightIndex(options_.shape, channel, k)]);
-      sum += weight * weight;
-    }
-    const float factor = WeightFactors(&options_)[options_.channels == 1 ? 0 : channel];
-    return sum >= level * (factor * factor);
   }
 
   // Gradient of one output channel's weights and bias. dw: dw_, which the next call overwrites.

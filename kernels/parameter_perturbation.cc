@@ -12,20 +12,17 @@ uint32_t DirectionKey(uint32_t seed, int32_t query, int32_t parameter) {
                    static_cast<uint32_t>(parameter));
 }
 
-// A random mask of channels holds for weights and bias of a layer alike, so both take the same
-// random stream; one of elements is drawn for each tensor.
+// A mask holds for weights and bias of a layer alike, so both take the same random stream.
 Part MakePart(const ParameterState& state, const ParameterView& view, int32_t parameter,
               uint32_t seed) {
   const ParameterEntry& entry = *view.entry;
-  const Mask mask = Settings(GetSession(state))[parameter].mask;
-  const uint32_t which = mask.kind == kRandomChannels ? 0 : static_cast<uint32_t>(parameter) + 1;
   Part part;
   part.count = view.count;
   part.headroom = entry.headroom;
   part.layout = ChannelLayout{entry.channels, entry.channel_stride, entry.factor_count,
                               Factors(state.options) + entry.factor_offset};
-  part.mask = mask;
-  part.mask_key = StreamKey(seed, Stream::kMask, static_cast<uint32_t>(entry.layer), which);
+  part.mask = Settings(GetSession(state))[parameter].mask;
+  part.mask_key = StreamKey(seed, Stream::kMask, static_cast<uint32_t>(entry.layer), 0);
   return part;
 }
 

@@ -15,14 +15,25 @@ constexpr int32_t kBlock = 32;  // elements that share one word of signs
 constexpr int32_t Limit(const int8_t*) { return kMaxWeight; }
 constexpr int32_t Limit(const int32_t*) { return kMaxBias; }
 
+// Which elements of a block the mask keeps: bit j of the result is element first + j.
+uint32_t KeptElements(const ChannelMask& mask, const ChannelLayout& layout, int32_t first,
+                      int32_t count) {
+  if (mask.KeepsAll()) return ~0u;
+  uint32_t bits = 0;
+  for (int32_t j = 0; j < count; ++j) {
+    bits |= static_cast<uint32_t>(mask.Keeps(layout.Of(first + j))) << j;
+  }
+  return bits;
+}
+
 template <typename T>
 void PerturbTensor(T* w, const T* initial, const Part& part, int32_t amount, uint32_t key) {
   const int32_t limit = Limit(w);
-  ElementMask<T> mask(part.mask, part.mask_key, initial, part.count, part.layout);
+  const ChannelMask mask(part.mask, part.mask_key);
   for (int32_t start = 0; start < part.count; start += kBlock) {
     const uint32_t signs = SignWord(key, static_cast<uint32_t>(start / kBlock));
     const int32_t end = part.count - start < kBlock ? part.count - start : kBlock;
-    const uint32_t kept = mask.Bits(start, end);
+    const uint32_t kept = KeptElements(mask, part.layout, start, end);
     for (int32_t j = 0; j < end; ++j) {
       const int32_t delta = ((signs >> j) & 1u) ? amount : -amount;
       const bool takes_part =
@@ -37,12 +48,12 @@ template <typename T>
 void UpdateTensor(T* w, const T* initial, const Update& update) {
   const Part& part = update.part;
   const int32_t bound = Limit(w) - part.headroom;
-  ElementMask<T> mask(part.mask, part.mask_key, initial, part.count, part.layout);
+  const ChannelMask mask(part.mask, part.mask_key);
   const Momentum momentum(update.moments, part.count);
   const float plain_rate = update.rate / update.sigma;
   for (int32_t start = 0; start < part.count; start += kBlock) {
     const int32_t end = part.count - start < kBlock ? part.count - start : kBlock;
-    const uint32_t kept = mask.Bits(start, end);
+    const uint32_t kept = KeptElements(mask, part.layout, start, end);
     float gradient[kBlock] = {};
     for (int32_t q = 0; q < update.queries; ++q) {
       const uint32_t signs = SignWord(update.keys[q], static_cast<uint32_t>(start / kBlock));

@@ -23,7 +23,7 @@ bool HasHeadroom(T initial, int32_t limit, int32_t headroom) {
   return (initial >= headroom - limit) & (initial <= limit - headroom);
 }
 
-// What of a parameter tensor takes part: elements with headroom that the mask keeps.
+// What of a parameter tensor takes part: elements with headroom, of channels that the mask keeps.
 struct Part {
   int32_t count;
   int32_t headroom;

@@ -113,7 +113,7 @@ class Node:
     sigma: int = 0
     block: int = 1
     rate: float = 0.0
-    mask: tuple[str, float] = ("", 0.0)
+    keep: float = 1.0
     sums: tuple[np.ndarray, np.ndarray] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -131,17 +131,11 @@ class Node:
 
     def kept(self, seed: int) -> np.ndarray:
         """Which output channels take part: bool (channels,)."""
-        kind, level = self.mask
-        if not kind:
+        if self.keep == 1:
             return np.ones(self.layer.outputs, dtype=bool)
-        if kind.startswith("random"):
-            key = stream_key(seed, MASK, self.number, 0)
-            words = np.array([random_word(key, channel) >> 8 for channel in range(self.layer.outputs)])
-            return words.astype(F) * F(2.0**-24) < F(level)
-        filters = self.layer.by_position(self.layer.weights)
-        squares = np.square(filters.astype(F)).sum(axis=tuple(range(filters.ndim - 1)))
-        factors = self._per_channel(self.layer.x_scale / self.layer.weight_scales)
-        return squares >= F(level) * np.square(factors)
+        key = stream_key(seed, MASK, self.number, 0)
+        words = np.array([random_word(key, channel) >> 8 for channel in range(self.layer.outputs)])
+        return words.astype(F) * F(2.0**-24) < F(self.keep)
 
     def saturated(self, y: np.ndarray) -> np.ndarray:
         return (y <= self.low) | (y >= self.high)

@@ -103,7 +103,7 @@ class Parameter:
     layer: int = 0
     sigma: int = 0
     rate: float = 0.0
-    mask: tuple[str, float] = ("", 0.0)
+    keep: float = 1.0
     values: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,22 +114,14 @@ class Parameter:
     def moves(self) -> np.ndarray:
         return np.abs(self.initial) <= self.limit - self.headroom
 
-    def part(self, seed: int, index: int) -> np.ndarray:
+    def part(self, seed: int) -> np.ndarray:
         """Which elements take part in the step of this seed."""
-        kind, level = self.mask
-        if not kind:
+        if self.keep == 1:
             return self.moves
         channel = np.arange(self.initial.size) // self.channel_stride % self.channels
-        if kind.startswith("random"):
-            key = stream_key(seed, MASK, self.layer, index + 1 if kind == "random" else 0)
-            words = [
-                random_word(key, int(i)) >> 8 for i in (np.arange(self.initial.size) if kind == "random" else channel)
-            ]
-            return self.moves & (np.array(words).astype(F) * F(2.0**-24) < F(level))
-        squares = np.square(self.initial.astype(F))
-        if kind == "top-k-channels":
-            squares = np.array([np.cumsum(squares[channel == c])[-1] for c in range(self.channels)])[channel]
-        return self.moves & (squares >= F(level) * np.broadcast_to(self.factors, self.channels)[channel])
+        key = stream_key(seed, MASK, self.layer, 0)
+        words = np.array([random_word(key, c) >> 8 for c in range(self.channels)])
+        return self.moves & (words.astype(F) * F(2.0**-24) < F(self.keep))[channel]
 
     def direction(self, seed: int, query: int, index: int) -> np.ndarray:
         return signs(stream_key(seed, DIRECTION, query, index), self.initial.size)
@@ -146,7 +138,7 @@ class Parameter:
         change = [stochastic_round(s, random_word(key, i)) for i, s in enumerate(step)]
         bound = self.limit - self.headroom
         moved = np.clip(self.values - np.array(change), -bound, bound)
-        self.values = np.where(self.part(seed, index), moved, self.values)
+        self.values = np.where(self.part(seed), moved, self.values)
 
 
 class ParameterOp:
@@ -196,7 +188,7 @@ class ParameterOp:
             sign, seed, query, first, last = self.perturbation
             for index in range(first, last):
                 p = self.parameters[index]
-                result[index] += sign * p.sigma * p.direction(seed, query, index) * p.part(seed, index)
+                result[index] += sign * p.sigma * p.direction(seed, query, index) * p.part(seed)
         return result
 
 

@@ -35,7 +35,6 @@ pytest.importorskip("serial")
 
 MASKED: dict[str, Any] = {
     "method": {"stem": "weights", "dense": "frozen"},
-    "mask": "top-k-channels",
     "keep": 0.5,
     "lr": 1e-3,
     "gradient_scaling": "sqrt-dim",

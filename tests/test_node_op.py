@@ -20,7 +20,7 @@ from tflm_zo.ops import compiled
 from tflm_zo.ops.command import COMMAND_DTYPE
 from tflm_zo.ops.names import PREFIX
 from tflm_zo.ops.step import Exact, Group, GroupMode
-from tflm_zo.training.masks import MASKS, Mask, node_mask
+from tflm_zo.training.masks import channel_mask
 
 FIELDS = {name: np.zeros((), dtype=COMMAND_DTYPE[name])[()] for name in COMMAND_DTYPE.names or ()}
 EVALUATE = reference.LOSS | reference.ACCUMULATE
@@ -147,16 +147,13 @@ class Twins:
             trains_weights="dense/weights" in {p.name for p in self.engine.model.parameters},
         )
 
-    def configure(self, number: int, sigma: int, block: int, rate: float, mask: str = "", keep: float = 1.0) -> None:
+    def configure(self, number: int, sigma: int, block: int, rate: float, keep: float = 1.0) -> None:
         """Settings of a node; what of them is for perturbations does not matter to closed forms."""
-        node, patched = self.nodes[number], self.engine.model.nodes[number]
-        setting = Mask()
-        if mask:
-            setting, _ = node_mask(patched.options.shape, patched.weights, patched.options.weight_factors, mask, keep)
+        node, setting = self.nodes[number], channel_mask(keep, "")
         assert self.engine.state.configure_node(number, sigma, block, rate, setting)
         level = np.uint32(setting.level << 16).view(np.float32)
         node.sigma, node.block, node.rate = sigma, block, rate
-        node.mask = (mask if setting.kind else "", float(level))
+        node.keep = float(level) if setting.kind else 1.0
 
     def map(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Input and output of a node's layer as the last pass left them; the output as a map."""
@@ -345,19 +342,17 @@ def test_reference_knows_the_layer(kind: dict[str, Any]) -> None:
 # -- perturbed outputs -------------------------------------------------------------------------------------
 
 blocks = st.sampled_from([0, 1, 2, 3, 1000])
-masks = st.tuples(st.sampled_from(["", *MASKS]), st.sampled_from([0.1, 0.5, 0.8]))
+keeps = st.sampled_from([0.1, 0.5, 0.8, 1.0])
 seeds = st.sampled_from([7, 8]) | st.integers(0, 2**32 - 1)
 queries = st.integers(0, 3) | st.just(reference.MAX_QUERIES - 1)
 
 
 @settings(max_examples=100, derandomize=True)
-@given(kind=layer_models(), sigma=st.sampled_from([1, 2, 5, 40, 127]), block=blocks, mask=masks, data=st.data())
-def test_perturbed_outputs(
-    kind: dict[str, Any], sigma: int, block: int, mask: tuple[str, float], data: st.DataObject
-) -> None:
+@given(kind=layer_models(), sigma=st.sampled_from([1, 2, 5, 40, 127]), block=blocks, keep=keeps, data=st.data())
+def test_perturbed_outputs(kind: dict[str, Any], sigma: int, block: int, keep: float, data: st.DataObject) -> None:
     """Both signs of several directions; signs of blocks, saturated outputs and masked channels that stay."""
     twins = Twins(small_models.layer_model(**kind))
-    twins.configure(0, sigma, block, 0.0, *mask)
+    twins.configure(0, sigma, block, 0.0, keep)
     for sample in samples(twins, 2):
         twins.run(sample, 0)
         _, clean = twins.map(0)
@@ -399,7 +394,7 @@ def test_perturbed_outputs_of_all_layers_at_once(kind: Any) -> None:
     twins = Twins(kind())
     last = sum(node.pool is None for node in twins.nodes)
     for number in range(last):
-        twins.configure(number, 3 + number, number % 3, 0.0, "random-channels", 0.7)
+        twins.configure(number, 3 + number, number % 3, 0.0, 0.7)
     sample = samples(twins, 1)[0]
     for sign in (1, -1):
         for number in range(last):
@@ -413,19 +408,13 @@ def test_perturbed_outputs_of_all_layers_at_once(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.8])
-@pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("name", ["conv, 40 channels", "depthwise, multiplier", "dense"])
-def test_masks_are_of_channels(name: str, mask: str, keep: float) -> None:
-    """Those of largest real weights, or others for every seed; the same in perturbation and update."""
+def test_masks_are_of_channels(name: str, keep: float) -> None:
+    """Others for every seed; the same in perturbation and update."""
     kind = LAYERS[name] | {"activation": "NONE", "margin": 0.5}
     twins = Twins(small_models.layer_model(**kind))
-    twins.configure(0, 5, 0, 1e6, mask, keep)
-    node, layer = twins.nodes[0], twins.nodes[0].layer
-    if mask.startswith("top"):
-        real = layer.by_position(layer.weights * 1.0) * layer.weight_scales
-        squares = np.square(real).reshape(-1, layer.outputs).sum(axis=0)
-        largest = np.sort(squares)[-max(1, round(keep * layer.outputs))]
-        np.testing.assert_array_equal(node.kept(3), squares >= largest * (1 - 1e-6))
+    twins.configure(0, 5, 0, 1e6, keep)
+    node = twins.nodes[0]
     sample = samples(twins, 1)[0]
     twins.run(sample, 0)
     _, clean = twins.map(0)
@@ -433,8 +422,7 @@ def test_masks_are_of_channels(name: str, mask: str, keep: float) -> None:
         twins.run(sample, 0, actions=EVALUATE | reference.CLEAR, sign=1, seed=seed, node_last=1)
         moved = np.any(twins.map(0)[1] != clean, axis=(0, 1))
         np.testing.assert_array_equal(moved, node.kept(seed))
-    if mask.startswith("random"):
-        assert len({node.kept(seed).tobytes() for seed in range(50)}) > 3
+    assert len({node.kept(seed).tobytes() for seed in range(50)}) > 3
     twins.run(
         sample,
         0,
@@ -505,7 +493,7 @@ def test_any_passes(kind: dict[str, Any], trainable: str, accumulate: bool, data
     for number, node in enumerate(twins.nodes):
         sigma = data.draw(st.sampled_from([1, 5, 5, 20])) if node.pool is None else 0
         rate = data.draw(st.sampled_from([0.0, 1e-2, 0.3, 3.0, 1e3, 1e4, 1e7]))
-        twins.configure(number, sigma, data.draw(blocks), rate, *data.draw(masks))
+        twins.configure(number, sigma, data.draw(blocks), rate, data.draw(keeps))
     exact = model.exact_head or any(node.closed_form for node in model.nodes)
     xs = samples(twins, 2)
     sample = st.integers(0, 1)
@@ -581,7 +569,7 @@ def test_training_steps(name: str, trainable: str, antithetic: bool, accumulate:
     With accumulators, other channels take part for every sample, and all that were summed are applied.
     """
     twins = Twins(small_models.layer_model(**LAYERS[name]), trainable, accumulate=accumulate)
-    twins.configure(0, 5, 3 * accumulate, 3.0, "random-channels" if accumulate else "", 0.6)
+    twins.configure(0, 5, 3 * accumulate, 3.0, 0.6 if accumulate else 1.0)
     for node in twins.nodes[1:]:
         twins.configure(node.number, 0, 1, 0.3)
     schedule = compiled.Schedule(

@@ -73,7 +73,7 @@ def small_run(request: pytest.FixtureRequest) -> Reference:
     x = np.clip(rng.integers(-40, 40, (100, 8, 8, 1)) + 40 * y[:, None, None, None] - 40, -128, 127)
     x = x.astype(np.int8)
     method = "weights" if request.param == "weights" else "auto"
-    masks = {"mask": "random-channels", "keep": 0.5, "lr_schedule": "step"} if request.param == "masks" else {}
+    masks = {"keep": 0.5, "lr_schedule": "step"} if request.param == "masks" else {}
     settings = {"method": method, "epochs": 8, "batch_size": 4, "queries": 2, "node_lr": 1e-3}
     return record(model, x, y, (x[:50], y[:50]), **settings, **masks)
 

@@ -23,11 +23,12 @@ import tflm_zo.tuning.tune as tune_module
 from tflm_zo import Trainer, ZoError, patch
 from tflm_zo.ops.compiled import Schedule
 from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.training.declaration import Choice, Numbers
 from tflm_zo.training.folds import into_folds
 from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.recipe import make_recipe
 from tflm_zo.training.sim_trainer import SimTrainer
-from tflm_zo.tuning.space import DIMENSIONS, Choice, Numbers, SearchSpace, traits_of
+from tflm_zo.tuning.space import SEARCHES, SearchSpace, traits_of
 from tflm_zo.tuning.tune import tune
 
 TFLM_ZO = [sys.executable, "-m", "tflm_zo.cli"]
@@ -189,17 +190,15 @@ def test_every_point_can_be_trained(small: bytes, data: st.DataObject, kind: str
     model = read_patched(patch(small, **patching))
     space = SearchSpace(traits_of(model, Hyperparameters(**fixed)), fixed)
     point: dict[str, Any] = {}
-    for dimension in DIMENSIONS:
-        values = dimension.values
-        if dimension.name not in space.names:
-            continue
+    for name in space.names:
+        values = SEARCHES[name].values
         if isinstance(values, Choice):
-            point[dimension.name] = data.draw(st.sampled_from(values.values))
+            point[name] = data.draw(st.sampled_from(values.values))
         elif values.whole:
-            point[dimension.name] = data.draw(st.integers(int(values.low), int(values.high)))
+            point[name] = data.draw(st.integers(int(values.low), int(values.high)))
         else:
             assert isinstance(values, Numbers)
-            point[dimension.name] = data.draw(st.floats(values.low, values.high))
+            point[name] = data.draw(st.floats(values.low, values.high))
     hyper = Hyperparameters(**fixed | space.hyperparameters(point, fixed))
     recipe = make_recipe(model, hyper)
     Schedule(

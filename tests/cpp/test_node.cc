@@ -238,42 +238,33 @@ TEST(NodeOpPerturbsThenUpdates) {
 }
 
 TEST(MaskedChannelsAreNeitherPerturbedNorUpdated) {
-  for (const Mask mask : {Mask{kRandomChannels, 0x3F00}, Mask{kTopChannels, 0x45C0}}) {
-    ConvNode node(false);
-    NodeSettings(&node.session())[0].mask = mask;
-    int8_t clean[18], w[54];
-    std::memcpy(clean, node.y, sizeof(clean));
-    std::memcpy(w, node.w, sizeof(w));
-    const int32_t b[3] = {node.b[0], node.b[1], node.b[2]};
-    node.session().sign = 1;
-    node.session().seed = 9;
-    node.session().node_last = 1;
-    CHECK(node.Invoke());
-    bool perturbed[3] = {};
-    for (int32_t i = 0; i < 18; ++i) perturbed[i % 3] |= node.y[i] != clean[i];
-    const int32_t kept = perturbed[0] + perturbed[1] + perturbed[2];
-    CHECK(kept == 1 || kept == 2);
-    std::memcpy(node.y, clean, sizeof(clean));
-    node.session().sign = 0;
-    node.session().actions = kNodeUpdate;
-    node.session().update_seed = 9;
-    node.session().update_queries = 1;
-    node.session().update_last = 1;
-    node.session().node_rate = 1.0f;
-    node.session().losses[0] = 0.8f;
-    CHECK(node.Invoke());
-    for (int32_t c = 0; c < 3; ++c) {
-      const bool moved = std::memcmp(node.w + 18 * c, w + 18 * c, 18) != 0;
-      CHECK_EQ(moved, perturbed[c]);
-      CHECK_EQ(node.b[c] != b[c], perturbed[c]);
-    }
-    if (mask.kind == kTopChannels) {
-      for (int32_t c = 0; c < 3; ++c) {
-        float sum = 0.0f;
-        for (int32_t k = 0; k < 18; ++k) sum += static_cast<float>(w[18 * c + k] * w[18 * c + k]);
-        CHECK_EQ(sum >= mask.Level() * 16.0f, perturbed[c]);
-      }
-    }
+  ConvNode node(false);
+  NodeSettings(&node.session())[0].mask = Mask{kRandomChannels, 0x3F00};
+  int8_t clean[18], w[54];
+  std::memcpy(clean, node.y, sizeof(clean));
+  std::memcpy(w, node.w, sizeof(w));
+  const int32_t b[3] = {node.b[0], node.b[1], node.b[2]};
+  node.session().sign = 1;
+  node.session().seed = 9;
+  node.session().node_last = 1;
+  CHECK(node.Invoke());
+  bool perturbed[3] = {};
+  for (int32_t i = 0; i < 18; ++i) perturbed[i % 3] |= node.y[i] != clean[i];
+  const int32_t kept = perturbed[0] + perturbed[1] + perturbed[2];
+  CHECK(kept == 1 || kept == 2);
+  std::memcpy(node.y, clean, sizeof(clean));
+  node.session().sign = 0;
+  node.session().actions = kNodeUpdate;
+  node.session().update_seed = 9;
+  node.session().update_queries = 1;
+  node.session().update_last = 1;
+  node.session().node_rate = 1.0f;
+  node.session().losses[0] = 0.8f;
+  CHECK(node.Invoke());
+  for (int32_t c = 0; c < 3; ++c) {
+    const bool moved = std::memcmp(node.w + 18 * c, w + 18 * c, 18) != 0;
+    CHECK_EQ(moved, perturbed[c]);
+    CHECK_EQ(node.b[c] != b[c], perturbed[c]);
   }
 }
 

@@ -52,22 +52,17 @@ TEST(PerturbingIsUndoneExactlyAndSparesWeightsWithoutHeadroom) {
 }
 
 TEST(MasksKeepTheSameElementsWhenPerturbingAndUpdating) {
-  // Levels as bfloat16: probability 1/4; squares of 64 codes over factors 1, 10 and 0.1.
-  const Mask masks[] = {{kRandomElements, 0x3E80},
-                        {kRandomChannels, 0x3F00},
-                        {kTopElements, 0x4580},
-                        {kTopChannels, 0x4780}};
-  const uint32_t digests[] = {2595536971u, 1672470258u, 1716298167u, 1029420617u};
-  for (int32_t m = 0; m < 4; ++m) {
+  const uint32_t digests[] = {2024112542u, 1672470258u};
+  for (int32_t m = 0; m < 2; ++m) {
     int8_t initial[kCount];
     FillCodes(initial, kCount, 9);
     int8_t w[kCount];
     std::memcpy(w, initial, sizeof(w));
     Update update = MakeUpdate(kKeys, kSlopes, kFactors);
-    update.part.mask = masks[m];
+    update.part.mask = Mask{kRandomChannels, 0x3F00};  // as a bfloat16: probability 1/2
     update.part.mask_key = 6;
     // Tensors of the two layouts: channels one after the other, and interleaved.
-    if (m % 2 == 0) update.part.layout = ChannelLayout{3, 1, 3, kFactors};
+    if (m == 0) update.part.layout = ChannelLayout{3, 1, 3, kFactors};
     Perturb(w, initial, update.part, 4, 123);
     bool perturbed[kCount];
     int32_t count = 0;
@@ -78,10 +73,6 @@ TEST(MasksKeepTheSameElementsWhenPerturbingAndUpdating) {
     for (int32_t step = 0; step < 20; ++step) ApplyUpdate(w, initial, update);
     for (int32_t i = 0; i < kCount; ++i) CHECK(perturbed[i] || w[i] == initial[i]);
     for (int32_t i = 0; i < kCount; ++i) {
-      const float limit = 4096.0f * kFactors[update.part.layout.Of(i)];
-      if (m == 2)
-        CHECK_EQ(perturbed[i],
-                 initial[i] * initial[i] >= limit && initial[i] <= 123 && initial[i] >= -123);
       if (m == 1 && i % 100 > 0) {
         const bool free = initial[i] <= 123 && initial[i] >= -123;
         const bool before = initial[i - 1] <= 123 && initial[i - 1] >= -123;

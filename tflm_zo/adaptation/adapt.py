@@ -71,7 +71,7 @@ def adapt(
     reference: np.ndarray | None = None,
     *,
     passes: int | None = None,
-    epochs: int = 20,
+    epochs: int = Hyperparameters.epochs,
     loss: str = "auto",
     seed: int = 0,
     verbose: bool = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tflm_zo.cli.options import IN_FILE, OUT_FILE, finish, json_option, report_scores
+from tflm_zo.cli.options import IN_FILE, OUT_FILE, finish, hyperparameter_option, json_option, report_scores
 from tflm_zo.files import read_bytes, require_writable, write_atomic
 from tflm_zo.patching.loss_path import LOSSES
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 )
 @click.option("-o", "--output", required=True, type=OUT_FILE, help="The adapted int8 .tflite to write.")
 @click.option("--test", type=IN_FILE, help=".npz with x and y to measure before and after.")
-@click.option("--epochs", default=20, show_default=True, help="Times the samples are trained on.")
-@click.option("--passes", type=int, help="At most this many forward passes of training.")
+@hyperparameter_option("epochs")
+@hyperparameter_option("passes")
 @click.option("--loss", type=click.Choice(LOSSES), default="auto", show_default=True, help="As for `patch`.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress bar.")

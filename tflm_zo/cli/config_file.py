@@ -9,14 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, write_atomic
-from tflm_zo.training.hyperparameters import Hyperparameters
-
-NAMES = frozenset({"seed", *(field.name for field in fields(Hyperparameters))})
+from tflm_zo.training.hyperparameters import check_names
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -27,9 +24,10 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ZoError(f"{path} is not a JSON file of hyperparameters: {error}") from error
     if not isinstance(values, dict):
         raise ZoError(f"{path} is not a JSON object of hyperparameters")
-    unknown = sorted(set(values) - NAMES)
-    if unknown:
-        raise ZoError(f"{path}: no hyperparameter is called {unknown[0]!r}; there are {', '.join(sorted(NAMES))}")
+    try:
+        check_names(values, besides=["seed"])
+    except ZoError as error:
+        raise ZoError(f"{path}: {error}") from error
     return values
 
 

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tflm_zo.cli.config_file import read_config
-from tflm_zo.training.hyperparameters import LR_SCHEDULES, SCALINGS, Hyperparameters
-from tflm_zo.training.masks import MASKS
+from tflm_zo.training.declaration import Codes, OneOf, Switch, Whole, declarations, option_name
+from tflm_zo.training.hyperparameters import REMOVED, Hyperparameters, check_names
 from tflm_zo.training.watch import explain
 
 if TYPE_CHECKING:
@@ -21,62 +21,45 @@ IN_FILE = click.Path(dir_okay=False)
 OUT_FILE = click.Path(dir_okay=False, writable=True)
 
 
-def _option(name: str, text: str, choices: Sequence[str] | None = None) -> Callable[[Callable], Callable]:
-    """An option ``--name`` for the hyperparameter of that name, with its default."""
-    default = getattr(Hyperparameters, name.removeprefix("--").replace("-", "_"))
-    return click.option(
-        name, default=default, show_default=True, help=text, type=None if choices is None else click.Choice(choices)
-    )
-
-
-_HYPERPARAMETERS: list[Callable[[Callable], Callable]] = [
-    _option("--epochs", "Times the samples are gone through."),
-    click.option("--passes", type=int, help="At most this many forward passes."),
-    _option("--batch-size", "Samples of a step."),
-    _option("--lr-end", "Part of all learning rates left at the end."),
-    _option("--lr-schedule", "How learning rates fall.", LR_SCHEDULES),
-    click.option(
-        "--method",
-        multiple=True,
-        metavar="[GLOB=]METHOD",
-        help="exact, weights, nodes, frozen or auto, for all layers or those of a name; may be repeated.",
-    ),
-    _option("--queries", "Directions a step or sample, and layer."),
-    click.option(
-        "--antithetic/--forward-difference", default=Hyperparameters.antithetic, help="Two-sided or one-sided losses."
-    ),
-    click.option(
-        "--layerwise/--all-at-once", default=Hyperparameters.layerwise, help="Perturb layer by layer, or all layers."
-    ),
-    click.option("--head-lr", type=float, help="Rate of the exact layers; default: found from the samples."),
-    _option("--adapter-lr", "Step of the input adapter."),
-    _option("--adapter-sigma", "Perturbation of gains, codes."),
-    _option("--adapter-bias-sigma", "Perturbation of offsets, in 1/32 input codes."),
-    click.option("--lr", type=float, help="Rate of weight perturbation; default: found from the samples."),
-    _option("--sigma", "Perturbation of weights, in codes."),
-    _option("--bias-sigma", "Perturbation of biases, in codes."),
-    click.option("--node-lr", type=float, help="Rate of node perturbation; default: found from the samples."),
-    _option("--exact-lr-scale", "Multiplies the rates found for the exact layers."),
-    _option("--lr-scale", "Multiplies the rates found for weight and node perturbation."),
-    click.option(
-        "--holdout",
-        type=float,
-        help="Part of the samples that tells whether training helps; 0: none; default: by their number.",
-    ),
-    _option("--node-sigma", "Perturbation of outputs, in codes."),
-    _option("--node-block", "Side of blocks that share a sign; 0: all."),
-    _option("--mask", "What --keep keeps.", MASKS),
-    _option("--keep", "Fraction that is perturbed and updated."),
-    _option("--gradient-scaling", "Scale rates down by the dimension that is perturbed.", SCALINGS),
-    click.option("--seed", default=0, show_default=True),
-]
+def hyperparameter_option(name: str) -> Callable[[Callable], Callable]:
+    """The option of a hyperparameter of :class:`Hyperparameters`, as it is declared there."""
+    default, declaration = next((d, told) for n, d, told in declarations(Hyperparameters) if n == name)
+    allowed, flag = declaration.range, option_name(name, declaration)
+    told = declaration.text
+    if isinstance(allowed, Switch):
+        return click.option(flag, default=default, show_default=True, help=told)
+    if isinstance(allowed, OneOf):
+        if declaration.by_layer:
+            metavar = f"[GLOB=]{name.upper()}"
+            told = f"{told} May be repeated; default: {default}."
+            return click.option(flag, multiple=True, metavar=metavar, help=told)
+        return click.option(flag, type=click.Choice(allowed.names), default=default, show_default=True, help=told)
+    unit = f"in {declaration.unit}; " if declaration.unit else ""
+    told = f"{told.rstrip('.')} ({unit}{allowed})."
+    # Numbers out of range are refused where all hyperparameters are, whichever way they come.
+    kind = int if isinstance(allowed, (Whole, Codes)) else float
+    shown = declaration.none if default is None else True
+    return click.option(flag, type=kind, default=default, show_default=shown, help=told)
 
 
 def hyperparameter_options(command: Callable) -> Callable:
     """Give a command the options of :class:`~tflm_zo.training.hyperparameters.Hyperparameters`, and ``--seed``."""
-    for option in reversed(_HYPERPARAMETERS):
-        command = option(command)
+    command = click.option("--seed", default=0, show_default=True)(command)
+    for name in REMOVED:
+        command = _removed_option(name)(command)
+    for name, _, _ in reversed(list(declarations(Hyperparameters))):
+        command = hyperparameter_option(name)(command)
     return command
+
+
+def _removed_option(name: str) -> Callable[[Callable], Callable]:
+    """An option that there was once, for an error that says what to do instead."""
+
+    def refuse(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            check_names([name])
+
+    return click.option(f"--{name.replace('_', '-')}", hidden=True, expose_value=False, callback=refuse)
 
 
 def config_option(command: Callable) -> Callable:

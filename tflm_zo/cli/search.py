@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from tflm_zo.board.boards import board_names
-from tflm_zo.cli.config_file import NAMES, write_config
+from tflm_zo.cli.config_file import write_config
 from tflm_zo.cli.options import IN_FILE, OUT_FILE, finish, hyperparameter_options, json_option, methods_by_layer
 from tflm_zo.files import read_bytes, require_writable
 
@@ -208,7 +208,7 @@ def _given(hyperparameters: dict[str, Any], method: tuple[str, ...]) -> dict[str
     given = {
         name: value
         for name, value in hyperparameters.items()
-        if name in NAMES and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
     return given | ({"method": methods_by_layer(method)} if method else {})
 

@@ -32,10 +32,7 @@ class MaskKind(enum.IntEnum):
     """``MaskKind`` of ``kernels/mask.h``."""
 
     NO_MASK = 0
-    RANDOM_ELEMENTS = 1
     RANDOM_CHANNELS = 2
-    TOP_ELEMENTS = 3
-    TOP_CHANNELS = 4
 
 
 class Mask(Structure):

@@ -79,13 +79,12 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Node:
-    """A layer that can be trained by its output; ``weights`` are its initial weights, flat (int8)."""
+    """A layer that can be trained by its output."""
 
     number: int
     layer: str
     accumulates: bool
     options: NodeOptions
-    weights: np.ndarray
 
     @property
     def closed_form(self) -> bool:
@@ -170,12 +169,10 @@ def _nodes(tree: Any, parameters: list[Parameter]) -> list[Node]:
     for operator in graph.operators:
         if custom_code(tree, operator) == NODE_OP:
             options: NodeOptions = unpack_node(_options(operator))
-            inputs = (NodeInput.WEIGHTS, NodeInput.INITIAL_WEIGHTS, NodeInput.BIAS, NodeInput.ACCUMULATOR)
-            weights, initial, bias, accumulator = (int(operator.inputs[i]) for i in inputs)
-            values = constant(tree, graph.tensors[initial], np.dtype(np.int8))
-            assert values is not None  # parameter_table has checked those that are trained
+            inputs = (NodeInput.WEIGHTS, NodeInput.BIAS, NodeInput.ACCUMULATOR)
+            weights, bias, accumulator = (int(operator.inputs[i]) for i in inputs)
             trained = weights if weights >= 0 else bias
-            nodes.append(Node(options.node, layers[trained], accumulator >= 0, options, values))
+            nodes.append(Node(options.node, layers[trained], accumulator >= 0, options))
     return nodes
 
 

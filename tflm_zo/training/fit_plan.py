@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from tflm_zo.errors import ZoError
 from tflm_zo.training.hyperparameters import Hyperparameters
+from tflm_zo.training.lr_schedule import rate_scale
 
 
 class FitPlan:
@@ -38,31 +39,5 @@ class FitPlan:
         return min(self.batches, self.steps - epoch * self.batches)
 
     def rate_scale(self, step: int) -> float:
-        """Factor of the learning rates at ``step``, the same to the bit on every platform."""
-        if self.lr_schedule == "constant":
-            return 1.0
-        if self.lr_schedule == "linear":
-            return 1.0 - (1.0 - self.lr_end) * step / self.steps
-        done = step / self.steps
-        left = _half_cosine(done) if self.lr_schedule == "cosine" else _staircase(done)
-        return self.lr_end + (1.0 - self.lr_end) * left
-
-
-def _staircase(done: float) -> float:
-    if done < 0.5:
-        return 1.0
-    return 0.1 if done < 0.75 else 0.01
-
-
-def _half_cosine(done: float) -> float:
-    """(1 + cos(pi done)) / 2 for 0 <= done <= 1, within 1e-12.
-
-    By its Taylor series: the C library's cosine may differ between platforms in the last bit.
-    """
-    if done > 0.5:
-        return 1.0 - _half_cosine(1.0 - done)
-    square = (3.141592653589793 * done) * (3.141592653589793 * done)
-    series = 1.0
-    for n in range(18, 0, -2):
-        series = 1.0 - series * square / (n * (n - 1))
-    return (1.0 + series) / 2.0
+        """Factor of the learning rates at ``step``."""
+        return rate_scale(self.lr_schedule, self.lr_end, step, self.steps)

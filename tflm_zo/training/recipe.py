@@ -15,8 +15,10 @@ from tflm_zo.ops.step import Exact, Group, GroupMode
 from tflm_zo.patching.adapter import NAME as ADAPTER
 from tflm_zo.patching.adapter import UNIT as ADAPTER_UNIT
 from tflm_zo.patching.patched_model import Parameter, PatchedModel
-from tflm_zo.training.hyperparameters import LARGEST_RATE, Hyperparameters
-from tflm_zo.training.masks import Mask, node_mask, parameter_mask
+from tflm_zo.training.declaration import LARGEST_RATE
+from tflm_zo.training.gradient_scaling import scale_rates
+from tflm_zo.training.hyperparameters import Hyperparameters
+from tflm_zo.training.masks import Mask, channel_mask
 from tflm_zo.training.rates import Rates
 
 _Value = TypeVar("_Value", int, float)
@@ -43,14 +45,6 @@ class NodeSetting(NamedTuple):
 
 
 @dataclass
-class _Sizes:
-    """How many numbers are perturbed in each parameter, and how many signs each node has."""
-
-    parameters: dict[int, float] = field(default_factory=dict)
-    nodes: dict[int, float] = field(default_factory=dict)
-
-
-@dataclass
 class Recipe:
     """Hyperparameters resolved for one patched model.
 
@@ -62,7 +56,6 @@ class Recipe:
     parameters: dict[int, ParameterSetting] = field(default_factory=dict)
     nodes: dict[int, NodeSetting] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
-    sizes: _Sizes = field(default_factory=_Sizes)
 
     def with_rates(self, rates: Rates) -> Recipe:
         """Return the recipe with the rates that were to be measured; what has none is not trained."""
@@ -78,17 +71,15 @@ class Recipe:
 
     def to_measure(self) -> list[Group]:
         """The groups with rates that are to be measured."""
-        return [g for g in self.groups if any(s.rate is None and s.sigma for s in self._settings(g))]
+        return [g for g in self.groups if any(self._is_measured(g, i) for i in range(g.first, g.last))]
 
-    def dimension(self, group: Group) -> float:
-        """How many numbers a direction of the group has."""
-        of = self.sizes.nodes if group.mode is GroupMode.NODES else self.sizes.parameters
-        settings = self.nodes if group.mode is GroupMode.NODES else self.parameters
-        return sum(of[i] for i in range(group.first, group.last) if i in settings and settings[i].sigma)
+    def settings(self, group: Group) -> dict[int, Any]:
+        """The settings that hold those of the group: of nodes, or of parameters."""
+        return self.nodes if group.mode is GroupMode.NODES else self.parameters
 
-    def _settings(self, group: Group) -> list[Any]:
-        settings: dict[int, Any] = self.nodes if group.mode is GroupMode.NODES else self.parameters
-        return [settings[i] for i in range(group.first, group.last) if i in settings]
+    def _is_measured(self, group: Group, index: int) -> bool:
+        setting = self.settings(group).get(index)
+        return setting is not None and setting.rate is None and setting.sigma != 0
 
     def passes_a_sample(self, antithetic: bool) -> int:
         """Forward passes a step takes for each of its samples."""
@@ -109,12 +100,13 @@ def make_recipe(model: PatchedModel, hyper: Hyperparameters) -> Recipe:
     layers = _by_layer(model)
     methods = layer_methods(model, hyper)
     recipe = Recipe(_exact(model, layers, methods))
-    sizes = recipe.sizes
     for name, parameters in layers.items():
-        _set_parameters(recipe, sizes, name, parameters, methods[name], hyper)
-    _set_nodes(recipe, sizes, model, methods, hyper)
+        _set_parameters(recipe, name, parameters, methods[name], hyper)
+    _set_nodes(recipe, model, methods, hyper)
     _set_groups(recipe, model, layers, methods, hyper)
-    _scale_rates(recipe, any(n.accumulates for n in model.nodes), hyper)
+    if hyper.gradient_scaling != "none":
+        for group in recipe.groups:
+            scale_rates(recipe.settings(group), group, model, hyper)
     if not recipe.groups and not recipe.exact:
         raise ZoError("nothing would be trained: all layers are frozen")
     return recipe
@@ -187,7 +179,7 @@ def _exact(model: PatchedModel, layers: Mapping[str, list[Parameter]], methods: 
 
 
 def _set_parameters(
-    recipe: Recipe, sizes: _Sizes, layer: str, parameters: list[Parameter], method: str, hyper: Hyperparameters
+    recipe: Recipe, layer: str, parameters: list[Parameter], method: str, hyper: Hyperparameters
 ) -> None:
     for parameter in parameters:
         sigma: int = 0
@@ -207,15 +199,11 @@ def _set_parameters(
             )
         if rate is not None and not 0 <= rate < LARGEST_RATE:
             raise ZoError(f"{parameter.name}: lr is {rate}; it must be 0 or more")
-        mask = Mask()
-        if method == "weights" and layer != ADAPTER:
-            mask, sizes.parameters[parameter.index] = parameter_mask(parameter, hyper.mask, _keep(hyper, layer))
+        mask = channel_mask(hyper.keep, layer) if method == "weights" and layer != ADAPTER else Mask()
         recipe.parameters[parameter.index] = ParameterSetting(int(sigma), None if rate is None else float(rate), mask)
 
 
-def _set_nodes(
-    recipe: Recipe, sizes: _Sizes, model: PatchedModel, methods: Mapping[str, str], hyper: Hyperparameters
-) -> None:
+def _set_nodes(recipe: Recipe, model: PatchedModel, methods: Mapping[str, str], hyper: Hyperparameters) -> None:
     for node in model.nodes:
         sigma: int = 0
         rate: float | None = 0.0
@@ -225,18 +213,7 @@ def _set_nodes(
         elif methods[node.layer] == "nodes":
             sigma = _of_layer(hyper.node_sigma, node.layer)
             rate = None if hyper.node_lr is None else _of_layer(hyper.node_lr, node.layer)
-        if not (0 <= sigma <= 127 and int(sigma) == sigma):
-            raise ZoError(f"{node.layer}: node_sigma is {sigma}; it must be whole codes from 0 to 127")
-        if rate is not None and not 0 <= rate < LARGEST_RATE:
-            raise ZoError(f"{node.layer}: node_lr is {rate}; it must be 0 or more")
-        options, shape = node.options, node.options.shape
-        mask, channels = Mask(), 0.0
-        if sigma:
-            mask, channels = node_mask(
-                shape, node.weights, options.weight_factors, hyper.mask, _keep(hyper, node.layer)
-            )
-        side_y, side_x = (min(hyper.node_block or size, size) for size in (shape.output_height, shape.output_width))
-        sizes.nodes[node.number] = channels * -(-shape.output_height // side_y) * -(-shape.output_width // side_x)
+        mask = channel_mask(hyper.keep, node.layer) if sigma else Mask()
         recipe.nodes[node.number] = NodeSetting(int(sigma), hyper.node_block, rate, mask)
 
 
@@ -263,28 +240,6 @@ def _set_groups(
         recipe.groups.append(Group(GroupMode.NODES, numbers[0], numbers[-1] + 1, hyper.queries))
     elif numbers:
         recipe.groups += [Group(GroupMode.NODES, n, n + 1, hyper.queries) for n in numbers]
-
-
-def _keep(hyper: Hyperparameters, layer: str) -> float:
-    return hyper.keep.get(layer, 1.0) if isinstance(hyper.keep, Mapping) else hyper.keep
-
-
-def _scale_rates(recipe: Recipe, accumulates: bool, hyper: Hyperparameters) -> None:
-    """Multiply the given rates of each group by what ``gradient_scaling`` says."""
-    power = {"none": 0.0, "dim": 1.0, "sqrt-dim": 0.5}[hyper.gradient_scaling]
-    for group in recipe.groups:
-        if power == 0.0 or group.mode is GroupMode.SAMPLE_DIRECTIONS:
-            continue
-        nodes = group.mode is GroupMode.NODES
-        settings: dict[int, Any] = recipe.nodes if nodes else recipe.parameters
-        members = [i for i in range(group.first, group.last) if i in settings and settings[i].sigma]
-        dimension = recipe.dimension(group)
-        # Every sample has directions of its own, but only an accumulator averages over them.
-        directions = group.queries * (hyper.batch_size if nodes and accumulates else 1)
-        factor = (directions / (directions + max(dimension - 1, 0))) ** power
-        for i in members:
-            if settings[i].rate is not None:
-                settings[i] = settings[i]._replace(rate=settings[i].rate * factor)
 
 
 def _of_layer(value: _Value | Mapping[str, _Value], layer: str) -> _Value | int:
