@@ -20,11 +20,13 @@ from tflm_zo.training.sim_trainer import SimTrainer
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 
-from suites import cifar_c
+from suites import cifar_c, starts
 from suites.cache import Cache, digest
+from suites.case import Case
 from suites.memory import BackpropMemory, arena, backprop_memory, first_affordable_layer
-from suites.suite import FILTERED, PREPARED, Case, Method
-from suites.yardsticks import Yardstick, back_propagate
+from suites.starts import FILTERED, PREPARED
+from suites.suite import Method, Yardstick
+from suites.yardsticks import back_propagate
 
 
 def case_of(model: bytes, name: str = "case") -> Case:
@@ -199,9 +201,9 @@ def test_samples_go_through_what_stands_in_front(small: bytes, start: str, monke
     tree = load_model(small)
     add_filter(tree, "smooth3", 0)
     whole = save_model(tree)
-    monkeypatch.setattr(Case, "model_at", lambda self, asked: whole if asked == start else self.model)
+    monkeypatch.setattr(starts, "model_at", lambda case, asked: whole if asked == start else case.model)
     case = case_of(small)
-    behind = case.behind_front(start)
+    behind = starts.behind_front(case, start)
     assert len(SimModel(behind.model).layers) == len(SimModel(small).layers)
     assert not np.array_equal(behind.x, case.x)
     for x, passed in ((case.x, behind.x), (case.x_test, behind.x_test)):

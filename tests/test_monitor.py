@@ -404,9 +404,8 @@ def test_errors_say_what_to_do(small: bytes, make_board: Callable[..., Board], t
 
 
 def run_tflm_zo(command: str, *words: str, cwd: Path) -> subprocess.Popen[str]:
-    program = f"from tflm_zo.cli.serial import {command}; {command}()"
     return subprocess.Popen(
-        [sys.executable, "-u", "-c", program, *words],
+        [sys.executable, "-u", "-m", "tflm_zo.cli", command, *words],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -415,12 +414,12 @@ def run_tflm_zo(command: str, *words: str, cwd: Path) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def simulate(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """``tflm-zo simulate`` as a program; returns its port."""
+def start_board(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """``tflm-zo virtual-board`` as a program; returns its port."""
     running: list[subprocess.Popen[str]] = []
 
     def start(*words: str) -> str:
-        process = run_tflm_zo("simulate", *words, cwd=tmp_path)
+        process = run_tflm_zo("virtual-board", *words, cwd=tmp_path)
         running.append(process)
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -440,7 +439,7 @@ def monitor(cwd: Path, *words: str) -> dict[str, Any]:
     return json.loads(output.splitlines()[-1])
 
 
-def test_programs(small: bytes, simulate: Callable[..., str], tmp_path: Path) -> None:
+def test_programs(small: bytes, start_board: Callable[..., str], tmp_path: Path) -> None:
     """The commands of the manual, with a board that is killed and started again in between."""
     model = patch(small, "exact")
     (tmp_path / "model_zo.tflite").write_bytes(model)
@@ -448,6 +447,7 @@ def test_programs(small: bytes, simulate: Callable[..., str], tmp_path: Path) ->
     np.savez(tmp_path / "adapt.npz", x=data[0], y=data[1])
     np.savez(tmp_path / "test.npz", x=test[0], y=test[1])
     expected = host_result(model, 3, data, test, epochs=4, verbose=False)
+    # By the command's old name.
     killed = run_tflm_zo("simulate", "model_zo.tflite", "--link", "board", cwd=tmp_path)
     deadline = time.monotonic() + 30
     while not (tmp_path / "board").exists() and time.monotonic() < deadline:
@@ -461,7 +461,7 @@ def test_programs(small: bytes, simulate: Callable[..., str], tmp_path: Path) ->
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
 
-    port = simulate("model_zo.tflite")
+    port = start_board("model_zo.tflite")
     device = Device(SerialPort(port))
     assert "restored" in device.hello.message
     assert RemoteTrainer(device, device.read_model()).bake() == expected["model"]
@@ -479,7 +479,7 @@ def test_programs(small: bytes, simulate: Callable[..., str], tmp_path: Path) ->
     assert (tmp_path / "reset.tflite").read_bytes() == expected["model"]
 
 
-def test_recalibration_by_command(small: bytes, simulate: Callable[..., str], tmp_path: Path) -> None:
+def test_recalibration_by_command(small: bytes, start_board: Callable[..., str], tmp_path: Path) -> None:
     x, y = small_models.separable_samples(40, 1)
     test = small_models.separable_samples(30, 2)
     drifted = 0.6 * x + 0.3
@@ -488,7 +488,7 @@ def test_recalibration_by_command(small: bytes, simulate: Callable[..., str], tm
     np.savez(tmp_path / "test.npz", x=0.6 * test[0] + 0.3, y=test[1])
     model = patch(small, "exact", adapter=True, reference=x)
     (tmp_path / "model_zo.tflite").write_bytes(model)
-    port = simulate("model_zo.tflite")
+    port = start_board("model_zo.tflite")
     words = ["--port", port, "--recalibrate", "-o", "out.tflite"]
     host = Trainer(model, seed=3)
     host.recalibrate(drifted)
@@ -519,7 +519,7 @@ def test_recalibration_by_command(small: bytes, simulate: Callable[..., str], tm
 
 @pytest.mark.parametrize(("name", "tilt"), [("gain", np.full(10, 15.0)), ("tilt", np.linspace(-20, 20, 10))])
 def test_keyword_spotting_recalibrates(
-    shared_data: Path, simulate: Callable[..., str], tmp_path: Path, name: str, tilt: np.ndarray
+    shared_data: Path, start_board: Callable[..., str], tmp_path: Path, name: str, tilt: np.ndarray
 ) -> None:
     """Without labels or training a drift of the channels is undone, but for what was cut off at the codes' ends."""
     original = (shared_data / "mlperf_tiny" / "kws_ref_model.tflite").read_bytes()
@@ -530,7 +530,7 @@ def test_keyword_spotting_recalibrates(
     np.savez(tmp_path / "test.npz", x=drifted[400:], y=y[400:])
     model = patch(original, "exact", adapter=True, reference=x[:400])
     (tmp_path / "model_zo.tflite").write_bytes(model)
-    port = simulate("model_zo.tflite")
+    port = start_board("model_zo.tflite")
     words = ["--port", port, "--data", "now.npz", "--test", "test.npz", "--recalibrate", "--passes", "0"]
     found = monitor(tmp_path, *words, "-o", "out.tflite")
     undrifted = Trainer(model).evaluate(x[400:], y[400:])["accuracy"]
@@ -544,7 +544,7 @@ def test_keyword_spotting_recalibrates(
 @pytest.mark.slow
 @pytest.mark.parametrize(("adapter", "faults"), [(False, True), (True, False)])
 def test_keyword_spotting_adapts(
-    shared_data: Path, simulate: Callable[..., str], tmp_path: Path, adapter: bool, faults: bool
+    shared_data: Path, start_board: Callable[..., str], tmp_path: Path, adapter: bool, faults: bool
 ) -> None:
     """Gain drift: the accuracy and the weights that the host's fit gets, also over a line with faults."""
     original = (shared_data / "mlperf_tiny" / "kws_ref_model.tflite").read_bytes()
@@ -556,7 +556,7 @@ def test_keyword_spotting_adapts(
     model = patch(original, "exact", adapter=adapter)
     (tmp_path / "model_zo.tflite").write_bytes(model)
     expected = host_result(model, 1, data, test, passes=1300, verbose=False)
-    port = simulate("model_zo.tflite")
+    port = start_board("model_zo.tflite")
     line = FaultyLine(port, seed=11) if faults else None
     words = ["--data", "adapt.npz", "--test", "test.npz", "--passes", "1300", "--seed", "1", "-o", "adapted.tflite"]
     found = monitor(tmp_path, "--port", port if line is None else line.name, *words)

@@ -18,18 +18,18 @@ after an interruption. What the tool needs beside the package: pip install tflm-
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 from suites import jobs
+from suites.command_line import command, parser_of
 from suites.jobs import SUITES, Place
 from suites.output import emit
 from suites.processes import one_thread
 from suites.report import Results, markdown, picture
-from suites.suite import AS_IT_IS
+from suites.starts import AS_IT_IS
 
 
 def measure(place: Place, options: argparse.Namespace) -> Results:
@@ -97,25 +97,19 @@ def _say(line: str) -> None:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, kept="finished jobs", parallel=True)
     parser.add_argument("suite", choices=SUITES)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the models and samples")
     parser.add_argument("--passes", type=int, nargs="+", default=[5000, 20000, 50000, 200000])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default: 1)")
     parser.add_argument("--no-backprop", action="store_true", help="leave the yardsticks out")
     parser.add_argument(
         "--confirm", action="store_true", help="repeat the best method in TFLite Micro, with the fewest passes"
     )
-    parser.add_argument(
-        "--results", type=Path, default=Path("build/bench"), help="folder of finished jobs (default: %(default)s)"
-    )
-    parser.add_argument("-o", "--output", type=Path, help="Markdown file (default: standard output)")
     parser.add_argument("--picture", type=Path, help="PNG file")
     options = parser.parse_args()
     one_thread()
     results = measure(Place(options.suite, options.data, options.results), options)
-    text = markdown(results, shlex.join(["python", "tools/bench_accuracy.py", *sys.argv[1:]]))
+    text = markdown(results, command())
     if options.picture is not None:
         picture(results, options.picture)
     emit(text, options.output)

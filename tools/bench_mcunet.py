@@ -10,13 +10,12 @@ adapt, 2,000 to test. Needs the files of mcunet/ and cifar10_jpeg_dev.npz, and S
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 from suites.cifar_c import CORRUPTIONS, corrupted
+from suites.command_line import parser_of
 from suites.output import emit
 
 import tflm_zo
@@ -53,12 +52,10 @@ def _accuracy(model: bytes, x: np.ndarray, y: np.ndarray) -> float:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of the models and samples")
+    parser = parser_of(__doc__)
     parser.add_argument("--corruptions", nargs="+", choices=list(CORRUPTIONS), default=list(CORRUPTIONS))
     parser.add_argument("--passes", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path, help="Markdown file (default: standard output)")
     options = parser.parse_args()
     model = (options.data / "mcunet" / "mcunet_cifar.tflite").read_bytes()
     images = np.load(options.data / "cifar10_jpeg_dev.npz")

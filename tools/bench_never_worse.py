@@ -14,13 +14,12 @@ package: pip install tflm-zo[bench].
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
 from suites import never_worse, tasks
+from suites.command_line import command, parser_of
 from suites.drifts import TABLE_SEEDS, TUNING_SEEDS
 from suites.never_worse import Result, Training
 from suites.output import emit
@@ -61,8 +60,7 @@ def measure(options: argparse.Namespace) -> dict[Training, Result]:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of the models and samples")
+    parser = parser_of(__doc__, kept="finished trainings", parallel=True)
     parser.add_argument("--tasks", nargs="+", help="names of tasks (default: all)")
     parser.add_argument("--method", choices=("fit", "adapt"), default="fit", help="the default fit, or the whole chain")
     parser.add_argument(
@@ -71,16 +69,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two sizes and one seed only")
     parser.add_argument("--slow", action="store_true", help="with MCUNet")
     parser.add_argument("--tuning", action="store_true", help="drifts to choose constants with, not those of the table")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default: 1)")
-    parser.add_argument(
-        "--results", type=Path, default=Path("build/bench"), help="folder of finished trainings (default: %(default)s)"
-    )
-    parser.add_argument("-o", "--output", type=Path, help="Markdown file (default: standard output)")
     options = parser.parse_args()
     one_thread()
     results = measure(options)
-    text = never_worse.markdown(results, shlex.join(["python", "tools/bench_never_worse.py", *sys.argv[1:]]))
-    emit(text, options.output)
+    emit(never_worse.markdown(results, command()), options.output)
 
 
 if __name__ == "__main__":

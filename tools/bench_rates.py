@@ -10,13 +10,11 @@ package: pip install tflm-zo[bench].
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import shlex
 import sys
-from pathlib import Path
 
 from suites import rate_sweep, tasks
+from suites.command_line import command, parser_of
 from suites.drifts import TABLE_SEEDS, TUNING_SEEDS
 from suites.output import emit
 from suites.processes import one_thread
@@ -33,17 +31,12 @@ TABLE = (
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of the models and samples")
+    parser = parser_of(__doc__, kept="prepared models")
     parser.add_argument("--tasks", nargs="+", help="names of tasks (default: ten of the table)")
     parser.add_argument("--methods", nargs="+", choices=rate_sweep.METHODS, default=rate_sweep.METHODS)
     parser.add_argument("--tuning", action="store_true", help="the models and drifts that formulas were chosen on")
     parser.add_argument("--samples", type=int, default=200, help="samples to train on (default: %(default)s)")
     parser.add_argument("--passes", type=int, default=5000, help="passes of a training (default: %(default)s)")
-    parser.add_argument(
-        "--results", type=Path, default=Path("build/bench"), help="folder of prepared models (default: %(default)s)"
-    )
-    parser.add_argument("-o", "--output", type=Path, help="Markdown file (default: standard output)")
     options = parser.parse_args()
     one_thread()
     seeds = TUNING_SEEDS[:3] if options.tuning else TABLE_SEEDS
@@ -54,8 +47,7 @@ def main() -> None:
             result = rate_sweep.sweep(task, method, seed, options.samples, options.passes)
             results[name, method, seed] = result
             print(name, method, seed, result.refused or f"{result.part:.2f}", file=sys.stderr, flush=True)
-    command = shlex.join(["python", "tools/bench_rates.py", *sys.argv[1:]])
-    emit(rate_sweep.markdown(results, command), options.output)
+    emit(rate_sweep.markdown(results, command()), options.output)
 
 
 if __name__ == "__main__":

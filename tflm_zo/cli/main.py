@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tflm_zo.cli.board import build, export, flash, plan
 from tflm_zo.cli.models import bake, convert, inspect, patch, realign
 from tflm_zo.cli.options import finish, json_option
 from tflm_zo.cli.search import select, tune
-from tflm_zo.cli.serial import monitor, simulate
+from tflm_zo.cli.serial import monitor, virtual_board
 from tflm_zo.cli.training import evaluate, train
 from tflm_zo.errors import ZoError
 
@@ -50,6 +51,11 @@ def demo(output: str, seed: int, as_json: bool) -> None:
 
 for _command in (
     adapt, bake, build, convert, demo, evaluate, export, flash, inspect, monitor, patch, plan, realign, select,
-    simulate, train, tune,
+    train, tune, virtual_board,
 ):  # fmt: skip
     main.add_command(_command)
+
+# The name that the command had at first; it was taken for what tflm_zo/simulator/ does.
+_simulate = copy.copy(virtual_board)
+_simulate.hidden = True
+main.add_command(_simulate, "simulate")

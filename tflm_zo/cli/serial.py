@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands ``monitor`` and ``simulate``."""
+"""The commands ``monitor`` and ``virtual-board``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LEDS = ("idle", "running the model", "training", "saving a checkpoint", "refuse
 @click.option("--flash", type=OUT_FILE, help="File of the checkpoints; default: the model's name with .flash.")
 @click.option("--batch-size", default=64, show_default=True, help="Samples that there is memory for.")
 @click.option("--link", type=click.Path(), help="Also make a symbolic link of this name to the port.")
-def simulate(model: str, flash: str | None, batch_size: int, link: str | None) -> None:
+def virtual_board(model: str, flash: str | None, batch_size: int, link: str | None) -> None:
     """Be a board that runs the patched MODEL, behind a pseudo-terminal; ends with Ctrl-C.
 
     The same app as on a board, with TFLM's Python wheel as its engine. What it has saved in its flash file is

@@ -4,20 +4,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tflm_zo.conversion.keras_support import import_tensorflow, predict_float, quiet
+from tflm_zo.conversion.keras_support import import_tensorflow, predict_float
+from tflm_zo.demo.float_training import FloatTraining, Optimizer
 from tflm_zo.errors import ZoError
 
 # The candidates among which cross-validation chooses; best values lie inside, not at an end.
 _CANDIDATES: dict[str, tuple[float, ...]] = {
     "adam": (3e-4, 1e-3, 3e-3, 1e-2),
-    "sgd": (1e-2, 3e-2, 1e-1),  # With Nesterov momentum 0.9.
+    "sgd": (1e-2, 3e-2, 1e-1),
 }
 _MAX_EPOCHS = 80
 _FOLDS = 3
@@ -64,16 +64,14 @@ def backprop(
     Raises:
         ZoError: TensorFlow is missing, or there are fewer adaptation samples than folds.
     """
-    tf, keras = import_tensorflow()
     if len(x_adapt) < _FOLDS:
         raise ZoError(f"x has {len(x_adapt)} samples: back-propagation needs at least {_FOLDS}")
     started = time.perf_counter()
-    tuners = {name: _Tuner(tf, keras, keras_model, name) for name in _CANDIDATES}
-    best = _cross_validate(tuners, x_adapt, y_adapt, seed)
-    tuner, everything = tuners[best.optimizer], np.arange(len(x_adapt))
+    tuner = _Tuner(keras_model)
+    best, score = _cross_validate(tuner, x_adapt, y_adapt, seed)
     accuracies = []
     for run in range(_RUNS):
-        tuner.train(x_adapt, y_adapt, everything, rate=best.rate, epochs=best.epochs, seed=seed + 1 + run)
+        tuner.train(x_adapt, y_adapt, best, seed + 1 + run)
         outputs = predict_float(tuner.model, x_test)
         accuracies.append(float(np.mean(outputs.argmax(axis=1) == y_test)))
     return BackpropResult(
@@ -82,90 +80,59 @@ def backprop(
         best.optimizer,
         best.rate,
         best.epochs,
-        best.score[0],
+        score,
         time.perf_counter() - started,
     )
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """How a model is tuned; ``score``: mean validation accuracy and minus the loss, the larger the better."""
+class _Setting(NamedTuple):
+    """How a model is tuned."""
 
-    score: tuple[float, float]
     optimizer: str
     rate: float
     epochs: int
 
 
-def _cross_validate(tuners: dict[str, _Tuner], x: NDArray[np.float32], y: NDArray[np.int32], seed: int) -> _Setting:
-    """Return the setting with the best score over held-out folds."""
+def _cross_validate(tuner: _Tuner, x: NDArray[np.float32], y: NDArray[np.int32], seed: int) -> tuple[_Setting, float]:
+    """Return the setting with the best mean accuracy over held-out folds, and that accuracy."""
     folds = np.array_split(np.random.default_rng(seed).permutation(len(x)), _FOLDS)
-    best: _Setting | None = None
-    for name, rates in _CANDIDATES.items():
+    found: dict[_Setting, tuple[float, float]] = {}
+    for optimizer, rates in _CANDIDATES.items():
         for rate in rates:
-            scores = np.zeros((_FOLDS, _MAX_EPOCHS, 2))
-            for index, held_out in enumerate(folds):
-                rest = np.concatenate([fold for fold in folds if fold is not held_out])
-                curve = _Curve(tuners[name].evaluate, x[held_out], y[held_out])
-                tuners[name].train(x, y, rest, rate=rate, epochs=_MAX_EPOCHS, seed=seed, curve=curve)
-                scores[index] = curve.points
-            for epoch, (accuracy, loss) in enumerate(scores.mean(axis=0), start=1):
+            longest = _Setting(optimizer, rate, _MAX_EPOCHS)
+            curves = []
+            for fold in folds:
+                rest = np.concatenate([other for other in folds if other is not fold])
+                curves.append(tuner.train(x[rest], y[rest], longest, seed, (x[fold], y[fold])))
+            for epoch, (accuracy, loss) in enumerate(np.mean(curves, axis=0), start=1):
                 # Equal accuracies are common with few samples: the lower loss decides.
-                found = _Setting((float(accuracy), -float(loss)), name, rate, epoch)
-                if best is None or found.score > best.score:
-                    best = found
-    assert best is not None
-    return best
-
-
-class _Curve:
-    """Accuracy and loss on a validation set after each epoch."""
-
-    def __init__(self, evaluate: Callable[[Any, Any], Sequence[Any]], x: NDArray[Any], y: NDArray[Any]) -> None:
-        self.points: list[tuple[float, float]] = []
-        self._evaluate = evaluate
-        self._x = x
-        self._y = y
-
-    def add(self) -> None:
-        accuracy, loss = self._evaluate(self._x, self._y)
-        self.points.append((float(accuracy), float(loss)))
+                found[longest._replace(epochs=epoch)] = (float(accuracy), -float(loss))
+    best = max(found, key=lambda setting: found[setting])
+    return best, found[best][0]
 
 
 class _Tuner:
-    """One copy of the model and one optimizer; compiled once, started anew for every training."""
+    """A copy of the model; compiled once, started anew for every training."""
 
-    def __init__(self, tf: Any, keras: Any, source: Any, optimizer: str) -> None:
-        self.model = keras.models.clone_model(source)
+    def __init__(self, source: Any) -> None:
+        tf, keras = import_tensorflow()
+        self.model = model = keras.models.clone_model(source)
         self._weights = [np.array(value) for value in source.get_weights()]
-        self.model.set_weights(self._weights)
-        if optimizer == "adam":
-            self._optimizer = keras.optimizers.Adam(1.0)
-        else:
-            self._optimizer = keras.optimizers.SGD(1.0, momentum=0.9, nesterov=True)
-        self._optimizer.build(self.model.trainable_variables)
-        self._initial = [np.array(variable) for variable in self._optimizer.variables]
-        last = self.model.layers[-1]
+        model.set_weights(self._weights)
+        last = model.layers[-1]
         softmax = isinstance(last, keras.layers.Softmax) or (
             getattr(last, "activation", None) is keras.activations.softmax
         )
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not softmax)
-        model, update = self.model, self._optimizer
-
-        def step(x: Any, y: Any) -> None:
-            with tf.GradientTape() as tape:
-                value = loss(y, model(x, training=True))
-            variables = model.trainable_variables
-            update.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
-
-        # A whole epoch in one call: small steps are otherwise mostly the overhead of calling.
-        @tf.function(autograph=False, jit_compile=True)  # type: ignore[untyped-decorator]
-        def epoch(x: Any, y: Any, batches: Any) -> None:
-            def body(index: Any) -> tuple[Any]:
-                step(tf.gather(x, batches[index]), tf.gather(y, batches[index]))
-                return (index + 1,)
-
-            tf.while_loop(lambda index: index < tf.shape(batches)[0], body, (tf.constant(0),))
+        self._optimizer = Optimizer(model.trainable_variables)
+        self._training = FloatTraining(
+            lambda x: model(x, training=True),
+            loss,
+            self._optimizer,
+            sample=model.input_shape[1:],
+            label=tf.TensorSpec([None], tf.int32),
+            compiled=True,
+        )
 
         @tf.function(autograph=False)  # type: ignore[untyped-decorator]
         def evaluate(x: Any, y: Any) -> Any:
@@ -173,34 +140,34 @@ class _Tuner:
             hits = tf.equal(tf.argmax(outputs, axis=1, output_type=tf.int32), y)
             return tf.reduce_mean(tf.cast(hits, tf.float32)), loss(y, outputs)
 
-        self._epoch = epoch
-        self._tf = tf
-        self.evaluate = evaluate
+        self._evaluate = evaluate
 
     def train(
         self,
         x: NDArray[Any],
         y: NDArray[Any],
-        chosen: NDArray[np.intp],
-        *,
-        rate: float,
-        epochs: int,
+        setting: _Setting,
         seed: int,
-        curve: _Curve | None = None,
-    ) -> None:
-        """Train from the given weights on the chosen samples, in shuffled batches of 16."""
+        validation: tuple[NDArray[Any], NDArray[Any]] | None = None,
+    ) -> list[tuple[float, float]]:
+        """Train from the given weights; return accuracy and loss on validation samples after each epoch."""
+        curve: list[tuple[float, float]] = []
+
+        def validate() -> None:
+            if validation is not None:
+                accuracy, loss = self._evaluate(*validation)
+                curve.append((float(accuracy), float(loss)))
+
         self.model.set_weights(self._weights)
-        for variable, value in zip(self._optimizer.variables, self._initial, strict=True):
-            variable.assign(value)
-        self._optimizer.learning_rate = rate
-        rng = np.random.default_rng(seed)
-        count = min(_BATCH, len(chosen))
-        steps = len(chosen) // count
-        inputs = self._tf.constant(x, self._tf.float32)
-        labels = self._tf.constant(y, self._tf.int32)
-        with quiet():
-            for _ in range(epochs):
-                order = rng.permutation(chosen)[: steps * count].reshape(steps, count)
-                self._epoch(inputs, labels, self._tf.constant(order, self._tf.int32))
-                if curve is not None:
-                    curve.add()
+        self._optimizer.restart(adam=setting.optimizer == "adam")
+        self._training.train(
+            x,
+            y,
+            setting.rate,
+            falling=False,
+            epochs=setting.epochs,
+            batch=_BATCH,
+            seed=seed,
+            after_epoch=validate,
+        )
+        return curve

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from suites.case import Case
 from suites.float_network import Setting
-from suites.suite import Case, Method, Suite
-from suites.yardsticks import Yardstick
+from suites.suite import Method, Suite, Yardstick
 from tflm_zo import patch
 from tflm_zo.model.quantization import dequantize
 from tflm_zo.training.sim_trainer import SimTrainer

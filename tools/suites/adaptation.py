@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import tflm_zo
 from suites.cache import digest, package_digest
+from suites.case import Case
 from tflm_zo.files import write_atomic
-
-if TYPE_CHECKING:
-    from suites.suite import Case
 
 
 class Adapted(NamedTuple):

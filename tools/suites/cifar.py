@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from suites.cache import digest
+from suites.case import Case
 from suites.corruptions import CORRUPTIONS, corrupted
 from suites.float_network import Setting
-from suites.suite import FILTERED, PREPARED, REALIGNED, Case, Method, Suite
-from suites.yardsticks import Yardstick
+from suites.starts import FILTERED, PREPARED, REALIGNED
+from suites.suite import Method, Suite, Yardstick
 from tflm_zo.files import write_atomic
 
 ADAPT, TEST = 1000, 2000

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from suites.case import Case
 from suites.float_network import Setting
-from suites.suite import REALIGNED, Case, Method, Suite
-from suites.yardsticks import Yardstick
+from suites.starts import REALIGNED
+from suites.suite import Method, Suite, Yardstick
 from tflm_zo.conversion.convert import convert
 from tflm_zo.demo.digits import drift, load_digits, train_model
 from tflm_zo.files import write_atomic

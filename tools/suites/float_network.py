@@ -10,12 +10,15 @@ int8, with weights on the grid of their codes and activations rounded (see :meth
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tflm_zo.conversion.keras_support import import_tensorflow, quiet
+from tflm_zo.demo.float_training import FloatTraining, Optimizer
 from tflm_zo.errors import ZoError
 from tflm_zo.model.activation import LIMITS
 from tflm_zo.model.quantization import dequantize
@@ -46,6 +49,24 @@ class Setting:
     def __str__(self) -> str:
         inputs = ", inputs / 128 codes" if self.unit_inputs else ""
         return f"{self.optimizer} {self.rate:g}, {self.epochs} epochs{inputs}"
+
+
+class _RoundedSteps(Optimizer):
+    """Steps of plain SGD, rounded up or down at random to the grids of the variables' codes.
+
+    ``grids``: for each variable a function that returns the real value of one of its codes.
+    """
+
+    def __init__(self, variables: Sequence[Any], speeds: Sequence[float], grids: Sequence[Callable[[], Any]]) -> None:
+        super().__init__(variables, speeds)
+        self._grids = grids
+
+    def move(self, i: int, gradient: Any, rate: Any, adam: Any, size: Any) -> None:
+        tf, variable, grid = self.tf, self.variables[i], self._grids[i]
+        codes = (variable - rate * self.speeds[i] * gradient) / grid()
+        codes = tf.floor(codes + tf.random.uniform(tf.shape(codes)))
+        limit = 127.0 if len(variable.shape) > 1 else float(2**30)
+        variable.assign(tf.clip_by_value(codes, -limit, limit) * grid())
 
 
 class Network:
@@ -83,11 +104,15 @@ class Network:
                 if layer.index >= trained_from:
                     self._trained += range(known, len(self.variables))
         self._unit = self.tf.Variable(1.0)  # real input of one unit of what the network is fed
-        self._epoch = self._epoch_function()
-        self._first = [self.tf.Variable(self.tf.zeros_like(v)) for v in self.variables]
-        self._second = [self.tf.Variable(self.tf.zeros_like(v)) for v in self.variables]
-        self._count = self.tf.Variable(0.0)
-        self._adam = self.tf.Variable(False)
+        trained, speeds = [self.variables[i] for i in self._trained], [self._speeds[i] for i in self._trained]
+        self._optimizer = Optimizer(trained, speeds)
+        if int8:
+            self._optimizer = _RoundedSteps(trained, speeds, [functools.partial(self._grid, i) for i in self._trained])
+        sample = self._model.tensors[self._model.inputs[0]].sample_shape
+        label = self.tf.TensorSpec([None], self.tf.int32)
+        if not self._classes:
+            label = self.tf.TensorSpec([None, None], self.tf.float32)
+        self._training = FloatTraining(self.outputs, self._loss, self._optimizer, sample=sample, label=label)
 
     # -- training ------------------------------------------------------------------------------------------
 
@@ -100,83 +125,25 @@ class Network:
         float; they pass the rounding of activations unchanged, clipped ones not at all.
         """
         self._restart(setting.unit_inputs)
-        for moment in (*self._first, *self._second, self._count):
-            moment.assign(self.tf.zeros_like(moment))
-        self._adam.assign(setting.optimizer == "Adam")
-        rng = np.random.default_rng(seed)
+        adam = setting.optimizer == "Adam"
+        self._optimizer.restart(adam)
         self.tf.random.set_seed(seed)
-        batch = min(BATCH, len(x))
-        steps = len(x) // batch
-        rates = setting.rate * (1 - np.arange(setting.epochs * steps) / (setting.epochs * steps))
-        clip = np.inf if setting.optimizer == "Adam" else 1.0
-        inputs = self.tf.constant(self.reals(x))
-        labels = self.tf.constant(y.astype(np.int32 if self._classes else np.float32))
-        with quiet():
-            for number in range(setting.epochs):
-                order = rng.permutation(len(x))[: steps * batch].reshape(steps, batch)
-                part = rates[number * steps : (number + 1) * steps]
-                self._epoch(
-                    inputs,
-                    labels,
-                    self.tf.constant(order.astype(np.int32)),
-                    self.tf.constant(part.astype(np.float32)),
-                    self.tf.constant(np.float32(clip)),
-                )
-
-    def _epoch_function(self) -> Any:
-        tf, model = self.tf, self._model
-        sample = model.tensors[model.inputs[0]].sample_shape
-        labels = tf.TensorSpec([None], tf.int32) if self._classes else tf.TensorSpec([None, None], tf.float32)
-        signature = [
-            tf.TensorSpec([None, *sample], tf.float32),
-            labels,
-            tf.TensorSpec([None, None], tf.int32),
-            tf.TensorSpec([None], tf.float32),
-            tf.TensorSpec([], tf.float32),
-        ]
-
-        # A whole epoch in one call: small steps are otherwise mostly the overhead of calling.
-        @tf.function(autograph=False, input_signature=signature)  # type: ignore[untyped-decorator]
-        def epoch(x: Any, y: Any, batches: Any, rates: Any, clip: Any) -> None:
-            def body(index: Any) -> tuple[Any]:
-                rows = batches[index]
-                with tf.GradientTape() as tape:
-                    loss = self._loss(tf.gather(y, rows), self.outputs(tf.gather(x, rows)))
-                gradients = tape.gradient(loss, [self.variables[i] for i in self._trained])
-                norm = tf.linalg.global_norm(gradients)
-                scale = tf.minimum(1.0, clip / tf.maximum(norm, 1e-12))
-                self._step([g * scale for g in gradients], rates[index])
-                return (index + 1,)
-
-            tf.while_loop(lambda index: index < tf.shape(batches)[0], body, (tf.constant(0),))
-
-        return epoch
+        self._training.train(
+            self.reals(x),
+            y,
+            setting.rate,
+            falling=True,
+            epochs=setting.epochs,
+            batch=BATCH,
+            seed=seed,
+            clip=np.inf if adam else 1.0,
+        )
 
     def _loss(self, y: Any, outputs: Any) -> Any:
         tf = self.tf
         if self._classes:
             return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, outputs))
         return tf.reduce_mean(tf.square(outputs - y))
-
-    def _step(self, gradients: list[Any], rate: Any) -> None:
-        """One step of Adam (Kingma & Ba, 2015, beta 0.9 and 0.999), of SGD with momentum 0.9, or in int8."""
-        tf = self.tf
-        self._count.assign_add(1.0)
-        adam = tf.cast(self._adam, tf.float32)
-        size = rate * tf.sqrt(1 - 0.999**self._count) / (1 - 0.9**self._count)
-        for i, gradient in zip(self._trained, gradients, strict=True):
-            variable = self.variables[i]
-            if self._int8:
-                codes = (variable - rate * self._speeds[i] * gradient) / self._grid(i)
-                codes = tf.floor(codes + tf.random.uniform(tf.shape(codes)))
-                limit = 127.0 if len(variable.shape) > 1 else float(2**30)
-                variable.assign(tf.clip_by_value(codes, -limit, limit) * self._grid(i))
-                continue
-            first, second = self._first[i], self._second[i]
-            first.assign(0.9 * first + (1.0 - 0.9 * adam) * gradient)
-            second.assign(0.999 * second + 0.001 * gradient * gradient)
-            step = adam * size * first / (tf.sqrt(second) + 1e-7) + (1.0 - adam) * rate * first
-            variable.assign_sub(self._speeds[i] * step)
 
     # -- measuring -----------------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from suites import tasks
 from suites.drifts import TABLE_SEEDS, TUNING_SEEDS, families
 from suites.float_network import Setting
-from suites.suite import PREPARED, Method, Suite
-from suites.yardsticks import Yardstick
+from suites.starts import PREPARED
+from suites.suite import Method, Suite, Yardstick
 
 # Tasks of each suite.
 MODELS = {

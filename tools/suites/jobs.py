@@ -15,8 +15,10 @@ import numpy as np
 from suites import fresh
 from suites.adaptation import adapted
 from suites.cache import Cache, digest, package_digest
+from suites.case import Case
 from suites.predict import predict, right
-from suites.suite import Case, Method, Suite
+from suites.starts import model_at
+from suites.suite import Method, Suite
 from suites.yardsticks import Outcome, back_propagate
 from tflm_zo import Trainer, patch
 from tflm_zo.training.sim_trainer import SimTrainer
@@ -75,7 +77,7 @@ def _train(method: Method, case: Case, seed: int, passes: int, tflm: bool) -> Ru
     if method.chain:
         model = adapted(case, passes, seed).model
         return Run(plain_score(model, case), passes, digest(model), time.perf_counter() - started)
-    trainer = (Trainer if tflm else SimTrainer)(patch(case.model_at(method.start), **method.patching), seed=seed)
+    trainer = (Trainer if tflm else SimTrainer)(patch(model_at(case, method.start), **method.patching), seed=seed)
     # A bound of epochs that is never reached: passes end the training.
     trainer.fit(case.x, case.y, epochs=passes, passes=passes, verbose=False, **method.fitting)
     weights = digest(*trainer.weights.values())
@@ -111,7 +113,7 @@ def untrained(case: Case) -> tuple[float, float]:
 def prepared(place: Place, case: int, start: str) -> float:
     """Score after the drift of the model that a training starts from, untrained."""
     what = place.load().cases[case]
-    return plain_score(what.model_at(start), what)
+    return plain_score(model_at(what, start), what)
 
 
 def _samples(case: Case) -> tuple[Any, ...]:

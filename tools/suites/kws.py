@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from suites.case import Case
 from suites.float_network import Setting
-from suites.suite import REALIGNED, Case, Method, Suite
-from suites.yardsticks import Yardstick
+from suites.starts import REALIGNED
+from suites.suite import Method, Suite, Yardstick
 
 ADAPT, TEST = 400, 300
 

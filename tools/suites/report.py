@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from suites.case import Case
 from suites.jobs import Run
 from suites.memory import arena, backprop_memory, first_affordable_layer
-from suites.suite import FILTERED, Case, Method, Suite
-from suites.yardsticks import Outcome, Yardstick, with_adapter
+from suites.starts import FILTERED, chosen_filter, model_at
+from suites.suite import Method, Suite, Yardstick
+from suites.yardsticks import Outcome, with_adapter
 from tflm_zo import patch
 from tflm_zo.errors import ZoError
 from tflm_zo.files import write_atomic
@@ -157,7 +159,7 @@ def _starts(results: Results) -> list[str]:
 
 def _filter(results: Results, start: str, name: str) -> str:
     case = next(case for case in results.suite.cases if case.name == name)
-    return f" ({case.filter})" if start == FILTERED else ""
+    return f" ({chosen_filter(case)})" if start == FILTERED else ""
 
 
 def _yardstick_mean(results: Results, yardstick: Yardstick) -> float:
@@ -247,7 +249,7 @@ def _memory_of(results: Results, cases: list[Case]) -> list[list[str]]:
 
 
 def _arena(case: Case, method: Method) -> int:
-    return arena(patch(case.model_at(method.start), **method.patching))
+    return arena(patch(model_at(case, method.start), **method.patching))
 
 
 def _kilobytes(size: int) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from suites.case import Case
 from suites.drifts import Drift, Sensor, draw
-from suites.suite import Case
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,33 +11,16 @@ from typing import Any
 import numpy as np
 
 from suites.cache import Cache, digest
+from suites.case import Case
 from suites.float_network import Network, Setting
 from suites.memory import first_affordable_layer
-from suites.suite import AS_IT_IS, Case
+from suites.starts import behind_front
+from suites.suite import Yardstick
 from tflm_zo.model.file import load_model, save_model
 from tflm_zo.patching.adapter import add_adapter
 
 # Counts up when the network's training changes, so that kept results are not taken for those of the new one.
 _VERSION = 2
-
-
-@dataclass(frozen=True)
-class Yardstick:
-    """A form of back-propagation, and the settings to choose from.
-
-    adapter: with an identity layer for the input's channels in front, trained too. start: as a method's.
-    folds: settings are compared on ``folds`` held-out parts of ``parts`` that the samples are cut into. limited: only
-    the layers that can be trained in the RAM of the default patch (:func:`suites.memory.first_affordable_layer`).
-    """
-
-    name: str
-    grid: tuple[Setting, ...]
-    int8: bool = False
-    adapter: bool = False
-    start: str = AS_IT_IS
-    parts: int = 3
-    folds: int = 3
-    limited: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +34,7 @@ class Outcome:
 
 def back_propagate(yardstick: Yardstick, case: Case, seeds: int, cache: Cache) -> Outcome:
     """Choose a setting and train; every training is kept in ``cache``."""
-    case = case.behind_front(yardstick.start)
+    case = behind_front(case, yardstick.start)
     model = with_adapter(case.model) if yardstick.adapter else case.model
     first = first_affordable_layer(model) if yardstick.limited else 0
     everything = np.arange(len(case.x))
