@@ -19,19 +19,3 @@ def make_command(actions: int = 0, **fields: Any) -> np.ndarray:
     """Return a command (int32[20]) for one pass; ``fields``: those of the command that are not 0."""
     command = Command(magic=COMMAND_MAGIC, actions=actions, **fields)
     return np.frombuffer(bytes(command), dtype=np.int32).copy()
-
-
-def read_report(words: np.ndarray) -> Report:
-    """Return the report that a pass left in the output tensor ``words`` (int32[8])."""
-    return Report.from_buffer_copy(words.tobytes())
-
-
-def report_words(**fields: Any) -> np.ndarray:
-    """Return a report as the output tensor has it (int32[8]); ``fields``: those that are not 0."""
-    return np.frombuffer(bytes(Report(**fields)), dtype=np.int32).copy()
-
-
-def state_address(report: Report) -> int:
-    """Return where the parameter op's state is, as a pass reports it."""
-    low, high = report.state_address
-    return int(low) | int(high) << 32
