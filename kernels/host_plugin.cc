@@ -24,6 +24,7 @@ bool Append(PythonOpsResolver* resolver, tflm_zo::Registration registration, con
 
 }  // namespace
 
+// Called by TFLM, which looks it up by its name.
 TFLM_ZO_EXPORT bool TflmZoRegister(PythonOpsResolver* resolver) {
   return Append(resolver, tflm_zo::ParameterOp(), tflm_zo::kParameterOpName) &&
          Append(resolver, tflm_zo::LossOp(), tflm_zo::kLossOpName) &&

@@ -14,23 +14,11 @@
 namespace tflm_zo {
 namespace {
 
-enum Input {
-  kLogits,
-  kTarget,
-  kSessionInput,
-  kFeatures,
-  kHeadWeights,
-  kHeadBias,
-  kHeadResidual,
-  kMeanPrediction
-};
-
-constexpr int kFeatureGradientOutput = 1;
-
 struct LossState {
   const LossOptions* options;
   int logits_scratch;  // float[outputs]
 };
+static_assert(sizeof(LossState) == kLossStateWords * sizeof(void*), "see loss_op.h");
 
 void* Init(Context* context, const char* buffer, size_t length) {
   auto* state = static_cast<LossState*>(AllocatePersistent(context, sizeof(LossState)));
@@ -45,10 +33,10 @@ void* Init(Context* context, const char* buffer, size_t length) {
 }
 
 bool TensorsMatch(Context* context, const Node* node, const LossOptions& options) {
-  const EvalTensor* logits = InputTensor(context, node, kLogits);
-  const EvalTensor* target = InputTensor(context, node, kTarget);
-  const EvalTensor* session = InputTensor(context, node, kSessionInput);
-  const EvalTensor* report = OutputTensor(context, node, 0);
+  const EvalTensor* logits = InputTensor(context, node, kLossLogits);
+  const EvalTensor* target = InputTensor(context, node, kLossTarget);
+  const EvalTensor* session = InputTensor(context, node, kLossSession);
+  const EvalTensor* report = OutputTensor(context, node, kLossReport);
   if (logits == nullptr || target == nullptr || session == nullptr || report == nullptr)
     return false;
   if (!IsInt8(logits) || ElementCount(logits) != options.outputs) return false;
@@ -58,13 +46,14 @@ bool TensorsMatch(Context* context, const Node* node, const LossOptions& options
   } else if (!IsInt8(target) || ElementCount(target) != options.outputs) {
     return false;
   }
-  const EvalTensor* mean = InputTensor(context, node, kMeanPrediction);
+  const EvalTensor* mean = InputTensor(context, node, kLossMeanPrediction);
   if (options.kind == kEntropy && (mean == nullptr || ElementCount(mean) != options.outputs))
     return false;
   if (options.features == 0) return true;
-  const EvalTensor* features = InputTensor(context, node, kFeatures);
-  const EvalTensor* weights = InputTensor(context, node, kHeadWeights);
-  if (options.trains_bias != 0 && InputTensor(context, node, kHeadBias) == nullptr) return false;
+  const EvalTensor* features = InputTensor(context, node, kLossFeatures);
+  const EvalTensor* weights = InputTensor(context, node, kLossHeadWeights);
+  if (options.trains_bias != 0 && InputTensor(context, node, kLossHeadBias) == nullptr)
+    return false;
   return features != nullptr && weights != nullptr && IsInt8(features) && IsInt8(weights) &&
          ElementCount(features) == options.features &&
          ElementCount(weights) == options.features * options.outputs;
@@ -84,13 +73,13 @@ Status Prepare(Context* context, Node* node) {
 }
 
 Head MakeHead(Context* context, const Node* node, const LossOptions& options) {
-  const EvalTensor* bias = InputTensor(context, node, kHeadBias);
-  const EvalTensor* residual = InputTensor(context, node, kHeadResidual);
+  const EvalTensor* bias = InputTensor(context, node, kLossHeadBias);
+  const EvalTensor* residual = InputTensor(context, node, kLossResidual);
   Head head;
-  head.weights = static_cast<int8_t*>(TensorData(InputTensor(context, node, kHeadWeights)));
+  head.weights = static_cast<int8_t*>(TensorData(InputTensor(context, node, kLossHeadWeights)));
   head.residual = residual == nullptr ? nullptr : static_cast<int8_t*>(TensorData(residual));
   head.bias = bias == nullptr ? nullptr : static_cast<int32_t*>(TensorData(bias));
-  head.input = static_cast<const int8_t*>(TensorData(InputTensor(context, node, kFeatures)));
+  head.input = static_cast<const int8_t*>(TensorData(InputTensor(context, node, kLossFeatures)));
   head.outputs = options.outputs;
   head.features = options.features;
   head.input_zero_point = options.feature_zero_point;
@@ -163,11 +152,11 @@ class LossPass {
       : context_(context),
         node_(node),
         options_(*state.options),
-        session_(static_cast<Session*>(TensorData(InputTensor(context, node, kSessionInput)))),
+        session_(static_cast<Session*>(TensorData(InputTensor(context, node, kLossSession)))),
         codes_(codes),
         values_(static_cast<float*>(ScratchBuffer(context, state.logits_scratch))) {
     if (options_.features > 0) head_ = MakeHead(context, node, options_);
-    const EvalTensor* gradient = OutputTensor(context, node, kFeatureGradientOutput);
+    const EvalTensor* gradient = OutputTensor(context, node, kLossFeatureGradient);
     if (gradient != nullptr) feature_gradient_ = static_cast<float*>(TensorData(gradient));
   }
 
@@ -191,10 +180,11 @@ class LossPass {
  private:
   // Fills target_; false if it is not a class of this model.
   bool ReadTarget() {
-    const void* data = TensorData(InputTensor(context_, node_, kTarget));
+    const void* data = TensorData(InputTensor(context_, node_, kLossTarget));
     target_ = Target{0, static_cast<const int8_t*>(data), nullptr};
     if (options_.kind == kEntropy) {
-      target_.mean = static_cast<float*>(TensorData(InputTensor(context_, node_, kMeanPrediction)));
+      target_.mean =
+          static_cast<float*>(TensorData(InputTensor(context_, node_, kLossMeanPrediction)));
     }
     if (options_.kind != kCrossEntropy) return true;
     std::memcpy(&target_.index, data, sizeof(target_.index));
@@ -238,7 +228,7 @@ class LossPass {
 
   Status UpdateHead() {
     const bool trains_head =
-        options_.trains_bias != 0 || InputTensor(context_, node_, kHeadResidual) != nullptr;
+        options_.trains_bias != 0 || InputTensor(context_, node_, kLossResidual) != nullptr;
     if (options_.features == 0 || (!trains_head && feature_gradient_ == nullptr)) {
       TFLM_ZO_REPORT(context_, "%s: this model has no layer to train exactly", kLossOpName);
       return kError;
@@ -268,8 +258,9 @@ class LossPass {
 Status Invoke(Context* context, Node* node) {
   const auto& state = *static_cast<const LossState*>(node->user_data);
   const auto* session =
-      static_cast<const Session*>(TensorData(InputTensor(context, node, kSessionInput)));
-  const auto* codes = static_cast<const int8_t*>(TensorData(InputTensor(context, node, kLogits)));
+      static_cast<const Session*>(TensorData(InputTensor(context, node, kLossSession)));
+  const auto* codes =
+      static_cast<const int8_t*>(TensorData(InputTensor(context, node, kLossLogits)));
 
   Report report{};
   report.magic = kReportMagic;
@@ -279,7 +270,7 @@ Status Invoke(Context* context, Node* node) {
     const Status status = LossPass(context, node, state, codes).Run(&report);
     if (status != kOk) return status;
   }
-  std::memcpy(TensorData(OutputTensor(context, node, 0)), &report, sizeof(report));
+  std::memcpy(TensorData(OutputTensor(context, node, kLossReport)), &report, sizeof(report));
   return kOk;
 }
 

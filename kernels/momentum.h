@@ -11,11 +11,13 @@
 
 namespace tflm_zo {
 
+constexpr int32_t kMomentumWords = 2;  // floats of state for each element
+
 // State in a float tensor, all zero at the start: for each of `count` elements its momentum, then
 // for each the part of its steps that is still below one code.
 class Momentum {
  public:
-  static constexpr int32_t Words(int32_t count) { return 2 * count; }
+  static constexpr int32_t Words(int32_t count) { return kMomentumWords * count; }
 
   Momentum(float* state, int32_t count) : momentum_(state), fraction_(state + count) {}
 

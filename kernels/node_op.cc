@@ -13,26 +13,13 @@
 namespace tflm_zo {
 namespace {
 
-enum Input {
-  kSessionInput,
-  kLayerInput,
-  kLayerOutput,
-  kWeightsInput,
-  kInitialWeights,
-  kBiasInput,
-  kInitialBias,
-  kFeatureGradient,
-  kAccumulator,
-  kReportInput,
-  kInputCount
-};
-
 struct NodeState {
   const NodeOptions* options;
   // float[filter size]: gradient of one output channel's weights, if these are trained; then
   // uint32_t[ChannelWords]: a bit for each channel, whether the mask lets it take part.
   int scratch;
 };
+static_assert(sizeof(NodeState) == kNodeStateWords * sizeof(void*), "see node_op.h");
 
 void* Init(Context* context, const char* buffer, size_t length) {
   auto* state = static_cast<NodeState*>(AllocatePersistent(context, sizeof(NodeState)));
@@ -46,37 +33,37 @@ void* Init(Context* context, const char* buffer, size_t length) {
 }
 
 // Whether a node trains weights, not only the bias.
-bool TrainsWeights(const Node* node) { return node->inputs->data[kWeightsInput] >= 0; }
+bool TrainsWeights(const Node* node) { return node->inputs->data[kNodeWeights] >= 0; }
 
 bool IsInt8Of(const EvalTensor* tensor, int32_t count) {
   return tensor != nullptr && IsInt8(tensor) && ElementCount(tensor) == count;
 }
 
 bool TensorsMatch(Context* context, const Node* node, const NodeOptions& options) {
-  if (node->inputs->size != kInputCount) return false;
+  if (node->inputs->size != kNodeInputCount) return false;
   const LayerShape& shape = options.shape;
   const int32_t weight_count = shape.output_channels * FilterSize(shape);
   const int32_t input_count = shape.input_height * shape.input_width * shape.input_channels;
-  if (InputTensor(context, node, kSessionInput) == nullptr ||
-      !IsInt8Of(InputTensor(context, node, kLayerOutput),
+  if (InputTensor(context, node, kNodeSession) == nullptr ||
+      !IsInt8Of(InputTensor(context, node, kNodeLayerOutput),
                 Positions(shape) * shape.output_channels) ||
-      !IsInt8Of(InputTensor(context, node, kInitialWeights), weight_count)) {
+      !IsInt8Of(InputTensor(context, node, kNodeInitialWeights), weight_count)) {
     return false;
   }
   int32_t trained = shape.output_channels;
   if (TrainsWeights(node)) {
-    if (!IsInt8Of(InputTensor(context, node, kLayerInput), input_count) ||
-        !IsInt8Of(InputTensor(context, node, kWeightsInput), weight_count)) {
+    if (!IsInt8Of(InputTensor(context, node, kNodeLayerInput), input_count) ||
+        !IsInt8Of(InputTensor(context, node, kNodeWeights), weight_count)) {
       return false;
     }
     trained += weight_count;
-  } else if (InputTensor(context, node, kBiasInput) == nullptr) {
+  } else if (InputTensor(context, node, kNodeBias) == nullptr) {
     return false;
   }
-  const EvalTensor* report = InputTensor(context, node, kReportInput);
-  const bool closed_form = InputTensor(context, node, kFeatureGradient) != nullptr;
+  const EvalTensor* report = InputTensor(context, node, kNodeReport);
+  const bool closed_form = InputTensor(context, node, kNodeFeatureGradient) != nullptr;
   if (closed_form && (report == nullptr || ElementCount(report) != kReportWords)) return false;
-  const EvalTensor* accumulator = InputTensor(context, node, kAccumulator);
+  const EvalTensor* accumulator = InputTensor(context, node, kNodeAccumulator);
   return accumulator == nullptr || ElementCount(accumulator) == trained;
 }
 
@@ -162,20 +149,20 @@ class NodePass {
  public:
   NodePass(Context* context, const Node* node, const NodeState& state)
       : options_(*state.options),
-        session_(Data<Session>(context, node, kSessionInput)),
+        session_(Data<Session>(context, node, kNodeSession)),
         setting_(NodeSettings(session_)[options_.node]),
-        x_(Data<const int8_t>(context, node, kLayerInput)),
-        y_(Data<int8_t>(context, node, kLayerOutput)),
-        feature_gradient_(Data<const float>(context, node, kFeatureGradient)),
-        report_(Data<Report>(context, node, kReportInput)),
+        x_(Data<const int8_t>(context, node, kNodeLayerInput)),
+        y_(Data<int8_t>(context, node, kNodeLayerOutput)),
+        feature_gradient_(Data<const float>(context, node, kNodeFeatureGradient)),
+        report_(Data<Report>(context, node, kNodeReport)),
         gradient_size_(GradientSize(node, options_.shape)),
         dw_(static_cast<float*>(ScratchBuffer(context, state.scratch))),
         kept_(reinterpret_cast<uint32_t*>(dw_ + gradient_size_)),
-        trained_{Data<int8_t>(context, node, kWeightsInput),
-                 Data<const int8_t>(context, node, kInitialWeights),
-                 Data<int32_t>(context, node, kBiasInput),
-                 Data<const int32_t>(context, node, kInitialBias),
-                 Data<float>(context, node, kAccumulator)} {}
+        trained_{Data<int8_t>(context, node, kNodeWeights),
+                 Data<const int8_t>(context, node, kNodeInitialWeights),
+                 Data<int32_t>(context, node, kNodeBias),
+                 Data<const int32_t>(context, node, kNodeInitialBias),
+                 Data<float>(context, node, kNodeAccumulator)} {}
 
   void Perturb() const {
     KeepChannels(setting_.mask, session_->seed);

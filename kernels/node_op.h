@@ -11,11 +11,9 @@
 // together with the head. In a pass that measures it reports how large its gradient is (Report in
 // session.h).
 //
-// Inputs: session, x, y, weights, initial weights, bias, initial bias, feature gradient,
-// accumulator, report; the last five may be absent (-1). A closed form has the report, which lies
-// behind the loss op, to add what it measures; other nodes leave it to the loss op. A layer of
-// which only the bias is trained has neither x nor weights, and its constant weights for the
-// initial ones. Outputs: none.
+// A closed form has the report, which lies behind the loss op, to add what it measures; other nodes
+// leave it to the loss op. A layer of which only the bias is trained has neither x nor weights, and
+// its constant weights for the initial ones.
 #ifndef TFLM_ZO_KERNELS_NODE_OP_H_
 #define TFLM_ZO_KERNELS_NODE_OP_H_
 
@@ -24,6 +22,24 @@
 namespace tflm_zo {
 
 constexpr const char* kNodeOpName = "TFLM_ZO_NODE";
+
+// Inputs by position; the last five may be absent (-1). Outputs: none.
+enum NodeInput : int {
+  kNodeSession,
+  kNodeLayerInput,
+  kNodeLayerOutput,
+  kNodeWeights,
+  kNodeInitialWeights,
+  kNodeBias,
+  kNodeInitialBias,
+  kNodeFeatureGradient,
+  kNodeAccumulator,
+  kNodeReport,
+};
+constexpr int kNodeInputCount = kNodeReport + 1;
+
+// What TFLM keeps of the op in the arena, in pointers.
+constexpr int kNodeStateWords = 2;
 
 Registration NodeOp();
 

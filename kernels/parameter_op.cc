@@ -10,6 +10,8 @@
 namespace tflm_zo {
 namespace {
 
+static_assert(sizeof(ParameterState) == kParameterStateWords * sizeof(void*), "see parameter_op.h");
+
 // Fills the state from the custom options, or leaves options null if they are not ours.
 void* Init(Context* context, const char* buffer, size_t length) {
   auto* state = static_cast<ParameterState*>(AllocatePersistent(context, sizeof(ParameterState)));
@@ -65,8 +67,8 @@ Status Prepare(Context* context, Node* node) {
   }
   state->node = node;
   const ParameterOptions& options = *state->options;
-  const EvalTensor* command = InputTensor(context, node, kParameterCommandInput);
-  const EvalTensor* session = InputTensor(context, node, kParameterSessionInput);
+  const EvalTensor* command = InputTensor(context, node, kParameterCommand);
+  const EvalTensor* session = InputTensor(context, node, kParameterSession);
   if (command == nullptr || ElementCount(command) != kCommandWords || session == nullptr ||
       ElementCount(session) != SessionWords(options)) {
     TFLM_ZO_REPORT(context,
@@ -176,7 +178,7 @@ const char* FaultOf(const Command& command, const ParameterOptions& options,
 // Takes the command from its tensor, so that it is carried out once even if the caller sets no
 // other before the next pass. Without the magic word the pass is plain inference.
 Command TakeCommand(const ParameterState& state) {
-  void* data = TensorData(InputTensor(state.context, state.node, kParameterCommandInput));
+  void* data = TensorData(InputTensor(state.context, state.node, kParameterCommand));
   Command command;
   std::memcpy(&command, data, sizeof(command));
   if (command.magic != kCommandMagic) return Command{};

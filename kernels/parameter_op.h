@@ -3,8 +3,6 @@
 // The parameter op, first in the patched graph: owns every trainable weight and bias, and brings
 // them to the state that the command asks for.
 //
-// Inputs: command, session, then for each parameter its variable tensor and its initial (constant)
-// tensor. Outputs: none.
 #ifndef TFLM_ZO_KERNELS_PARAMETER_OP_H_
 #define TFLM_ZO_KERNELS_PARAMETER_OP_H_
 
@@ -13,6 +11,13 @@
 namespace tflm_zo {
 
 constexpr const char* kParameterOpName = "TFLM_ZO_PARAMETERS";
+
+// Inputs by position; then for each parameter its variable tensor, its initial (constant) tensor
+// and its momentum state, as far as it has them (ParameterEntry). Outputs: none.
+enum ParameterInput : int { kParameterCommand, kParameterSession };
+
+// What TFLM keeps of the op in the arena, in pointers.
+constexpr int kParameterStateWords = 3;
 
 Registration ParameterOp();
 

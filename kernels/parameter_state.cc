@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "parameter_op.h"
 #include "parameter_perturbation.h"
 #include "perturbation.h"
 #include "weight_step.h"
@@ -27,7 +28,7 @@ bool Reversible(const T* values, const ParameterView& view, int32_t limit) {
 
 Session* GetSession(const ParameterState& state) {
   return static_cast<Session*>(
-      TensorData(InputTensor(state.context, state.node, kParameterSessionInput)));
+      TensorData(InputTensor(state.context, state.node, kParameterSession)));
 }
 
 bool GetParameter(const ParameterState& state, int32_t index, ParameterView* view) {

@@ -22,10 +22,6 @@ struct ParameterState {
   Node* node;
 };
 
-// Inputs of the parameter op. Those of its parameters are named by their ParameterEntry.
-constexpr int kParameterCommandInput = 0;
-constexpr int kParameterSessionInput = 1;
-
 // One parameter tensor in the arena.
 struct ParameterView {
   const ParameterEntry* entry;

@@ -12,9 +12,7 @@
 namespace tflm_zo {
 namespace {
 
-// Weight code of gain 1, and 1 / unit of offsets in input codes; tflm_zo/patching/adapter.py has it
-// too.
-constexpr float kUnit = 32.0f;
+constexpr float kUnit = kAdapterUnit;
 
 struct MeanAndSpread {
   float mean;

@@ -13,12 +13,14 @@
 
 namespace tflm_zo {
 
+// Weight code of the adapter's gain 1, and what one input code is in its offsets.
+constexpr int32_t kAdapterUnit = 32;
+
 // Of one channel's codes, exact.
 struct ChannelSum {
   int64_t sum;
   int64_t squares;
 };
-static_assert(sizeof(ChannelSum) == 16, "the export counts on it");
 
 class ChannelSums {
  public:

@@ -107,7 +107,9 @@ void Schedule::AddExactUpdate(Command* command) const {
   if (!settings_.exact) return;
   command->actions |= kHeadUpdate;
   MarkEndsOfBatch(command);
-  command->head_rate = settings_.exact == 1 ? settings_.head_rate * rate_scale_ : 0.0f;
+  command->head_rate = settings_.exact == static_cast<int32_t>(Exact::kAll)
+                           ? settings_.head_rate * rate_scale_
+                           : 0.0f;
   command->head_seed =
       StreamKey(settings_.seed, Stream::kStep, step_,
                 static_cast<uint32_t>((kMaxGroups + 1) * (sample_ + 1) + kMaxGroups));

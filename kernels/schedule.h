@@ -20,9 +20,12 @@ enum GroupMode : int32_t {
   kNodes = 2,             // nodes, sample by sample
 };
 
+// What exact gradients update.
+enum class Exact : int32_t { kNothing = 0, kAll = 1, kBeforeHead = 2 };
+
 // Parameters or nodes [first, last) that are perturbed together.
 struct ScheduleGroup {
-  int32_t mode;
+  int32_t mode;  // a GroupMode
   int32_t first;
   int32_t last;
   int32_t queries;  // directions: a step's (kBatchDirections) or a sample's; at least 1
@@ -31,9 +34,8 @@ struct ScheduleGroup {
 struct ScheduleSettings {
   uint32_t seed;       // of the whole run
   int32_t antithetic;  // 1: losses at +sigma u and -sigma u; 0: at +sigma u and at the clean model
-  int32_t exact;    // exact-gradient updates of: 0 nothing, 1 head and layers before it, 2 layers
-                    // before the head
-  float head_rate;  // the head's learning rate
+  int32_t exact;       // an Exact
+  float head_rate;     // the head's learning rate
   int32_t
       accumulate;  // 1: nodes collect their gradient over the batch, 0: apply it sample by sample
   int32_t group_count;

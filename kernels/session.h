@@ -69,7 +69,7 @@ struct Command {
   uint32_t reserved[2];
 };
 constexpr int kCommandWords = sizeof(Command) / sizeof(int32_t);
-static_assert(kCommandWords == 20, "the patcher declares int32[20]");
+static_assert(kCommandWords == 20, "patched models have this tensor");
 
 // Per-parameter hyperparameters.
 struct Setting {
@@ -85,7 +85,7 @@ struct NodeSetting {
   float rate;     // learning rate in the float model's units
   Mask mask;      // of output channels, whichever it is
 };
-static_assert(sizeof(Setting) == 12 && sizeof(NodeSetting) == 16, "the patcher counts on them");
+static_assert(sizeof(Setting) == 12 && sizeof(NodeSetting) == 16, "patched models hold them");
 
 // Content of the variable tensor "zo/session", zeroed by AllocateTensors and Reset: head, then one
 // Setting for each parameter, then one NodeSetting for each node.
@@ -115,7 +115,7 @@ struct Session {
   float losses[kMaxQueries];  // per query: sum of sign * loss; slopes during an update
 };
 constexpr int kSessionWords = sizeof(Session) / sizeof(int32_t);
-static_assert(kSessionWords == 85, "the patcher declares this many words");
+static_assert(kSessionWords == 85, "patched models have this tensor");
 
 inline Setting* Settings(Session* session) { return reinterpret_cast<Setting*>(session + 1); }
 
@@ -141,7 +141,7 @@ struct Report {
   float layer_energy;
 };
 constexpr int kReportWords = sizeof(Report) / sizeof(int32_t);
-static_assert(kReportWords == 8, "the patcher declares int32[8]");
+static_assert(kReportWords == 8, "patched models have this tensor");
 
 }  // namespace tflm_zo
 

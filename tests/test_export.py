@@ -21,6 +21,7 @@ import pytest
 import small_models
 from click.testing import CliRunner
 
+import tflm_zo
 from tflm_zo.board import arduino_cli, sources
 from tflm_zo.board.arduino import Export, example_names, export_library, export_sketch
 from tflm_zo.board.memory_plan import plan_memory
@@ -245,6 +246,7 @@ def test_library_follows_the_specification(patched: bytes, tmp_path: Path) -> No
     assert required <= set(properties)
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]*", properties["name"])
     assert re.fullmatch(r"\d+\.\d+\.\d+", properties["version"])
+    assert properties["version"] == tflm_zo.__version__
     assert (tmp_path / "lib/src" / properties["includes"]).is_file()
     for line in (tmp_path / "lib/keywords.txt").read_text().splitlines():
         assert not line or line.startswith("#") or re.fullmatch(r"\w+\t(KEYWORD[12]|LITERAL1)", line)

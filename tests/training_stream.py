@@ -11,8 +11,17 @@ import struct
 from pathlib import Path
 
 import numpy as np
+from stream_layouts import (
+    STREAM_MAGIC,
+    STREAM_VERSION,
+    StreamHeader,
+    StreamItem,
+    StreamSchedule,
+    StreamStep,
+)
 
 from tflm_zo.model.samples import load_npz
+from tflm_zo.ops.layouts import Mask, NodeSetting, ScheduleGroup, Setting
 from tflm_zo.patching.patched_model import PatchedModel, read_patched
 from tflm_zo.training.engine import Advance, Labelled, StepSettings
 from tflm_zo.training.recipe import Recipe
@@ -21,8 +30,9 @@ from tflm_zo.training.step_totals import StepTotals
 from tflm_zo.training.tflm_engine import TflmEngine
 from tflm_zo.training.trainer import Trainer
 
-MAGIC, VERSION = b"ZOST", 3
-END, STEP, FINISH, EVALUATE, RECALIBRATE = range(5)
+
+def item(kind: StreamItem, *counts: int) -> bytes:
+    return struct.pack(f"<{1 + len(counts)}I", kind, *counts)
 
 
 class RecordingEngine(TflmEngine):
@@ -31,36 +41,48 @@ class RecordingEngine(TflmEngine):
     def __init__(self, model: PatchedModel) -> None:
         self.items: list[bytes] = []
         self.header = b""
-        self.parameter_values: dict[int, tuple[int, float, int, int]] = {}
-        self.node_values: dict[int, tuple[int, int, float, int, int]] = {}
+        self.parameter_values: dict[int, Setting] = {}
+        self.node_values: dict[int, NodeSetting] = {}
         super().__init__(model)
 
     def configure(self, recipe: Recipe, settings: StepSettings, head_rate: float, step: int) -> None:
         super().configure(recipe, settings, head_rate, step)
-        self.parameter_values = {i: (p.sigma, p.rate or 0.0, *p.mask) for i, p in recipe.parameters.items()}
-        self.node_values = {i: (n.sigma, n.block, n.rate or 0.0, *n.mask) for i, n in recipe.nodes.items()}
-        numbers = (settings.batch, settings.seed, settings.antithetic, settings.exact, head_rate, settings.accumulate)
-        sizes = int(np.prod(self.model.input_shape)), self.no_target.nbytes
-        self.header = struct.pack("<4sIII", MAGIC, VERSION, sizes[0] * self._input_item_bytes(), sizes[1])
-        self.header += struct.pack("<iIiifii", *numbers, len(settings.groups))
-        self.header += b"".join(struct.pack("<iiii", g.mode, g.first, g.last, g.queries) for g in settings.groups)
+        self.parameter_values = {
+            i: Setting(p.sigma, p.rate or 0.0, Mask(*p.mask)) for i, p in recipe.parameters.items()
+        }
+        self.node_values = {
+            i: NodeSetting(n.sigma, n.block, n.rate or 0.0, Mask(*n.mask)) for i, n in recipe.nodes.items()
+        }
+        sample = int(np.prod(self.model.input_shape)) * self._input_item_bytes()
+        head = StreamHeader(STREAM_MAGIC, STREAM_VERSION, sample, self.no_target.nbytes)
+        schedule = StreamSchedule(
+            largest_step=settings.batch,
+            seed=settings.seed,
+            antithetic=settings.antithetic,
+            exact=settings.exact,
+            head_rate=head_rate,
+            accumulate=settings.accumulate,
+            group_count=len(settings.groups),
+        )
+        groups = [ScheduleGroup(mode=g.mode, first=g.first, last=g.last, queries=g.queries) for g in settings.groups]
+        self.header = b"".join(map(bytes, [head, schedule, *groups]))
 
     def _input_item_bytes(self) -> int:
         return 1 if self.model.input_quantization is not None else 4
 
     def step(self, samples: Labelled, batch: np.ndarray, step: int, rate_scale: float, advance: Advance) -> StepTotals:
         data = b"".join(samples.codes[i].tobytes() + samples.targets[i].tobytes() for i in batch)
-        self.items.append(struct.pack("<IIif", STEP, step, len(batch), rate_scale) + data)
+        self.items.append(item(StreamItem.STEP) + bytes(StreamStep(step, len(batch), rate_scale)) + data)
         return super().step(samples, batch, step, rate_scale, advance)
 
     def finish(self, samples: Labelled) -> int:
         passes = super().finish(samples)
         if passes:
-            self.items.append(struct.pack("<I", FINISH) + samples.codes[0].tobytes() + samples.targets[0].tobytes())
+            self.items.append(item(StreamItem.FINISH) + samples.codes[0].tobytes() + samples.targets[0].tobytes())
         return passes
 
     def recalibrate(self, codes: np.ndarray) -> None:
-        self.items.append(struct.pack("<II", RECALIBRATE, len(codes)) + codes.tobytes())
+        self.items.append(item(StreamItem.RECALIBRATE, len(codes)) + codes.tobytes())
         super().recalibrate(codes)
 
 
@@ -74,24 +96,19 @@ class RecordingTrainer(Trainer):
     def evaluate(self, x: np.ndarray, y: np.ndarray | None = None) -> dict[str, float]:
         codes, targets = sample_codes(x, y, self.model)
         samples = (c.tobytes() + t.tobytes() for c, t in zip(codes, targets, strict=True))
-        self.recorder.items.append(struct.pack("<II", EVALUATE, len(codes)) + b"".join(samples))
+        self.recorder.items.append(item(StreamItem.EVALUATE, len(codes)) + b"".join(samples))
         return super().evaluate(x, y)
 
     def _configuration(self) -> bytes:
         recorder = self.recorder
         settings = recorder.parameter_values
-        parameters = [settings[p.index] if p.in_model else (0, 0.0, 0, 0) for p in self.model.parameters]
+        parameters = [settings[p.index] if p.in_model else Setting() for p in self.model.parameters]
         nodes = [recorder.node_values[node.number] for node in sorted(self.model.nodes, key=lambda n: n.number)]
-        return (
-            struct.pack("<i", len(parameters))
-            + b"".join(struct.pack("<ifHH", *values) for values in parameters)
-            + struct.pack("<i", len(nodes))
-            + b"".join(struct.pack("<iifHH", *values) for values in nodes)
-        )
+        return b"".join(struct.pack("<i", len(table)) + b"".join(map(bytes, table)) for table in (parameters, nodes))
 
     def stream(self) -> bytes:
         """Everything since this trainer was made (one fit)."""
-        return self.recorder.header + self._configuration() + b"".join(self.recorder.items) + struct.pack("<I", END)
+        return self.recorder.header + self._configuration() + b"".join(self.recorder.items) + item(StreamItem.END)
 
     def trained_bytes(self) -> bytes:
         """All parameters, residuals included, in the order of the table: what the C++ programs write."""

@@ -8,7 +8,6 @@ namespace tflm_zo {
 namespace sim {
 namespace {
 
-constexpr int32_t kLogisticFractionBits = 27;  // of the input, Q4.27
 constexpr int32_t kLogisticOutputBits = 8;
 
 // 1 / (1 + exp(-x)) for x in Q4.27, as Q0.31.

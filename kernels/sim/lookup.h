@@ -13,6 +13,8 @@
 namespace tflm_zo {
 namespace sim {
 
+constexpr int32_t kLogisticFractionBits = 27;  // of the rescaled input, Q4.27
+
 // The output code of each input code, from -128 on.
 using CodeTable = std::array<int8_t, 256>;
 

@@ -122,8 +122,8 @@ typedef struct TflmZoSimLogisticParams {
 } TflmZoSimLogisticParams;
 
 // `tensor_bytes`: size of each tensor for one sample, 0 for those that no layer computes with.
-// `instruction_set`: 0 the fastest here, 1 portable, 2 AVX2, 3 AVX-512 VNNI, 4 NEON. Null if this
-// processor lacks it, or without memory.
+// `instruction_set`: an InstructionSet (kernels.h). Null if this processor lacks it, or without
+// memory.
 TFLM_ZO_SIM_EXPORT TflmZoSim* tflm_zo_sim_create(const int64_t* tensor_bytes, int32_t tensor_count,
                                                  int32_t instruction_set);
 TFLM_ZO_SIM_EXPORT void tflm_zo_sim_destroy(TflmZoSim* sim);

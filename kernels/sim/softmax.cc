@@ -10,7 +10,6 @@ namespace tflm_zo {
 namespace sim {
 namespace {
 
-constexpr int32_t kDiffFractionBits = 26;
 constexpr int32_t kSumIntegerBits = 12;
 constexpr int32_t kOutputBits = 8;
 
@@ -33,7 +32,7 @@ SoftmaxLayer::SoftmaxLayer(int32_t rows, int32_t depth, int32_t multiplier, int3
       continue;
     }
     const int32_t scaled = Rescale(-below, multiplier, left_shift, 0);
-    exp_[below] = ExpOfNegative(scaled, kDiffFractionBits);
+    exp_[below] = ExpOfNegative(scaled, kSoftmaxDiffFractionBits);
     summand_[below] = RoundingShiftRight(exp_[below], kSumIntegerBits);
   }
 }

@@ -12,6 +12,8 @@
 namespace tflm_zo {
 namespace sim {
 
+constexpr int32_t kSoftmaxDiffFractionBits = 26;  // of rescaled input differences, Q5.26
+
 class SoftmaxLayer : public Layer {
  public:
   // `rows` rows of `depth` elements per sample; for the rest see tflm_zo_sim_add_softmax.

@@ -36,13 +36,14 @@ namespace {
 std::vector<OpTensor> Tensors(const TflmZoSimTraining& training) {
   std::vector<OpTensor> tensors;
   for (int32_t i = 0; i < training.tensor_count; ++i) {
-    const TflmZoSimTensor& tensor = training.tensors[i];
+    const TflmZoSimTrainingTensor& tensor = training.tensors[i];
     tensors.push_back({static_cast<ElementType>(tensor.type), tensor.elements, tensor.data});
   }
   return tensors;
 }
 
-int32_t AddOp(OpHost* ops, const tflm_zo::Registration& registration, const TflmZoSimOp& op) {
+int32_t AddOp(OpHost* ops, const tflm_zo::Registration& registration,
+              const TflmZoSimTrainingOp& op) {
   return ops->Add(registration, {op.inputs, op.inputs + op.input_count},
                   {op.outputs, op.outputs + op.output_count}, op.options,
                   static_cast<size_t>(op.option_bytes));
@@ -70,7 +71,7 @@ void Fill(TflmZoSimTrainer* trainer, TflmZoSim* sim, const TflmZoSimTraining& tr
         {training.parameters[i].first_layer, training.parameters[i].last_layer});
   }
   for (int32_t i = 0; good && i < training.node_count; ++i) {
-    const TflmZoSimNode& node = training.nodes[i];
+    const TflmZoSimTrainingNode& node = training.nodes[i];
     const int32_t op = AddOp(ops, tflm_zo::NodeOp(), node.op);
     graph.nodes.push_back({op, node.number, node.layer, node.first_change, node.input, node.output,
                            node.closed_form != 0, node.accumulates != 0});
@@ -81,7 +82,7 @@ void Fill(TflmZoSimTrainer* trainer, TflmZoSim* sim, const TflmZoSimTraining& tr
     trainer->error = ops->error();
     return;
   }
-  const TflmZoSimTensor& target = training.tensors[training.target];
+  const TflmZoSimTrainingTensor& target = training.tensors[training.target];
   trainer->target_bytes = static_cast<int64_t>(target.elements) * (target.type == 0 ? 1 : 4);
   trainer->trainer = std::make_unique<BatchTrainer>(&sim->graph, ops, std::move(graph), ends);
 }

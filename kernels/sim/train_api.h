@@ -21,36 +21,36 @@ extern "C" {
 typedef struct TflmZoSimTrainer TflmZoSimTrainer;
 typedef struct TflmZoSimSamples TflmZoSimSamples;
 
-// A tensor that training ops name. `type`: 0 int8, 1 int32, 2 float. `data` is the caller's and
+// A tensor that training ops name. `type`: an ElementType (op_host.h). `data` is the caller's and
 // must outlive the trainer: weights and biases are those that the engine computes with; null for
 // activations, which are the engine's.
-typedef struct TflmZoSimTensor {
+typedef struct TflmZoSimTrainingTensor {
   int32_t type;
   int32_t elements;
   void* data;
-} TflmZoSimTensor;
+} TflmZoSimTrainingTensor;
 
 // A training op with its custom options. Tensor indices are those of the patched model, -1 for
 // inputs that are left out.
-typedef struct TflmZoSimOp {
+typedef struct TflmZoSimTrainingOp {
   const int32_t* inputs;
   int32_t input_count;
   const int32_t* outputs;
   int32_t output_count;
-  const void* options;
+  const char* options;
   int64_t option_bytes;
-} TflmZoSimOp;
+} TflmZoSimTrainingOp;
 
 // First and last layer that compute with the tensor of a parameter.
-typedef struct TflmZoSimParameter {
+typedef struct TflmZoSimTrainingParameter {
   int32_t first_layer;
   int32_t last_layer;
-} TflmZoSimParameter;
+} TflmZoSimTrainingParameter;
 
 // A node op: the layer that it stands behind, the first layer that computes with a tensor that it
 // updates, the layer's input and the output that it perturbs or takes as a mask.
-typedef struct TflmZoSimNode {
-  TflmZoSimOp op;
+typedef struct TflmZoSimTrainingNode {
+  TflmZoSimTrainingOp op;
   int32_t number;
   int32_t layer;
   int32_t first_change;
@@ -58,16 +58,16 @@ typedef struct TflmZoSimNode {
   int32_t output;
   int32_t closed_form;
   int32_t accumulates;
-} TflmZoSimNode;
+} TflmZoSimTrainingNode;
 
 typedef struct TflmZoSimTraining {
-  const TflmZoSimTensor* tensors;
+  const TflmZoSimTrainingTensor* tensors;
   int32_t tensor_count;
-  TflmZoSimOp parameter_op;
-  TflmZoSimOp loss_op;
-  const TflmZoSimParameter* parameters;
+  TflmZoSimTrainingOp parameter_op;
+  TflmZoSimTrainingOp loss_op;
+  const TflmZoSimTrainingParameter* parameters;
   int32_t parameter_count;
-  const TflmZoSimNode* nodes;
+  const TflmZoSimTrainingNode* nodes;
   int32_t node_count;
   int32_t layers;      // layers [0, layers) lead to the logits
   int32_t head_layer;  // the layer that the loss op updates, or -1

@@ -2,6 +2,8 @@
 //
 // The app on the host: a file descriptor is its serial line, memory its flash, callbacks run the
 // model.
+#include "host_app.h"
+
 #include <poll.h>
 #include <unistd.h>
 
@@ -9,41 +11,7 @@
 #include <ctime>
 #include <new>
 
-#include "host_export.h"
 #include "training_app.h"
-
-extern "C" {
-
-// Tensors of the model, memory that the caller owns and that stays where it is.
-struct TflmZoTensor {
-  void* data;
-  uint32_t bytes;
-  int32_t is_int8;
-};
-
-struct TflmZoHostConfig {
-  int32_t line;    // file descriptor of the serial line, not blocking
-  uint8_t* flash;  // erased flash reads 0xFF
-  uint32_t flash_bytes;
-  uint32_t page_bytes;
-  const uint8_t* model;
-  uint32_t model_bytes;
-  uint64_t model_hash;
-  uint32_t batch_bytes;       // for samples with their labels
-  uint32_t frame_bytes;       // for one received frame
-  tflm_zo::ChannelSum* sums;  // `channels` of them, to recalibrate with
-  uint32_t channels;
-  TflmZoTensor inputs[4];
-  TflmZoTensor outputs[2];
-  int32_t (*invoke)(void);  // runs the model on the inputs; 0: it failed
-  // Of the frozen layers in front, if they are a model of their own.
-  TflmZoTensor frozen_input[1];
-  TflmZoTensor frozen_outputs[2];
-  int32_t (*invoke_frozen)(void);
-  void (*show)(int32_t led);  // a tflm_zo::LedState
-};
-
-}  // extern "C"
 
 namespace {
 
@@ -54,7 +22,7 @@ class HostRuntime final : public tflm_zo::ModelRuntime {
  public:
   template <int kInputs, int kOutputs>
   HostRuntime(const TflmZoTensor (&inputs)[kInputs], const TflmZoTensor (&outputs)[kOutputs],
-              int32_t (*invoke)(void))
+              TflmZoInvoke invoke)
       : inputs_(inputs),
         input_count_(kInputs),
         outputs_(outputs),
@@ -74,7 +42,7 @@ class HostRuntime final : public tflm_zo::ModelRuntime {
   int input_count_;
   const TflmZoTensor* outputs_;
   int output_count_;
-  int32_t (*invoke_)(void);
+  TflmZoInvoke invoke_;
 };
 
 class HostSerial final : public tflm_zo::SerialPort {
@@ -197,8 +165,7 @@ class HostApp {
 
 }  // namespace
 
-// nullptr: no memory.
-TFLM_ZO_EXPORT void* tflm_zo_app_new(const TflmZoHostConfig* config) {
+void* tflm_zo_app_new(const TflmZoHostConfig* config) {
   auto* frame = new (std::nothrow) uint8_t[config->frame_bytes];
   auto* samples = new (std::nothrow) uint8_t[config->batch_bytes];
   HostApp* app = frame != nullptr && samples != nullptr ? new (std::nothrow)
@@ -211,19 +178,14 @@ TFLM_ZO_EXPORT void* tflm_zo_app_new(const TflmZoHostConfig* config) {
   return app;
 }
 
-TFLM_ZO_EXPORT void tflm_zo_app_free(void* app) { delete static_cast<HostApp*>(app); }
+void tflm_zo_app_free(void* app) { delete static_cast<HostApp*>(app); }
 
-// Returns what became of the checkpoint, a tflm_zo::CheckpointStatus.
-TFLM_ZO_EXPORT int tflm_zo_app_start(void* app) {
-  return static_cast<int>(static_cast<HostApp*>(app)->app()->Start());
+int32_t tflm_zo_app_start(void* app) {
+  return static_cast<int32_t>(static_cast<HostApp*>(app)->app()->Start());
 }
 
-// Whether the model runs: a tflm_zo::TrainerStatus.
-TFLM_ZO_EXPORT int tflm_zo_app_model_status(void* app) {
-  return static_cast<int>(static_cast<HostApp*>(app)->app()->model_status());
+int32_t tflm_zo_app_model_status(void* app) {
+  return static_cast<int32_t>(static_cast<HostApp*>(app)->app()->model_status());
 }
 
-// Returns 1 if there is more to do at once, 0 if the app waits for the line.
-TFLM_ZO_EXPORT int tflm_zo_app_poll(void* app) {
-  return static_cast<HostApp*>(app)->app()->Poll() ? 1 : 0;
-}
+int32_t tflm_zo_app_poll(void* app) { return static_cast<HostApp*>(app)->app()->Poll() ? 1 : 0; }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 from tflm_zo.board.boards import find_board
@@ -105,6 +106,7 @@ def export_library(
     files = {f"{_SOURCES}/{path}": data for path, data in device_sources().items()}
     for path in ("library.properties", "keywords.txt", _HEADER):
         files[path] = (origin / path).read_bytes()
+    files["library.properties"] = files["library.properties"].replace(b"@version@", version("tflm-zo").encode())
     if model is not None:
         model_files, _ = _model_files(model, find_library(tflm_library), batch_size)
         for example in example_names():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tflm_zo.board.layouts import NANO33_BLE_CHECKPOINT_BYTES, NANO33_BLE_FLASH_BYTES
 from tflm_zo.errors import ZoError
 
 
@@ -48,7 +49,7 @@ _BOARDS = {
         fqbn="arduino:mbed_nano:nano33ble",
         core_title="Arduino Mbed OS Nano Boards",
         ram=256 * 1024,
-        flash=1024 * 1024,
+        flash=NANO33_BLE_FLASH_BYTES,
         # arduino-cli says of an empty sketch for arduino:mbed_nano: 85328 bytes of program, 44552 of variables. Of
         # these the main thread's stack is 32768; interrupt vectors and crash data take another 512.
         core_ram=44_552 - 32 * 1024 + 512,
@@ -57,7 +58,7 @@ _BOARDS = {
         heap=3 * 1024,
         core_flash=85_328,
         boot_loader=64 * 1024,
-        checkpoints=64 * 1024,
+        checkpoints=NANO33_BLE_CHECKPOINT_BYTES,
     ),
 }
 

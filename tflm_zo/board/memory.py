@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from typing import Any
 
 from tflm_zo.model.file import load_model
+from tflm_zo.ops.layouts import ChannelSum
 from tflm_zo.patching.frozen_prefix import SplitModel
 from tflm_zo.patching.patched_model import PatchedModel
 from tflm_zo.tflm.arena import plan_arena
@@ -17,8 +19,7 @@ _ARENA_RESERVE = 0.03
 _ARENA_GRAIN = 256
 # Samples that one training step may have on the board, unless the caller wants another number.
 DEFAULT_BATCH = 16
-# A ChannelSum of kernels/recalibrate.h.
-CHANNEL_SUM_BYTES = 16
+CHANNEL_SUM_BYTES = ctypes.sizeof(ChannelSum)
 
 
 def board_trees(model: bytes, parts: SplitModel | None) -> list[Any]:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from typing import Any
 
 from tflm_zo.board.boards import Board, find_board
 from tflm_zo.board.code_size import CodeSize, code_sizes
+from tflm_zo.board.layouts import CHECKPOINT_HEADER_SIZE, TrainingProgress
 from tflm_zo.board.memory import (
     CHANNEL_SUM_BYTES,
     DEFAULT_BATCH,
@@ -27,7 +29,7 @@ from tflm_zo.tflm.arena import ArenaPlan, plan_arena
 from tflm_zo.tflm.layouts import ARDUINO_32, TFLM_32
 
 # Beside weights and momentum a checkpoint holds the training's progress, and its slot a header.
-_PROGRESS_BYTES, _HEADER_BYTES = 16, 32
+_OTHER_BYTES = ctypes.sizeof(TrainingProgress) + CHECKPOINT_HEADER_SIZE
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _flash_shares(board: Board, code: CodeSize, ops: ModelOps, model_bytes: int)
 
 
 def _checkpoint_bytes(patched: PatchedModel) -> int:
-    return _HEADER_BYTES + _PROGRESS_BYTES + sum(p.arena_bytes + 4 * p.moments for p in patched.parameters)
+    return _OTHER_BYTES + sum(p.arena_bytes + 4 * p.moments for p in patched.parameters)
 
 
 def _layer_bytes(tree: Any, patched: PatchedModel) -> dict[str, int]:

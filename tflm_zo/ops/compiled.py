@@ -13,67 +13,25 @@ from tflm_zo.errors import ZoError
 from tflm_zo.files import compiled_file
 from tflm_zo.ops.channel_statistics import channel_axis
 from tflm_zo.ops.command import COMMAND_DTYPE
-from tflm_zo.ops.names import COMMAND_WORDS, moments_words
+from tflm_zo.ops.host_api import PROTOTYPES
+from tflm_zo.ops.layouts import (
+    COMMAND_WORDS,
+    ChannelSum,
+    RecalibrationStatus,
+    ScheduleGroup,
+    ScheduleSettings,
+)
+from tflm_zo.ops.names import moments_words
+from tflm_zo.ops.native import declare
 from tflm_zo.ops.options import KIND_DTYPES
 from tflm_zo.ops.step import MAX_GROUPS, MAX_QUERIES, Exact, Group
-
-
-class _Group(ctypes.Structure):
-    _fields_ = [
-        ("mode", ctypes.c_int32),
-        ("first", ctypes.c_int32),
-        ("last", ctypes.c_int32),
-        ("queries", ctypes.c_int32),
-    ]
-
-
-class _Settings(ctypes.Structure):
-    _fields_ = [
-        ("seed", ctypes.c_uint32),
-        ("antithetic", ctypes.c_int32),
-        ("exact", ctypes.c_int32),
-        ("head_rate", ctypes.c_float),
-        ("accumulate", ctypes.c_int32),
-        ("group_count", ctypes.c_int32),
-        ("groups", _Group * MAX_GROUPS),
-    ]
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
     """Load the library once. Raises :class:`ZoError` if the package was installed without it."""
     lib = ctypes.CDLL(str(compiled_file("_ops", "the library of the training ops")))
-    pointer, integer = ctypes.c_void_p, ctypes.c_int
-    lib.tflm_zo_parameter.argtypes = [
-        pointer,
-        integer,
-        ctypes.POINTER(pointer),
-        ctypes.POINTER(integer),
-    ]
-    lib.tflm_zo_restore_clean.argtypes = [pointer]
-    lib.tflm_zo_restore_clean.restype = None
-    mask = [ctypes.c_uint16, ctypes.c_uint16]
-    lib.tflm_zo_configure.argtypes = [pointer, integer, integer, ctypes.c_float, *mask]
-    lib.tflm_zo_configure_node.argtypes = [pointer, integer, integer, integer, ctypes.c_float, *mask]
-    lib.tflm_zo_recalibrate.argtypes = [pointer, pointer, integer, pointer, ctypes.c_int64, ctypes.c_uint32]
-    lib.tflm_zo_moments.argtypes = [pointer, integer]
-    lib.tflm_zo_moments.restype = pointer
-    real = ctypes.c_double
-    lib.tflm_zo_limit_before_head.argtypes = [real]
-    lib.tflm_zo_limit_before_head.restype = real
-    lib.tflm_zo_exact_rates.argtypes = [real, real, real, ctypes.POINTER(real)]
-    lib.tflm_zo_exact_rates.restype = None
-    lib.tflm_zo_schedule_valid.argtypes = [ctypes.POINTER(_Settings), integer]
-    lib.tflm_zo_write_parameter.argtypes = [pointer, integer, pointer, integer]
-    lib.tflm_zo_schedule_new.argtypes = [ctypes.POINTER(_Settings)]
-    lib.tflm_zo_schedule_new.restype = pointer
-    lib.tflm_zo_schedule_free.argtypes = [pointer]
-    lib.tflm_zo_schedule_free.restype = None
-    lib.tflm_zo_schedule_begin.argtypes = [pointer, ctypes.c_uint32, integer, ctypes.c_float]
-    lib.tflm_zo_schedule_begin.restype = None
-    lib.tflm_zo_schedule_next.argtypes = [pointer, pointer, ctypes.POINTER(integer)]
-    lib.tflm_zo_schedule_flush.argtypes = [pointer, pointer]
-    lib.tflm_zo_schedule_step.argtypes = [pointer, ctypes.c_uint32, integer, ctypes.c_float, pointer, pointer, integer]
+    declare(lib, PROTOTYPES)
     return lib
 
 
@@ -127,11 +85,11 @@ class OpState:
         without a reference or with fewer than 2 samples."""
         codes = np.ascontiguousarray(codes, dtype=np.int8)
         channels = codes.shape[1 + channel_axis(codes.shape[1:])]
-        sums = np.zeros((channels, 2), dtype=np.int64)
+        sums = (ChannelSum * channels)()
         status = library().tflm_zo_recalibrate(
-            self._address, sums.ctypes.data, channels, codes.ctypes.data, len(codes), codes[0].size
+            self._address, sums, channels, codes.ctypes.data, len(codes), codes[0].size
         )
-        return bool(status == 0)
+        return bool(status == RecalibrationStatus.OK)
 
 
 class Schedule:
@@ -157,17 +115,22 @@ class Schedule:
                 f"{len(groups)} layers cannot be perturbed one by one (at most {MAX_GROUPS}): train fewer, or "
                 "set layerwise=False"
             )
-        settings = _Settings(seed & 0xFFFFFFFF, antithetic, exact, head_rate, accumulate, len(groups))
-        for slot, group in zip(settings.groups, groups, strict=False):
-            slot.mode, slot.first, slot.last, slot.queries = (
-                group.mode, group.first, group.last, group.queries,
-            )  # fmt: skip
-        if not library().tflm_zo_schedule_valid(ctypes.byref(settings), batch):
+        settings = ScheduleSettings(
+            seed=seed & 0xFFFFFFFF,
+            antithetic=antithetic,
+            exact=exact,
+            head_rate=head_rate,
+            accumulate=accumulate,
+            group_count=len(groups),
+        )
+        for index, g in enumerate(groups):
+            settings.groups[index] = ScheduleGroup(mode=g.mode, first=g.first, last=g.last, queries=g.queries)
+        if not library().tflm_zo_schedule_valid(settings, batch):
             raise ZoError(
                 f"queries times batch_size exceed the {MAX_QUERIES} directions that the ops keep, or forward "
                 "differences are asked for where every sample has directions of its own"
             )
-        self._handle = ctypes.c_void_p(library().tflm_zo_schedule_new(ctypes.byref(settings)))
+        self._handle = ctypes.c_void_p(library().tflm_zo_schedule_new(settings))
         self.command = np.zeros(COMMAND_WORDS, dtype=np.int32)
 
     def __del__(self) -> None:

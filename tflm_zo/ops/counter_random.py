@@ -3,24 +3,12 @@
 
 from __future__ import annotations
 
-import enum
-
 import numpy as np
 
-GOLDEN_RATIO = np.uint32(0x9E3779B9)
+from tflm_zo.ops import layouts
+from tflm_zo.ops.layouts import Stream
 
-
-class Stream(enum.IntEnum):
-    """What random numbers are for; part of a stream's key."""
-
-    STEP = 1
-    WEIGHT_DIRECTION = 2
-    UPDATE_ROUNDING = 3
-    HEAD_ROUNDING = 4
-    NODE_DIRECTION = 5
-    NODE_ROUNDING = 6
-    MASK = 7
-    SHUFFLE = 8
+GOLDEN_RATIO = np.uint32(layouts.GOLDEN_RATIO)
 
 
 def mix32(x: np.ndarray) -> np.ndarray:

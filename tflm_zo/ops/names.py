@@ -3,28 +3,35 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
-OP_PREFIX = "TFLM_ZO_"
-PARAMETER_OP = OP_PREFIX + "PARAMETERS"
-NODE_OP = OP_PREFIX + "NODE"
-LOSS_OP = OP_PREFIX + "LOSS"
+from tflm_zo.ops.layouts import (
+    LOSS_OP_NAME,
+    MOMENTUM_WORDS,
+    NODE_OP_NAME,
+    PARAMETER_OP_NAME,
+    SESSION_WORDS,
+    NodeSetting,
+    Setting,
+)
+
+PARAMETER_OP, NODE_OP, LOSS_OP = PARAMETER_OP_NAME, NODE_OP_NAME, LOSS_OP_NAME
+OP_PREFIX = NODE_OP.removesuffix("NODE")  # of all three
 
 # Names of all tensors that training adds begin so.
 PREFIX = "zo/"
 INITIAL = PREFIX + "initial/"
 
-# Sizes in 32-bit words, as in kernels/session.h.
-COMMAND_WORDS = 20
-REPORT_WORDS = 8
-SESSION_WORDS = 85  # without the settings
-SETTING_WORDS = 3
-NODE_SETTING_WORDS = 4
+
+def session_words(parameters: int, nodes: int) -> int:
+    """Return the 32-bit words of the session with its settings (``kernels/session.h``)."""
+    return SESSION_WORDS + (parameters * ctypes.sizeof(Setting) + nodes * ctypes.sizeof(NodeSetting)) // 4
 
 
 def moments_words(count: int) -> int:
     """Return the floats of the momentum state for ``count`` elements (``kernels/momentum.h``)."""
-    return 2 * count
+    return MOMENTUM_WORDS * count
 
 
 def custom_code(tree: Any, operator: Any) -> str:

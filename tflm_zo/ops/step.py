@@ -3,27 +3,11 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 
-MAX_QUERIES = 64
-MAX_GROUPS = 63
+from tflm_zo.ops.layouts import MAX_GROUPS, MAX_QUERIES, Exact, GroupMode
 
-
-class Exact(enum.IntEnum):
-    """What exact gradients update (``ScheduleSettings::exact``)."""
-
-    NOTHING = 0
-    ALL = 1
-    BEFORE_HEAD = 2
-
-
-class GroupMode(enum.IntEnum):
-    """How a group is perturbed (``kernels/schedule.h``)."""
-
-    BATCH_DIRECTIONS = 0
-    SAMPLE_DIRECTIONS = 1
-    NODES = 2
+__all__ = ["MAX_GROUPS", "MAX_QUERIES", "Exact", "Group", "GroupMode"]
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ import numpy as np
 from tflm_zo.model.file import shape_of, tensor_name
 from tflm_zo.model.quantization import quantization_of
 from tflm_zo.ops.channel_statistics import channel_axis
+from tflm_zo.ops.layouts import ADAPTER_UNIT
 from tflm_zo.patching.front_layer import input_tensor, insert_front_layer
 
 NAME = "adapter"
 
 # Weight code of gain 1: a power of two, so that the untrained adapter is exactly the identity; gains reach 3.97.
-UNIT = 32
+UNIT = ADAPTER_UNIT
 
 
 def add_adapter(tree: Any, gains: np.ndarray | None = None, offsets: np.ndarray | None = None) -> None:

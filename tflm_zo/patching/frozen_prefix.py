@@ -21,10 +21,8 @@ import numpy as np
 from flatbuffers.number_types import UOffsetTFlags
 
 from tflm_zo.model.file import BUFFER_ALIGNMENT, FILE_IDENTIFIER, builtin_code, load_model, schema, shape_of
+from tflm_zo.ops.layouts import MOST_KEPT_TENSORS
 from tflm_zo.ops.names import OP_PREFIX, custom_code, is_patched
-
-# Inside a residual block two tensors lead on; what crosses the cut stays in RAM during every pass.
-_MOST_KEPT = 2
 
 _WITH_WEIGHTS = frozenset(
     {
@@ -151,7 +149,7 @@ def _find_cut(tree: Any) -> tuple[int, list[int]] | None:
             continue
         kept = sorted(made & needed)
         whole = all(graph.tensors[i].type == schema.TensorType.INT8 for i in kept)
-        if whole and 1 <= len(kept) <= _MOST_KEPT:
+        if whole and 1 <= len(kept) <= MOST_KEPT_TENSORS:
             return position, kept
     return None
 

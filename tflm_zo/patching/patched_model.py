@@ -12,6 +12,7 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import constant, load_model, shape_of, tensor_name
 from tflm_zo.model.quantization import Quantization, quantization_of
+from tflm_zo.ops.layouts import LossInput, ModelInput, NodeInput
 from tflm_zo.ops.names import INITIAL, LOSS_OP, NODE_OP, PREFIX, custom_code, is_patched, moments_words
 from tflm_zo.ops.options import (
     KIND_BIAS,
@@ -151,7 +152,7 @@ def read_patched(data: bytes) -> PatchedModel:
         input_quantization=quantization_of(x),
         output_shape=shape_of(y),
         output_quantization=quantization_of(y),
-        target_shape=shape_of(graph.tensors[graph.inputs[2]]),
+        target_shape=shape_of(graph.tensors[graph.inputs[ModelInput.TARGET_INPUT]]),
     )
 
 
@@ -160,7 +161,8 @@ def _options(operator: Any) -> bytes:
 
 
 def _head_layer(loss: Any, parameters: list[Parameter]) -> int:
-    weights, bias, residual = (int(loss.inputs[i]) for i in (4, 5, 6))
+    inputs = (LossInput.HEAD_WEIGHTS, LossInput.HEAD_BIAS, LossInput.RESIDUAL)
+    weights, bias, residual = (int(loss.inputs[i]) for i in inputs)
     head = weights if residual >= 0 else bias
     trains = residual >= 0 or unpack_loss(_options(loss)).trains_bias
     return next((p.entry.layer for p in parameters if trains and p.tensor == head), -1)
@@ -173,7 +175,8 @@ def _nodes(tree: Any, parameters: list[Parameter]) -> list[Node]:
     for operator in graph.operators:
         if custom_code(tree, operator) == NODE_OP:
             options: NodeOptions = unpack_node(_options(operator))
-            weights, bias, accumulator = (int(operator.inputs[i]) for i in (3, 5, 8))
+            inputs = (NodeInput.WEIGHTS, NodeInput.BIAS, NodeInput.ACCUMULATOR)
+            weights, bias, accumulator = (int(operator.inputs[i]) for i in inputs)
             trained = weights if weights >= 0 else bias
             nodes.append(Node(options.node, layers[trained], accumulator >= 0, options))
     return nodes

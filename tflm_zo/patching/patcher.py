@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import enum
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,19 +15,8 @@ from tflm_zo.model.graph import read_operator, read_tensor
 from tflm_zo.model.layers import Layer
 from tflm_zo.model.quantization import INT8_MAX, INT8_MIN, quantization_of
 from tflm_zo.ops.channel_statistics import ChannelStatistics
-from tflm_zo.ops.names import (
-    COMMAND_WORDS,
-    INITIAL,
-    LOSS_OP,
-    NODE_OP,
-    NODE_SETTING_WORDS,
-    PARAMETER_OP,
-    PREFIX,
-    REPORT_WORDS,
-    SESSION_WORDS,
-    SETTING_WORDS,
-    moments_words,
-)
+from tflm_zo.ops.layouts import COMMAND_WORDS, REPORT_WORDS, LossInput, LossOutput, NodeInput, ParameterInput
+from tflm_zo.ops.names import INITIAL, LOSS_OP, NODE_OP, PARAMETER_OP, PREFIX, moments_words, session_words
 from tflm_zo.ops.options import (
     KIND_BIAS,
     KIND_MEAN_PREDICTION,
@@ -52,6 +43,13 @@ from tflm_zo.patching.tree_editor import TreeEditor, give_zero_point
 # symmetric quantization has a weight at +-127, so some weights always stay unperturbed; 4 codes are 3 % of the range.
 WEIGHT_HEADROOM = 4
 BIAS_HEADROOM = 1 << 20
+
+_Input = TypeVar("_Input", bound=enum.IntEnum)
+
+
+def by_position(tensors: Mapping[_Input, int], positions: type[_Input]) -> list[int]:
+    """Return an op's inputs in the order of its ``positions``, -1 for those that are not among ``tensors``."""
+    return [tensors.get(position, -1) for position in positions]
 
 
 class Patcher:
@@ -101,7 +99,9 @@ class Patcher:
         target = self._add_target()
         report = self.editor.add_tensor("report", schema.TensorType.INT32, (REPORT_WORDS,))
         session = self.editor.add_tensor("session", schema.TensorType.INT32, (0,), variable=True)
-        self.parameter_inputs = [command, session]
+        self.parameter_inputs = by_position(
+            {ParameterInput.COMMAND: command, ParameterInput.SESSION: session}, ParameterInput
+        )
         for layer in self.layers:
             # Layers may share a tensor; it is one parameter then.
             if layer.ordinal in self.selection.weights and layer.weights not in self.initial:
@@ -111,25 +111,35 @@ class Patcher:
         residual = self._add_residual()
         mean = self._add_mean_prediction()
 
-        feature_gradient: list[int] = []
+        loss_outputs = {LossOutput.REPORT: report}
+        feature_gradient = -1
         if self.closed:
             features = (self._features(),)
-            feature_gradient = [self.editor.add_tensor("feature_gradient", schema.TensorType.FLOAT32, features)]
+            feature_gradient = self.editor.add_tensor("feature_gradient", schema.TensorType.FLOAT32, features)
+            loss_outputs[LossOutput.FEATURE_GRADIENT] = feature_gradient
         body, nodes = self._with_nodes(session)
         after_loss = []
         for form in self.closed:
-            after_loss.append(self._node(form.layer, nodes, session, form, feature_gradient[0], report))
+            after_loss.append(self._node(form.layer, nodes, session, form, feature_gradient, report))
             nodes += 1
-        words = SESSION_WORDS + SETTING_WORDS * len(self.entries) + NODE_SETTING_WORDS * nodes
+        words = session_words(len(self.entries), nodes)
         self.graph.tensors[session].shape = np.array([words], dtype=np.int32)
 
         factors = np.concatenate(self.factors) if self.factors else np.zeros(0)
         options = ParameterOptions(tuple(self.entries), nodes, factors, self._reference())
         first = self.editor.operator(PARAMETER_OP, self.parameter_inputs, [], pack_parameters(options))
+        loss_inputs = {
+            LossInput.LOGITS: self.end.logits,
+            LossInput.TARGET: target,
+            LossInput.SESSION: session,
+            LossInput.RESIDUAL: residual,
+            LossInput.MEAN_PREDICTION: mean,
+            **self._head_inputs(),
+        }
         last = self.editor.operator(
             LOSS_OP,
-            [self.end.logits, target, session, *self._head_inputs(), residual, mean],
-            [report, *feature_gradient],
+            by_position(loss_inputs, LossInput),
+            [loss_outputs[output] for output in sorted(loss_outputs)],
             pack_loss(self._loss_options()),
         )
         self.graph.operators = [first, *body, last, *after_loss]
@@ -208,17 +218,23 @@ class Patcher:
             accumulator = self.editor.add_tensor(
                 f"accumulator/{number}", schema.TensorType.FLOAT32, (count,), variable=True
             )
+        inputs = {
+            NodeInput.SESSION: session,
+            NodeInput.LAYER_OUTPUT: mask,
+            NodeInput.BIAS: layer.bias,
+            NodeInput.INITIAL_BIAS: self.initial.get(layer.bias, -1),
+            NodeInput.FEATURE_GRADIENT: feature_gradient,
+            NodeInput.ACCUMULATOR: accumulator,
+            NodeInput.REPORT: report,
+        }
         # Of a layer whose weights stay in flash neither these nor the input they are multiplied with are needed.
-        x, *weights = [layer.input, layer.weights, self.initial.get(layer.weights, -1)]
-        if not trains_weights:
-            x, weights = -1, [-1, layer.weights]
-        bias = [layer.bias, self.initial.get(layer.bias, -1)]
-        return self.editor.operator(
-            NODE_OP,
-            [session, x, mask, *weights, *bias, feature_gradient, accumulator, report],
-            [],
-            pack_node(options),
-        )
+        if trains_weights:
+            inputs[NodeInput.LAYER_INPUT] = layer.input
+            inputs[NodeInput.WEIGHTS] = layer.weights
+            inputs[NodeInput.INITIAL_WEIGHTS] = self.initial.get(layer.weights, -1)
+        else:
+            inputs[NodeInput.INITIAL_WEIGHTS] = layer.weights
+        return self.editor.operator(NODE_OP, by_position(inputs, NodeInput), [], pack_node(options))
 
     def _saturation(self, index: int) -> tuple[int, int]:
         """The codes at which what an operator computes saturates."""
@@ -320,9 +336,15 @@ class Patcher:
         )
         self.parameter_inputs.append(index)
 
-    def _head_inputs(self) -> list[int]:
+    def _head_inputs(self) -> dict[LossInput, int]:
         head = self.end.head
-        return [-1, -1, -1] if head is None else [head.input, head.weights, head.bias]
+        if head is None:
+            return {}
+        return {
+            LossInput.FEATURES: head.input,
+            LossInput.HEAD_WEIGHTS: head.weights,
+            LossInput.HEAD_BIAS: head.bias,
+        }
 
     def _loss_options(self) -> LossOptions:
         end, head = self.end, self.end.head

@@ -3,36 +3,39 @@
 
 from __future__ import annotations
 
-import struct
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.ops.layouts import Mask
 from tflm_zo.patching.patched_model import Parameter, model_hash
-from tflm_zo.serial.link import Link, OnWork, Port
-from tflm_zo.serial.messages import (
-    Evaluation,
-    Hello,
-    Metrics,
-    ParameterInfo,
+from tflm_zo.serial.layouts import (
+    CheckpointAnswer,
+    EvaluateAnswer,
+    InferAnswer,
+    MetricsAnswer,
+    ObservedAnswer,
+    ParameterAnswer,
+    ParameterRequest,
+    PassesAnswer,
+    PieceRequest,
+    ReadModelRequest,
+    ReadWeightsRequest,
     Request,
+    SetNodeRequest,
+    SetParameterRequest,
+    StepRequest,
     TrainingProgress,
-    pack_schedule,
-    unpack_evaluation,
-    unpack_metrics,
-    unpack_parameter,
-    unpack_progress,
-    unpack_totals,
+    WriteWeightsRequest,
 )
+from tflm_zo.serial.link import Link, OnWork, Port
+from tflm_zo.serial.messages import Hello, pack_schedule, unpack, unpack_totals
 from tflm_zo.training.step_totals import StepTotals
 
 _CHUNK = 512  # bytes of model or weights that are asked for at a time
-
-_OFFSET = struct.Struct("<I")
-_STEP = struct.Struct("<If")
-_INDEX = struct.Struct("<H")
 
 
 class Device:
@@ -53,36 +56,37 @@ class Device:
         model = bytearray()
         while len(model) < self.hello.model_bytes:
             size = min(_CHUNK, self.hello.model_bytes - len(model))
-            model += self.link.request(Request.READ_MODEL, struct.pack("<IH", len(model), size))
+            model += self.link.request(Request.READ_MODEL, bytes(ReadModelRequest(len(model), size)))
             if on_bytes is not None:
                 on_bytes(size)
         if model_hash(bytes(model)) != self.hello.model_hash:
             raise ZoError("the board's model does not have the hash that the board gives: export and flash it again")
         return bytes(model)
 
-    def parameter(self, index: int) -> ParameterInfo:
+    def parameter(self, index: int) -> ParameterAnswer:
         """Return entry ``index`` of the parameter table."""
-        return unpack_parameter(self.link.request(Request.PARAMETER, _INDEX.pack(index)))
+        return unpack(ParameterAnswer, self.link.request(Request.PARAMETER, bytes(ParameterRequest(index))))
 
-    def metrics(self) -> Metrics:
-        """Return progress and counters."""
-        return unpack_metrics(self.link.request(Request.METRICS))
+    def metrics(self) -> MetricsAnswer:
+        """Return progress, the last step, passes since the board started, the duration of the last one in
+        microseconds, the frames that arrived damaged, and how often the frozen layers ran."""
+        return unpack(MetricsAnswer, self.link.request(Request.METRICS))
 
     # -- passes --------------------------------------------------------------------------------------------
 
     def infer(self, code: np.ndarray) -> tuple[int, bytes]:
         """Return the predicted class and the bytes of the output tensor for one sample in codes."""
         body = self._send_record(Request.INFER, b"", code.tobytes())
-        return int.from_bytes(body[:4], "little", signed=True), body[4:]
+        return unpack(InferAnswer, body).prediction, body[ctypes.sizeof(InferAnswer) :]
 
-    def evaluate(self, code: np.ndarray, target: np.ndarray) -> Evaluation:
-        """Return prediction and loss of one labelled sample in codes."""
-        return unpack_evaluation(self._send_record(Request.EVALUATE, b"", code.tobytes() + target.tobytes()))
+    def evaluate(self, code: np.ndarray, target: np.ndarray) -> EvaluateAnswer:
+        """Return prediction, loss and the squared length of the head's input of one labelled sample in codes."""
+        return unpack(EvaluateAnswer, self._send_record(Request.EVALUATE, b"", code.tobytes() + target.tobytes()))
 
     def train(self, code: np.ndarray, target: np.ndarray, step: int, rate_scale: float) -> StepTotals:
         """Train on one labelled sample, as a step of its own."""
         record = code.tobytes() + target.tobytes()
-        return unpack_totals(self._send_record(Request.TRAIN, _STEP.pack(step, rate_scale), record))
+        return unpack_totals(self._send_record(Request.TRAIN, bytes(StepRequest(step, rate_scale)), record))
 
     def begin_batch(self) -> None:
         """Forget the samples of the batch."""
@@ -94,11 +98,11 @@ class Device:
 
     def end_batch(self, step: int, rate_scale: float, on_work: OnWork | None = None) -> StepTotals:
         """Train one step on the batch; ``rate_scale`` multiplies all learning rates."""
-        return unpack_totals(self.link.request(Request.END_BATCH, _STEP.pack(step, rate_scale), on_work))
+        return unpack_totals(self.link.request(Request.END_BATCH, bytes(StepRequest(step, rate_scale)), on_work))
 
     def finish(self) -> int:
         """Apply the update that the last step left pending; returns the passes that took (0 or 1)."""
-        return int.from_bytes(self.link.request(Request.FINISH), "little")
+        return unpack(PassesAnswer, self.link.request(Request.FINISH)).passes
 
     def begin_observation(self) -> None:
         """Forget the samples that were observed."""
@@ -106,18 +110,18 @@ class Device:
 
     def observe(self, code: np.ndarray) -> int:
         """Add a sample in codes to those that recalibration goes by; returns how many they are."""
-        return int.from_bytes(self._send_record(Request.OBSERVE, b"", code.tobytes()), "little")
+        return unpack(ObservedAnswer, self._send_record(Request.OBSERVE, b"", code.tobytes())).samples
 
     def recalibrate(self) -> int:
         """Set the input adapter by the samples that were observed; returns how many they were."""
-        return int.from_bytes(self.link.request(Request.RECALIBRATE), "little")
+        return unpack(ObservedAnswer, self.link.request(Request.RECALIBRATE)).samples
 
     def _send_record(self, kind: Request, fields: bytes, record: bytes) -> bytes:
-        room = self.hello.max_payload - len(fields) - _OFFSET.size
+        room = self.hello.max_payload - len(fields) - ctypes.sizeof(PieceRequest)
         body = b""
         for offset in range(0, len(record), room):
             piece = record[offset : offset + room]
-            body = self.link.request(kind, fields + _OFFSET.pack(offset) + piece)
+            body = self.link.request(kind, fields + bytes(PieceRequest(offset)) + piece)
         return body
 
     # -- settings ------------------------------------------------------------------------------------------
@@ -128,21 +132,21 @@ class Device:
 
     def set_parameter(self, index: int, sigma: int, rate: float, mask: tuple[int, int] = (0, 0)) -> None:
         """Set perturbation (codes), learning rate and mask (kind, level) of a parameter."""
-        self.link.request(Request.SET_PARAMETER, struct.pack("<HifHH", index, sigma, rate, *mask))
+        self.link.request(Request.SET_PARAMETER, bytes(SetParameterRequest(index, sigma, rate, Mask(*mask))))
 
     def set_node(self, node: int, sigma: int, block: int, rate: float, mask: tuple[int, int] = (0, 0)) -> None:
         """Set perturbation (output codes), block, learning rate and mask of a node."""
-        self.link.request(Request.SET_NODE, struct.pack("<HiifHH", node, sigma, block, rate, *mask))
+        self.link.request(Request.SET_NODE, bytes(SetNodeRequest(node, sigma, block, rate, Mask(*mask))))
 
     # -- weights -------------------------------------------------------------------------------------------
 
     def checkpoint(self) -> int:
         """Save the weights in flash; returns the checkpoint's number."""
-        return int.from_bytes(self.link.request(Request.CHECKPOINT), "little")
+        return unpack(CheckpointAnswer, self.link.request(Request.CHECKPOINT)).sequence
 
     def restore(self) -> TrainingProgress:
         """Load the newest checkpoint."""
-        return unpack_progress(self.link.request(Request.RESTORE))
+        return unpack(TrainingProgress, self.link.request(Request.RESTORE))
 
     def factory_reset(self) -> None:
         """Bring back the weights that the model was exported with, and remove the checkpoints."""
@@ -153,8 +157,8 @@ class Device:
         size = parameter.arena_bytes
         data = b""
         while len(data) < size:
-            piece = struct.pack("<HIH", parameter.index, len(data), min(_CHUNK, size - len(data)))
-            data += self.link.request(Request.READ_WEIGHTS, piece)
+            piece = ReadWeightsRequest(parameter.index, len(data), min(_CHUNK, size - len(data)))
+            data += self.link.request(Request.READ_WEIGHTS, bytes(piece))
         return np.frombuffer(data, dtype=parameter.dtype).reshape(parameter.shape)
 
     def write_weights(self, parameter: Parameter, values: np.ndarray) -> None:
@@ -162,7 +166,7 @@ class Device:
         data = np.ascontiguousarray(values, dtype=parameter.dtype).tobytes()
         if len(data) != parameter.arena_bytes:
             raise ZoError(f"{parameter.name}: got {np.size(values)} values, it has {parameter.count}")
-        room = (self.hello.max_payload - 6) // 4 * 4
+        room = (self.hello.max_payload - ctypes.sizeof(WriteWeightsRequest)) // 4 * 4
         for offset in range(0, len(data), room):
-            head = struct.pack("<HI", parameter.index, offset)
-            self.link.request(Request.WRITE_WEIGHTS, head + data[offset : offset + room])
+            head = WriteWeightsRequest(parameter.index, offset)
+            self.link.request(Request.WRITE_WEIGHTS, bytes(head) + data[offset : offset + room])

@@ -5,7 +5,6 @@ The twin of ``micro_app/src/app/framing.h``; ``docs/protocol.md`` is the specifi
 On the line::
 
     0x00  COBS(header | payload | CRC-32)  0x00
-    header: version u8 | type u8 | sequence u16 | payload size u32, little-endian
 
 COBS: Cheshire and Baker, "Consistent Overhead Byte Stuffing", IEEE/ACM Transactions on Networking
 7(2), 1999. CRC-32: IEEE 802.3, as in zlib.
@@ -14,21 +13,22 @@ COBS: Cheshire and Baker, "Consistent Overhead Byte Stuffing", IEEE/ACM Transact
 from __future__ import annotations
 
 import enum
-import struct
 import zlib
 from collections import Counter
 from dataclasses import dataclass
 
 from tflm_zo.errors import ZoError
+from tflm_zo.serial.layouts import (
+    FRAME_CRC_SIZE,
+    FRAME_HEADER_SIZE,
+    FRAME_OVERHEAD,
+    FRAME_VERSION,
+    LONGEST_RUN,
+    FrameHeader,
+)
 
-VERSION = 1
-
-_HEADER = struct.Struct("<BBHI")
-_CRC = struct.Struct("<I")
-OVERHEAD = _HEADER.size + _CRC.size
+OVERHEAD = FRAME_OVERHEAD
 """Bytes of header and CRC around a payload."""
-
-_LONGEST_RUN = 254  # bytes other than zero that one COBS code byte can announce
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ def encode(frame: Frame) -> bytes:
         raise ZoError(f"frame type {frame.type} is outside 0..255")
     if not 0 <= frame.sequence <= 0xFFFF:
         raise ZoError(f"frame sequence {frame.sequence} is outside 0..65535; count modulo 65536")
-    header = _HEADER.pack(VERSION, frame.type, frame.sequence, len(frame.payload))
-    checked = header + frame.payload
-    return b"\0" + _stuff(checked + _CRC.pack(zlib.crc32(checked))) + b"\0"
+    header = FrameHeader(FRAME_VERSION, frame.type, frame.sequence, len(frame.payload))
+    checked = bytes(header) + frame.payload
+    return b"\0" + _stuff(checked + zlib.crc32(checked).to_bytes(FRAME_CRC_SIZE, "little")) + b"\0"
 
 
 class Decoder:
@@ -79,7 +79,7 @@ class Decoder:
         self._max_payload = max_payload
         # COBS adds one byte to every 254, and one.
         longest = max_payload + OVERHEAD
-        self._max_stuffed = longest + longest // _LONGEST_RUN + 1
+        self._max_stuffed = longest + longest // LONGEST_RUN + 1
         self._pending = bytearray()
 
     def feed(self, data: bytes) -> list[Frame]:
@@ -114,17 +114,17 @@ class Decoder:
             return Rejection.TOO_LONG
         if not complete or len(content) < OVERHEAD:
             return Rejection.MALFORMED
-        checked = content[: -_CRC.size]
-        if zlib.crc32(checked) != _CRC.unpack(content[-_CRC.size :])[0]:
+        checked = content[:-FRAME_CRC_SIZE]
+        if zlib.crc32(checked) != int.from_bytes(content[-FRAME_CRC_SIZE:], "little"):
             return Rejection.CHECKSUM
         # Only the place of the version and of the CRC is the same in every protocol version.
-        if checked[0] != VERSION:
+        header = FrameHeader.from_buffer_copy(checked)
+        if header.version != FRAME_VERSION:
             return Rejection.VERSION
-        _, frame_type, sequence, size = _HEADER.unpack_from(checked)
-        payload = checked[_HEADER.size :]
-        if size != len(payload):
+        payload = checked[FRAME_HEADER_SIZE:]
+        if header.payload_size != len(payload):
             return Rejection.MALFORMED
-        return Frame(frame_type, sequence, payload)
+        return Frame(header.type, header.sequence, payload)
 
 
 def _stuff(content: bytes) -> bytes:
@@ -133,13 +133,13 @@ def _stuff(content: bytes) -> bytes:
     runs = content.split(b"\0")
     for index, run in enumerate(runs):
         # A run of the greatest length stands for itself alone, a shorter one also for a zero.
-        while len(run) > _LONGEST_RUN:
-            out.append(_LONGEST_RUN + 1)
-            out += run[:_LONGEST_RUN]
-            run = run[_LONGEST_RUN:]
+        while len(run) > LONGEST_RUN:
+            out.append(LONGEST_RUN + 1)
+            out += run[:LONGEST_RUN]
+            run = run[LONGEST_RUN:]
         out.append(len(run) + 1)
         out += run
-        if len(run) == _LONGEST_RUN and index != len(runs) - 1:
+        if len(run) == LONGEST_RUN and index != len(runs) - 1:
             out.append(1)
     return bytes(out)
 
@@ -158,5 +158,5 @@ def _unstuff(stuffed: bytes) -> tuple[bytes, bool]:
         if len(block) != code - 1:
             return bytes(out), False
         at += code
-        zero_pending = code != _LONGEST_RUN + 1
+        zero_pending = code != LONGEST_RUN + 1
     return bytes(out), True

@@ -4,19 +4,18 @@
 from __future__ import annotations
 
 import secrets
-import struct
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from tflm_zo.errors import ZoError
 from tflm_zo.serial.framing import Decoder, Frame, encode
-from tflm_zo.serial.messages import ANSWER_BIT, Hello, Request, Status, unpack_hello, unpack_totals
+from tflm_zo.serial.layouts import ANSWER_BIT, AnswerStatus, HelloRequest, Request
+from tflm_zo.serial.messages import Hello, unpack_hello, unpack_totals
 from tflm_zo.training.engine import EngineRestarted, Position
 from tflm_zo.training.step_totals import StepTotals
 
 MAX_ANSWER = 1 << 16
-_SESSION = struct.Struct("<I")
 
 # Seconds until a request is repeated: at first, at most, and while the board says that it is at work.
 _FIRST_WAIT = 0.1
@@ -85,9 +84,9 @@ class Link:
             except OSError:
                 self._reconnect()
                 continue
-            if status == Status.OK:
+            if status == AnswerStatus.OK:
                 return body
-            if status == Status.NO_SESSION:
+            if status == AnswerStatus.NO_SESSION:
                 raise BoardRestarted(self.hello())
             text = body.decode("utf-8", "replace")
             raise ZoError(f"the board refused {kind.name.lower().replace('_', ' ')}: {text}")
@@ -95,7 +94,7 @@ class Link:
     def _say_hello(self) -> Hello:
         # An arbitrary start keeps frames of an earlier session, that a buffer has held back, out of sequence.
         sequence = secrets.randbits(16)
-        _, body = self._exchange(Frame(Request.HELLO, sequence, _SESSION.pack(self._session)), None)
+        _, body = self._exchange(Frame(Request.HELLO, sequence, bytes(HelloRequest(self._session))), None)
         found = unpack_hello(body)
         if not found.continued:
             self._sequence = sequence
@@ -121,7 +120,7 @@ class Link:
                 self._port.write(line)
                 continue
             status, body = answer
-            if status != Status.IN_WORK:
+            if status != AnswerStatus.IN_WORK:
                 return status, body
             heard, wait = now, _WORK_WAIT
             if on_work is not None:

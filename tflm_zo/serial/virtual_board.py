@@ -15,71 +15,37 @@ from types import TracebackType
 
 import numpy as np
 
-from tflm_zo.board.memory import CHANNEL_SUM_BYTES, batch_bytes, reference_channels
+from tflm_zo.board.layouts import CheckpointStatus
+from tflm_zo.board.memory import batch_bytes, reference_channels
 from tflm_zo.errors import ZoError
 from tflm_zo.files import compiled_file
-from tflm_zo.ops.names import COMMAND_WORDS, REPORT_WORDS
+from tflm_zo.ops.layouts import COMMAND_WORDS, REPORT_WORDS, ChannelSum
+from tflm_zo.ops.native import declare
 from tflm_zo.patching.frozen_prefix import SplitModel, split
 from tflm_zo.patching.patched_model import model_hash, read_patched
 from tflm_zo.serial.framing import OVERHEAD
+from tflm_zo.serial.host_app_layouts import PROTOTYPES, HostConfig, Invoke, Show, Tensor
+from tflm_zo.serial.layouts import LedState, TrainerStatus
 from tflm_zo.tflm.interpreter import Interpreter
 
 PAGE_BYTES = 4096  # as the nRF52840 has them
 _LEAST_PAGES = 16
-_CHECKPOINT_OVERHEAD = 64  # header of a checkpoint, and progress
+_CHECKPOINT_OVERHEAD = 64  # room for the header of a checkpoint, and for progress
 _FRAME_BYTES = 1024 + OVERHEAD
 
-_LED_SAVING = 3
-
+_FACTORY = "the factory weights are in use"
 _CHECKPOINTS = {
-    0: "the newest checkpoint is restored",
-    1: "no checkpoint yet: the factory weights are in use",
-    2: "the checkpoint in the flash file is of another model: the factory weights are in use",
-    3: "the checkpoint in the flash file has other weights: the factory weights are in use",
+    CheckpointStatus.OK: "the newest checkpoint is restored",
+    CheckpointStatus.NONE: f"no checkpoint yet: {_FACTORY}",
+    CheckpointStatus.OTHER_MODEL: f"the checkpoint in the flash file is of another model: {_FACTORY}",
+    CheckpointStatus.OTHER_SIZE: f"the checkpoint in the flash file has other weights: {_FACTORY}",
 }
-
-
-class _Tensor(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("bytes", ctypes.c_uint32), ("is_int8", ctypes.c_int32)]
-
-
-_Invoke = ctypes.CFUNCTYPE(ctypes.c_int32)
-_Show = ctypes.CFUNCTYPE(None, ctypes.c_int32)
-
-
-class _Config(ctypes.Structure):
-    """``TflmZoHostConfig``."""
-
-    _fields_ = [
-        ("line", ctypes.c_int32),
-        ("flash", ctypes.c_void_p),
-        ("flash_bytes", ctypes.c_uint32),
-        ("page_bytes", ctypes.c_uint32),
-        ("model", ctypes.c_char_p),
-        ("model_bytes", ctypes.c_uint32),
-        ("model_hash", ctypes.c_uint64),
-        ("batch_bytes", ctypes.c_uint32),
-        ("frame_bytes", ctypes.c_uint32),
-        ("sums", ctypes.c_void_p),
-        ("channels", ctypes.c_uint32),
-        ("inputs", _Tensor * 4),
-        ("outputs", _Tensor * 2),
-        ("invoke", _Invoke),
-        ("frozen_input", _Tensor * 1),
-        ("frozen_outputs", _Tensor * 2),
-        ("invoke_frozen", _Invoke),
-        ("show", _Show),
-    ]
 
 
 @functools.cache
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(compiled_file("_app", "the app")))
-    library.tflm_zo_app_new.argtypes = [ctypes.POINTER(_Config)]
-    library.tflm_zo_app_new.restype = ctypes.c_void_p
-    for name in ("free", "start", "poll", "model_status"):
-        getattr(library, f"tflm_zo_app_{name}").argtypes = [ctypes.c_void_p]
-    library.tflm_zo_app_free.restype = None
+    declare(library, PROTOTYPES)
     return library
 
 
@@ -127,7 +93,7 @@ class HostApp:
     """The app on one patched ``model``, with ``line`` (a file descriptor, not blocking) as its serial port.
 
     flash: the file of its checkpoints. batch_size: samples that it has memory for. show: told the state of the
-    LED (0 idle, 1 inferring, 2 training, 3 saving, 4 error). Raises :class:`ZoError` if the model cannot run.
+    LED, a :class:`LedState`. Raises :class:`ZoError` if the model cannot run.
     Close it in the end, or use it as a context manager.
     """
 
@@ -152,33 +118,33 @@ class HostApp:
         pages = max(_LEAST_PAGES, 2 * -(-(weights + _CHECKPOINT_OVERHEAD) // PAGE_BYTES))
         self._flash = FlashFile(flash, pages * PAGE_BYTES)
         self._make_tensors(parts)
-        self._sums = np.zeros((reference_channels(self._model), CHANNEL_SUM_BYTES // 8), np.int64)
-        self._config = _Config(
+        self._sums = (ChannelSum * reference_channels(self._model))()
+        self._config = HostConfig(
             line=line,
             flash=ctypes.addressof(ctypes.c_char.from_buffer(self._flash.content)),
             flash_bytes=pages * PAGE_BYTES,
             page_bytes=PAGE_BYTES,
-            model=self._model.data,
+            model=ctypes.cast(ctypes.c_char_p(self._model.data), ctypes.c_void_p),
             model_bytes=len(self._model.data),
             model_hash=model_hash(self._model.data),
             batch_bytes=batch_bytes(self._model, parts, batch_size),
             frame_bytes=_FRAME_BYTES,
-            sums=self._sums.ctypes.data,
+            sums=ctypes.addressof(self._sums),
             channels=len(self._sums),
-            inputs=(_Tensor * 4)(*map(_tensor, self._inputs)),
-            outputs=(_Tensor * 2)(*map(_tensor, self._outputs)),
-            invoke=_Invoke(lambda: self._invoke(self._interpreter, self._inputs, self._outputs)),
-            frozen_input=(_Tensor * 1)(*map(_tensor, self._frozen_input)),
-            frozen_outputs=(_Tensor * 2)(*map(_tensor, self._frozen_outputs)),
-            invoke_frozen=_Invoke(lambda: self._invoke(self._frozen, self._frozen_input, self._frozen_outputs)),
-            show=_Show(self._on_led),
+            invoke=Invoke(lambda: self._invoke(self._interpreter, self._inputs, self._outputs)),
+            invoke_frozen=Invoke(lambda: self._invoke(self._frozen, self._frozen_input, self._frozen_outputs)),
+            show=Show(self._on_led),
         )
-        self._app = ctypes.c_void_p(_library().tflm_zo_app_new(ctypes.byref(self._config)))
+        _describe(self._inputs, self._config.inputs)
+        _describe(self._outputs, self._config.outputs)
+        _describe(self._frozen_input, self._config.frozen_input)
+        _describe(self._frozen_outputs, self._config.frozen_outputs)
+        self._app = ctypes.c_void_p(_library().tflm_zo_app_new(self._config))
         if not self._app:
             raise ZoError("not enough memory for the app")
         found = _library().tflm_zo_app_start(self._app)
-        self.boot_message = _CHECKPOINTS.get(found, "the flash file cannot be used: the factory weights are in use")
-        if _library().tflm_zo_app_model_status(self._app) != 0:
+        self.boot_message = _CHECKPOINTS.get(found, f"the flash file cannot be used: {_FACTORY}")
+        if _library().tflm_zo_app_model_status(self._app) != TrainerStatus.OK:
             raise self.fault or ZoError("the model does not run: patch it again with this tflm-zo")
 
     def _make_tensors(self, parts: SplitModel | None) -> None:
@@ -215,7 +181,7 @@ class HostApp:
         return 1
 
     def _on_led(self, led: int) -> None:
-        if self._led == _LED_SAVING:
+        if self._led == LedState.SAVING:
             self._flash.flush()
         self._led = led
         if self._show is not None:
@@ -242,5 +208,7 @@ class HostApp:
         self._flash.flush()
 
 
-def _tensor(array: np.ndarray) -> _Tensor:
-    return _Tensor(array.ctypes.data, array.nbytes, array.dtype == np.int8)
+def _describe(arrays: Sequence[np.ndarray], tensors: ctypes.Array[Tensor]) -> None:
+    """Tell the app, in the first of ``tensors``, where the arrays are."""
+    for index, array in enumerate(arrays):
+        tensors[index] = Tensor(data=array.ctypes.data, bytes=array.nbytes, is_int8=array.dtype == np.int8)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.window import Geometry
-from tflm_zo.simulator import library
+from tflm_zo.simulator import layouts, library
 from tflm_zo.simulator.fixed_point import AddMultipliers, LogisticParams, Multiplier, SoftmaxParams
 
 
@@ -29,9 +29,10 @@ class Operand(NamedTuple):
     constant: np.ndarray | None
     places: np.ndarray | None
 
-    def native(self) -> library.Operand:
+    def native(self) -> layouts.Operand:
         """The engine's form; valid as long as this operand."""
-        return library.Operand(self.tensor, _address(self.constant), _address(self.places))
+        places = None if self.places is None else self.places.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        return layouts.Operand(self.tensor, _address(self.constant), places)
 
 
 class Engine:
@@ -85,16 +86,15 @@ class Engine:
         groups: int,
         weights: np.ndarray,
         bias: np.ndarray | None,
-        quantization: library.Quantization,
+        quantization: layouts.Quantization,
     ) -> None:
         """Append a convolution or fully connected layer; ``tensors``: input and output."""
         self._keep(weights, bias)
-        window = library.Window(*geometry)
         self._check(
             self._library.tflm_zo_sim_add_conv(
                 self._handle,
                 *tensors,
-                window,
+                _window(geometry),
                 output_channels,
                 groups,
                 _address(weights),
@@ -110,14 +110,13 @@ class Engine:
         multiplier: int,
         weights: np.ndarray,
         bias: np.ndarray | None,
-        quantization: library.Quantization,
+        quantization: layouts.Quantization,
     ) -> None:
         """Append a depthwise convolution; ``tensors``: input and output."""
         self._keep(weights, bias)
-        window = library.Window(*geometry)
         self._check(
             self._library.tflm_zo_sim_add_depthwise(
-                self._handle, *tensors, window, multiplier, _address(weights), _address(bias), quantization
+                self._handle, *tensors, _window(geometry), multiplier, _address(weights), _address(bias), quantization
             )
         )
 
@@ -126,7 +125,7 @@ class Engine:
     ) -> None:
         """Append an average or maximum pooling; ``activation``: the limits of its output."""
         add = self._library.tflm_zo_sim_add_average_pool if average else self._library.tflm_zo_sim_add_max_pool
-        self._check(add(self._handle, *tensors, library.Window(*geometry), *activation))
+        self._check(add(self._handle, *tensors, _window(geometry), *activation))
 
     def add_mean(
         self,
@@ -139,7 +138,7 @@ class Engine:
 
         ``tensors`` and ``zero_points``: input and output.
         """
-        params = library.MeanParams(*sizes, zero_points[0], *multiplier, zero_points[1])
+        params = layouts.MeanParams(*sizes, zero_points[0], *multiplier, zero_points[1])
         self._check(self._library.tflm_zo_sim_add_mean(self._handle, *tensors, params))
 
     def add_add(
@@ -176,18 +175,18 @@ class Engine:
         activation: tuple[int, int],
     ) -> None:
         """Append a product of operands of any shapes; ``zero_points``: both operands, output."""
-        params = library.ProductParams(*zero_points[:2], *multiplier, zero_points[2], *activation)
+        params = layouts.ProductParams(*zero_points[:2], *multiplier, zero_points[2], *activation)
         first, second = (operand.native() for operand in operands)
         self._check(self._library.tflm_zo_sim_add_product(self._handle, first, second, output, params))
 
     def add_requantize(self, tensors: tuple[int, int], zero_points: tuple[int, int], multiplier: Multiplier) -> None:
         """Append a change of scale; ``tensors`` and ``zero_points``: input and output."""
-        params = library.RequantizeParams(zero_points[0], *multiplier, zero_points[1])
+        params = layouts.RequantizeParams(zero_points[0], *multiplier, zero_points[1])
         self._check(self._library.tflm_zo_sim_add_requantize(self._handle, *tensors, params))
 
     def add_logistic(self, tensors: tuple[int, int], input_zero_point: int, params: LogisticParams) -> None:
         """Append a logistic function; ``tensors``: input and output."""
-        native = library.LogisticParams(input_zero_point, *params)
+        native = layouts.LogisticParams(input_zero_point, *params)
         self._check(self._library.tflm_zo_sim_add_logistic(self._handle, *tensors, native))
 
     def add_pad(self, tensors: tuple[int, int], places: np.ndarray, value: int) -> None:
@@ -234,11 +233,15 @@ class Engine:
         )
 
 
+def _window(geometry: Geometry) -> layouts.Window:
+    return layouts.Window(**geometry._asdict())
+
+
 def _add_params(
     zero_points: tuple[int, int, int], multipliers: AddMultipliers, activation: tuple[int, int]
-) -> library.AddParams:
+) -> layouts.AddParams:
     first, second, output = multipliers
-    return library.AddParams(
+    return layouts.AddParams(
         zero_points[0],
         first.significand,
         first.right_shift,
@@ -257,10 +260,10 @@ def weight_quantization(
     input_zero_point: int,
     output_zero_point: int,
     activation: tuple[int, int],
-) -> library.Quantization:
+) -> layouts.Quantization:
     """The engine's form of the rescaling of a layer with weights, one multiplier per output channel."""
 
     def column(field: int) -> ctypes.Array[ctypes.c_int32]:
         return (ctypes.c_int32 * len(multipliers))(*[multiplier[field] for multiplier in multipliers])
 
-    return library.Quantization(column(0), column(1), column(2), input_zero_point, output_zero_point, *activation)
+    return layouts.Quantization(column(0), column(1), column(2), input_zero_point, output_zero_point, *activation)

@@ -14,10 +14,10 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.quantization import INT8_MAX, INT8_MIN, round_half_away
+from tflm_zo.simulator.layouts import ADD_HEADROOM_BITS, LOGISTIC_FRACTION_BITS, SOFTMAX_DIFF_FRACTION_BITS
 
-ADD_HEADROOM_BITS = 20
-SOFTMAX_DIFF_INTEGER_BITS = 5
-LOGISTIC_INTEGER_BITS = 4
+SOFTMAX_DIFF_INTEGER_BITS = 31 - SOFTMAX_DIFF_FRACTION_BITS
+LOGISTIC_INTEGER_BITS = 31 - LOGISTIC_FRACTION_BITS
 
 
 class Multiplier(NamedTuple):

@@ -19,12 +19,15 @@ from tflm_zo.errors import ZoError
 from tflm_zo.model.file import builtin_code, builtin_name, constant, schema, shape_of, tensor_name
 from tflm_zo.model.graph import read_operator, read_tensor
 from tflm_zo.model.quantization import quantization_of
+from tflm_zo.ops.layouts import LOSS_STATE_WORDS, NODE_STATE_WORDS, PARAMETER_STATE_WORDS, LossInput, NodeInput
 from tflm_zo.ops.names import LOSS_OP, NODE_OP, PARAMETER_OP, PREFIX, custom_code
 from tflm_zo.tflm.cmsis_nn import ARDUINO_SCRATCH, EXTRA_KERNEL_DATA, SCRATCH
 from tflm_zo.tflm.layouts import ARDUINO_32, Layout
 
 ALIGNMENT = 16  # of tensors and of kernel data
 _SCRATCH_REQUESTS_AN_OP = 12  # for which TFLM keeps room while it prepares the ops
+
+_STATE_WORDS = {PARAMETER_OP: PARAMETER_STATE_WORDS, NODE_OP: NODE_STATE_WORDS, LOSS_OP: LOSS_STATE_WORDS}
 
 _TYPE_BYTES = {
     schema.TensorType.FLOAT32: 4,
@@ -159,9 +162,8 @@ class _Planner:
 
     def _take_kernel_data(self, name: str) -> None:
         word = self.layout.pointer
-        ours = {PARAMETER_OP: 3 * word, NODE_OP: 2 * word, LOSS_OP: 2 * word}
-        if name in ours:
-            self._take(ours[name], ALIGNMENT, "op_state")
+        if name in _STATE_WORDS:
+            self._take(_STATE_WORDS[name] * word, ALIGNMENT, "op_state")
             return
         size = self.layout.kernel_data.get(name)
         if size is None:
@@ -190,9 +192,9 @@ class _Planner:
             for words in (len(shape_of(inputs[0])), math.prod(shape_of(inputs[1])), math.prod(shape_of(output))):
                 self.scratch.append((4 * words, index, f"scratch of {name}"))
         elif name == LOSS_OP:
-            self.scratch.append((4 * math.prod(shape_of(inputs[0])), index, "scratch of the loss"))
+            self.scratch.append((4 * math.prod(shape_of(inputs[LossInput.LOGITS])), index, "scratch of the loss"))
         elif name == NODE_OP:
-            y, weights = inputs[2], inputs[3]
+            y, weights = inputs[NodeInput.LAYER_OUTPUT], inputs[NodeInput.WEIGHTS]
             channels = shape_of(y)[-1]
             gradient = math.prod(shape_of(weights)) // channels if weights is not None else 0
             words = gradient + -(-channels // 32)

@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-RANDOM_CHANNELS = 2
+from tflm_zo.ops.layouts import MaskKind
+
+RANDOM_CHANNELS = MaskKind.RANDOM_CHANNELS
 
 
 class Mask(NamedTuple):

@@ -88,7 +88,7 @@ def _scale(model: PatchedModel, recipe: Recipe, group: Group, index: int, sizes:
     if group.mode is not GroupMode.NODES:
         setting, factors = recipe.parameters[index], model.parameters[index].factors
         return mean([float(f) for f in factors]) / max(setting.sigma, 1) ** 2
-    positions = model.nodes[index].options.shape.positions
+    positions = model.nodes[index].options.positions
     sigma = recipe.nodes[index].sigma
     unit = model.nodes[index].options.inverse_output_scale / max(sigma, 1)
     return sizes.unit_energy / positions * unit * unit
@@ -127,7 +127,7 @@ class _Prober:
                 units.append(float(self._measure(i, command)["layer_energy"]))
         positions = 0
         if nodes:
-            positions = min(self._model.nodes[n].options.shape.positions for n in range(group.first, group.last))
+            positions = min(self._model.nodes[n].options.positions for n in range(group.first, group.last))
         return GroupSizes(mean(slopes), mean(curvatures), standard_error(curvatures), mean(units), positions)
 
     def _samples(self, most: int) -> list[int]:

@@ -22,7 +22,7 @@ from tflm_zo.patching.patched_model import PatchedModel
 
 # Rate times kernel of the head, in parts of the limit of stability 2 / h (1 / h for a squared error, whose
 # curvature is the same everywhere). Entropy follows its mean prediction, which must not be left behind.
-_HEAD_PARTS = {LOSS_CROSS_ENTROPY: 0.75, LOSS_ENTROPY: 0.05}
+_HEAD_PARTS: dict[int, float] = {LOSS_CROSS_ENTROPY: 0.75, LOSS_ENTROPY: 0.05}
 _SQUARED_ERROR_PART = 0.5
 
 # The limit is that of the steepest curvature, which cross-entropy has for few samples at a time: most networks learn

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tflm_zo.model.graph import Graph
+from tflm_zo.ops.layouts import LossInput, NodeInput
 from tflm_zo.ops.names import LOSS_OP, NODE_OP, OP_PREFIX, custom_code
 from tflm_zo.ops.options import NodeOptions, unpack_loss, unpack_node
-
-# Inputs by position, as kernels/node_op.h and kernels/loss_op.h list them.
-_LAYER_INPUT, _LAYER_OUTPUT, _WEIGHTS, _BIAS, _ACCUMULATOR = 1, 2, 3, 5, 8
-_LOGITS, _FEATURES, _HEAD_WEIGHTS, _RESIDUAL = 0, 3, 4, 6
 
 
 @dataclass(frozen=True)
@@ -85,20 +82,20 @@ def read_training_graph(tree: Any, part: Graph) -> TrainingGraph:
         if custom_code(tree, operator) == NODE_OP:
             nodes.append(_node(_op(operator), users))
     loss = _op(next(op for op in training if custom_code(tree, op) == LOSS_OP))
-    trains_head = loss.inputs[_RESIDUAL] >= 0 or unpack_loss(loss.options).trains_bias
+    trains_head = loss.inputs[LossInput.RESIDUAL] >= 0 or unpack_loss(loss.options).trains_bias
     return TrainingGraph(
         parameter_op=_op(training[0]),
         loss_op=loss,
         nodes=tuple(nodes),
         users=users,
-        layers=producer[loss.inputs[_LOGITS]] + 1,
-        head_layer=users[loss.inputs[_HEAD_WEIGHTS]][0] if trains_head else -1,
+        layers=producer[loss.inputs[LossInput.LOGITS]] + 1,
+        head_layer=users[loss.inputs[LossInput.HEAD_WEIGHTS]][0] if trains_head else -1,
         command=int(graph.inputs[-2]),
         target=int(graph.inputs[-1]),
         report=int(graph.outputs[-1]),
         input=part.inputs[0],
-        logits=loss.inputs[_LOGITS],
-        features=loss.inputs[_FEATURES],
+        logits=loss.inputs[LossInput.LOGITS],
+        features=loss.inputs[LossInput.FEATURES],
         output=part.outputs[0],
     )
 
@@ -112,14 +109,14 @@ def _op(operator: Any) -> TrainingOp:
 
 def _node(op: TrainingOp, users: dict[int, tuple[int, int]]) -> TrainingNode:
     options: NodeOptions = unpack_node(op.options)
-    updated = [users[op.inputs[i]] for i in (_WEIGHTS, _BIAS) if op.inputs[i] >= 0]
+    updated = [users[op.inputs[i]] for i in (NodeInput.WEIGHTS, NodeInput.BIAS) if op.inputs[i] >= 0]
     return TrainingNode(
         op=op,
         number=options.node,
         layer=updated[0][0],
         first_change=min(first for first, _ in updated),
-        input=op.inputs[_LAYER_INPUT],
-        output=op.inputs[_LAYER_OUTPUT],
+        input=op.inputs[NodeInput.LAYER_INPUT],
+        output=op.inputs[NodeInput.LAYER_OUTPUT],
         closed_form=options.closed_form,
-        accumulates=op.inputs[_ACCUMULATOR] >= 0,
+        accumulates=op.inputs[NodeInput.ACCUMULATOR] >= 0,
     )

@@ -18,13 +18,14 @@ from tflm_zo.ops.names import PREFIX
 from tflm_zo.patching.bake import bake
 from tflm_zo.patching.patched_model import PatchedModel
 from tflm_zo.simulator import library
+from tflm_zo.simulator.layouts import ElementType
 from tflm_zo.simulator.model import SimModel
 from tflm_zo.training.sim_graph import TrainingGraph, TrainingOp, read_training_graph
 
 _TYPES: dict[int, tuple[int, np.dtype]] = {
-    schema.TensorType.INT8: (0, np.dtype(np.int8)),
-    schema.TensorType.INT32: (1, np.dtype(np.int32)),
-    schema.TensorType.FLOAT32: (2, np.dtype(np.float32)),
+    schema.TensorType.INT8: (ElementType.INT8, np.dtype(np.int8)),
+    schema.TensorType.INT32: (ElementType.INT32, np.dtype(np.int32)),
+    schema.TensorType.FLOAT32: (ElementType.FLOAT32, np.dtype(np.float32)),
 }
 
 
@@ -66,7 +67,7 @@ class SimPasses:
         return arrays
 
     def _describe(self, index: int, tensor: Any) -> library.TrainingTensor:
-        kind, _ = _TYPES.get(tensor.type, (0, np.dtype(np.int8)))
+        kind, _ = _TYPES.get(tensor.type, (ElementType.INT8, np.dtype(np.int8)))
         array = self._arrays.get(index)
         address = None if array is None else array.ctypes.data
         elements = int(np.prod(shape_of(tensor))) if array is None else array.size

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Little-endian integers in byte buffers of any alignment, on a machine of either byte order.
+// Little-endian integers in byte buffers of any alignment.
 #ifndef TFLM_ZO_MICRO_APP_BYTE_ORDER_H_
 #define TFLM_ZO_MICRO_APP_BYTE_ORDER_H_
 
 #include <cstdint>
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "Messages and options are read as they lie in memory: this needs a little-endian machine."
+#endif
 
 namespace tflm_zo {
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "framing.h"
 
+#include <cstring>
+
 #include "byte_order.h"
 #include "crc32.h"
 
@@ -16,12 +18,10 @@ bool FrameEncoder::Begin(uint8_t type, uint16_t sequence, uint32_t payload_size)
   buffer_[0] = 0;
   block_start_ = 1;
   used_ = 2;
-  uint8_t header[kFrameHeaderSize];
-  header[0] = kFrameVersion;
-  header[1] = type;
-  StoreLe16(header + 2, sequence);
-  StoreLe32(header + 4, payload_size);
-  Put(header, sizeof(header));
+  const FrameHeader header = {kFrameVersion, type, sequence, payload_size};
+  uint8_t bytes[kFrameHeaderSize];
+  std::memcpy(bytes, &header, sizeof(bytes));
+  Put(bytes, sizeof(bytes));
   return good_;
 }
 
@@ -36,7 +36,7 @@ bool FrameEncoder::Append(const void* data, uint32_t size) {
 bool FrameEncoder::End() {
   if (missing_ != 0) good_ = false;
   if (!good_) return false;
-  uint8_t crc[4];
+  uint8_t crc[kFrameCrcSize];
   StoreLe32(crc, crc_);
   Put(crc, sizeof(crc));
   // A block stands for its bytes and a zero, except that the zero of the last one is not meant.
@@ -116,15 +116,16 @@ void FrameDecoder::Store(uint8_t byte) {
 FrameEvent FrameDecoder::Finish() {
   if (too_long_) return FrameEvent::kTooLong;
   if (run_ != 0 || size_ < kFrameOverhead) return FrameEvent::kMalformed;
-  const uint32_t checked = size_ - 4;
+  const uint32_t checked = size_ - kFrameCrcSize;
   if (Crc32(buffer_, checked) != LoadLe32(buffer_ + checked)) return FrameEvent::kChecksum;
   // Only the place of the version and of the CRC is the same in every version of the protocol.
-  if (buffer_[0] != kFrameVersion) return FrameEvent::kVersion;
-  const uint32_t payload_size = LoadLe32(buffer_ + 4);
-  if (payload_size != size_ - kFrameOverhead) return FrameEvent::kMalformed;
-  frame_.type = buffer_[1];
-  frame_.sequence = LoadLe16(buffer_ + 2);
-  frame_.size = payload_size;
+  FrameHeader header;
+  std::memcpy(&header, buffer_, sizeof(header));
+  if (header.version != kFrameVersion) return FrameEvent::kVersion;
+  if (header.payload_size != size_ - kFrameOverhead) return FrameEvent::kMalformed;
+  frame_.type = header.type;
+  frame_.sequence = header.sequence;
+  frame_.size = header.payload_size;
   frame_.payload = buffer_ + kFrameHeaderSize;
   return FrameEvent::kFrame;
 }

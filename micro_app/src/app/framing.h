@@ -5,7 +5,7 @@
 // the same in Python.
 //
 // On the line:  0x00  COBS(header | payload | CRC-32)  0x00
-// Header:       version u8 | type u8 | sequence u16 | payload size u32, little-endian
+// Header:       FrameHeader, little-endian
 //
 // COBS (Cheshire and Baker, "Consistent Overhead Byte Stuffing", IEEE/ACM Trans. Networking 7(2),
 // 1999) takes all zero bytes out of a frame, so that a zero is always an end: a receiver is back in
@@ -15,18 +15,30 @@
 
 #include <cstdint>
 
+#include "byte_order.h"
 #include "hal.h"
 
 namespace tflm_zo {
 
 constexpr uint8_t kFrameVersion = 1;
-constexpr uint32_t kFrameHeaderSize = 8;
-constexpr uint32_t kFrameOverhead = kFrameHeaderSize + 4;  // header and CRC around the payload
+
+// As on the line.
+struct FrameHeader {
+  uint8_t version;
+  uint8_t type;
+  uint16_t sequence;
+  uint32_t payload_size;
+};
+constexpr uint32_t kFrameHeaderSize = sizeof(FrameHeader);
+constexpr uint32_t kFrameCrcSize = 4;
+constexpr uint32_t kFrameOverhead = kFrameHeaderSize + kFrameCrcSize;  // around the payload
+// Bytes other than zero that one COBS code byte can announce.
+constexpr uint32_t kLongestRun = 254;
 
 // Upper bound of what a frame with `payload_size` bytes takes on the line, both delimiters
 // included.
 constexpr uint32_t MaxFrameSizeOnLine(uint32_t payload_size) {
-  return payload_size + kFrameOverhead + (payload_size + kFrameOverhead) / 254 + 3;
+  return payload_size + kFrameOverhead + (payload_size + kFrameOverhead) / kLongestRun + 3;
 }
 
 // Sends frames piece by piece, so that a payload needs no buffer and may be scattered in memory.
@@ -43,8 +55,6 @@ class FrameEncoder {
   bool End();
 
  private:
-  static constexpr uint32_t kLongestRun =
-      254;  // bytes other than zero that one COBS code byte can announce
   static constexpr uint32_t kFlushThreshold = 64;
 
   void Put(const uint8_t* bytes, uint32_t size);

@@ -52,7 +52,7 @@ void HostSession::Handle(const Frame& frame, RequestHandler* handler) {
 // Opens a session. A hello of the session that is open already changes nothing: its numbers go on.
 void HostSession::Hello(const Frame& frame, RequestHandler* handler) {
   FieldReader fields(frame.payload, frame.size);
-  const uint32_t session = fields.U32();
+  const uint32_t session = fields.Take<HelloRequest>().session;
   if (!fields.complete()) return;  // not a hello of this protocol, so its sender expects no answer
   const bool continued = open_ && session == session_;
   if (!continued && handler->in_work()) {

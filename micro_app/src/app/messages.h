@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What frames carry: requests of the host and the board's answers. docs/protocol.md specifies every
-// field; tflm_zo/serial/messages.py is the same in Python.
+// field.
 #ifndef TFLM_ZO_MICRO_APP_MESSAGES_H_
 #define TFLM_ZO_MICRO_APP_MESSAGES_H_
 
 #include <cstdint>
 #include <cstring>
 
-#include "byte_order.h"
+#include "message_layouts.h"
 
 namespace tflm_zo {
 
@@ -56,29 +56,24 @@ enum class AnswerStatus : uint8_t {
   kStorage = 7,        // flash, or what is in it
 };
 
-// Takes a payload apart. After a field that is not there, all others are 0 and good() is false.
+// Takes a payload apart. After a message that is not there in whole, all others are 0 and good() is
+// false.
 class FieldReader {
  public:
   FieldReader(const uint8_t* data, uint32_t size) : at_(data), left_(size) {}
 
-  uint8_t U8() {
-    const uint8_t* field = Take(1);
-    return field == nullptr ? uint8_t{0} : *field;
-  }
-  uint16_t U16() {
-    const uint8_t* field = Take(2);
-    return field == nullptr ? uint16_t{0} : LoadLe16(field);
-  }
-  uint32_t U32() {
-    const uint8_t* field = Take(4);
-    return field == nullptr ? 0u : LoadLe32(field);
-  }
-  int32_t I32() { return static_cast<int32_t>(U32()); }
-  float F32() {
-    const uint32_t bits = U32();
-    float value;
-    std::memcpy(&value, &bits, sizeof(value));
-    return value;
+  // The next message of the payload, a struct of message_layouts.h.
+  template <typename Message>
+  Message Take() {
+    Message message{};
+    if (!good_ || sizeof(message) > left_) {
+      good_ = false;
+      return message;
+    }
+    std::memcpy(&message, at_, sizeof(message));
+    at_ += sizeof(message);
+    left_ -= sizeof(message);
+    return message;
   }
 
   const uint8_t* rest() const { return at_; }
@@ -87,55 +82,30 @@ class FieldReader {
   bool complete() const { return good_ && left_ == 0; }
 
  private:
-  const uint8_t* Take(uint32_t size) {
-    if (!good_ || size > left_) {
-      good_ = false;
-      return nullptr;
-    }
-    const uint8_t* field = at_;
-    at_ += size;
-    left_ -= size;
-    return field;
-  }
-
   const uint8_t* at_;
   uint32_t left_;
   bool good_ = true;
 };
 
-// The payload of an answer: fields, then bytes that stay where they are. Kept until the next
-// request, for the case that the host asks again.
+// The payload of an answer: its status, a message, then bytes that stay where they are. Kept until
+// the next request, for the case that the host asks again.
 class AnswerFields {
  public:
-  static constexpr uint32_t kCapacity = 80;
+  static constexpr uint32_t kCapacity = 1 + sizeof(HelloAnswer);  // the longest one
 
   void Start(AnswerStatus status) {
-    size_ = 0;
+    data_[0] = static_cast<uint8_t>(status);
+    size_ = 1;
     tail_ = nullptr;
     tail_size_ = 0;
-    U8(static_cast<uint8_t>(status));
   }
-  AnswerFields& U8(uint8_t value) {
-    if (uint8_t* to = Add(1)) *to = value;
+  // A struct of message_layouts.h, the only one of the answer.
+  template <typename Message>
+  AnswerFields& Set(const Message& message) {
+    static_assert(sizeof(message) < kCapacity, "there is a longer one now");
+    std::memcpy(data_ + 1, &message, sizeof(message));
+    size_ = 1 + sizeof(message);
     return *this;
-  }
-  AnswerFields& U16(uint16_t value) {
-    if (uint8_t* to = Add(2)) StoreLe16(to, value);
-    return *this;
-  }
-  AnswerFields& U32(uint32_t value) {
-    if (uint8_t* to = Add(4)) StoreLe32(to, value);
-    return *this;
-  }
-  AnswerFields& U64(uint64_t value) {
-    if (uint8_t* to = Add(8)) StoreLe64(to, value);
-    return *this;
-  }
-  AnswerFields& I32(int32_t value) { return U32(static_cast<uint32_t>(value)); }
-  AnswerFields& F32(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof(bits));
-    return U32(bits);
   }
   // `data` must not change until the next request is carried out.
   AnswerFields& Tail(const void* data, uint32_t size) {
@@ -153,13 +123,6 @@ class AnswerFields {
   uint32_t tail_size() const { return tail_size_; }
 
  private:
-  uint8_t* Add(uint32_t size) {
-    if (size > kCapacity - size_) return nullptr;
-    uint8_t* to = data_ + size_;
-    size_ += size;
-    return to;
-  }
-
   uint8_t data_[kCapacity] = {};
   uint32_t size_ = 0;
   const void* tail_ = nullptr;

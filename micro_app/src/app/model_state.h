@@ -9,16 +9,9 @@
 
 #include "checkpoint.h"
 #include "on_device_trainer.h"
+#include "training_progress.h"
 
 namespace tflm_zo {
-
-// How far training has come; part of every checkpoint.
-struct TrainingProgress {
-  uint32_t run;     // name that the host gave the training run; 0: none
-  uint32_t steps;   // number of the next step
-  uint32_t passes;  // forward passes of training
-  float head_rate;  // the exact layers' learning rate, which a host may have found by measuring
-};
 
 class ModelState {
  public:

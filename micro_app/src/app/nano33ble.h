@@ -18,6 +18,9 @@
 
 namespace tflm_zo {
 
+constexpr uint32_t kNano33BleFlashBytes = 1024 * 1024;
+constexpr uint32_t kNano33BleCheckpointBytes = 64 * 1024;  // at the end of the flash
+
 inline volatile uint32_t& Register(uintptr_t address) {
   return *reinterpret_cast<volatile uint32_t*>(address);
 }
@@ -72,7 +75,7 @@ class Nrf52840Flash final : public Flash {
     return address(kCodeEnd) + variables <= kStart;
   }
 
-  uint32_t size() const override { return 16 * page_size(); }
+  uint32_t size() const override { return kNano33BleCheckpointBytes; }
   uint32_t page_size() const override { return 4096; }
   uint32_t write_granularity() const override { return 4; }
 
@@ -112,7 +115,7 @@ class Nrf52840Flash final : public Flash {
   }
 
  private:
-  static constexpr uintptr_t kStart = 0xF0000;
+  static constexpr uintptr_t kStart = kNano33BleFlashBytes - kNano33BleCheckpointBytes;
   static constexpr uintptr_t kController = 0x4001E000;
   static constexpr uintptr_t kReady = 0x400;
   static constexpr uintptr_t kConfig = 0x504;

@@ -21,8 +21,8 @@ struct RecordPiece {
 
 // The last fields of a request that brings a piece: its offset and its bytes.
 inline RecordPiece ReadPiece(FieldReader* fields) {
-  const uint32_t offset = fields->U32();
-  return {offset, fields->rest(), fields->left()};
+  const auto request = fields->Take<PieceRequest>();
+  return {request.offset, fields->rest(), fields->left()};
 }
 
 class SampleCollector {

@@ -68,21 +68,23 @@ void TrainingApp::BeginSession() {
 
 void TrainingApp::AnswerHello(bool continued, AnswerFields* answer) {
   const bool runs = model_status_ == TrainerStatus::kOk;
-  answer->U16(kMessageVersion).U8(continued ? 1 : 0).U8(static_cast<uint8_t>(model_status_));
-  answer->U8(static_cast<uint8_t>(boot_status_)).U32(boot_checkpoint_);
-  answer->U64(model_.hash).U32(model_.size);
-  answer->U32(trainer_.input_bytes()).U32(trainer_.target_bytes());
-  answer->U32(runs ? trainer_.result().bytes : 0);
-  answer->U16(static_cast<uint16_t>(trainer_.parameter_count()));
-  answer->U16(static_cast<uint16_t>(trainer_.node_count()));
-  answer->U16(static_cast<uint16_t>(batch_.capacity()));
-  answer->U32(memory_.frame_bytes - kFrameOverhead);
-  AddProgress(answer);
-  answer->Text(runs ? BootMessage(boot_status_) : TrainerStatusMessage(model_status_));
-}
-
-void TrainingApp::AddProgress(AnswerFields* answer) const {
-  answer->U32(progress_.run).U32(progress_.steps).U32(progress_.passes).F32(progress_.head_rate);
+  HelloAnswer hello{};
+  hello.version = kMessageVersion;
+  hello.continued = continued ? 1 : 0;
+  hello.model_status = static_cast<uint8_t>(model_status_);
+  hello.boot_status = static_cast<uint8_t>(boot_status_);
+  hello.boot_checkpoint = boot_checkpoint_;
+  hello.model_hash = model_.hash;
+  hello.model_bytes = model_.size;
+  hello.input_bytes = trainer_.input_bytes();
+  hello.target_bytes = trainer_.target_bytes();
+  hello.output_bytes = runs ? trainer_.result().bytes : 0;
+  hello.parameters = static_cast<uint16_t>(trainer_.parameter_count());
+  hello.nodes = static_cast<uint16_t>(trainer_.node_count());
+  hello.batch_capacity = static_cast<uint16_t>(batch_.capacity());
+  hello.max_payload = memory_.frame_bytes - kFrameOverhead;
+  hello.progress = progress_;
+  answer->Set(hello).Text(runs ? BootMessage(boot_status_) : TrainerStatusMessage(model_status_));
 }
 
 void TrainingApp::Execute(Request request, FieldReader fields) {

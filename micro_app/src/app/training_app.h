@@ -48,7 +48,7 @@ struct AppMemory {
 
 // Least payload of a request that the app needs: the longest one whose length is fixed by the
 // protocol is a schedule with all of its groups.
-constexpr uint32_t kMinPayloadBytes = 22 + 6 * kMaxGroups;
+constexpr uint32_t kMinPayloadBytes = sizeof(ScheduleRequest) + kMaxGroups * sizeof(GroupFields);
 
 class TrainingApp final : private RequestHandler {
  public:
@@ -72,7 +72,7 @@ class TrainingApp final : private RequestHandler {
   void AnswerHello(bool continued, AnswerFields* answer) override;
   void Execute(Request request, FieldReader fields) override;
   bool in_work() const override { return jobs_.in_work(); }
-  void AnswerInWork(AnswerFields* answer) const override { jobs_.AddTotals(answer); }
+  void AnswerInWork(AnswerFields* answer) const override { answer->Set(jobs_.totals()); }
 
   // One request each; see training_app_requests.cc.
   void Parameter(FieldReader fields);
@@ -102,7 +102,6 @@ class TrainingApp final : private RequestHandler {
   bool CollectForPass(Request request, FieldReader fields, uint32_t record_bytes);
   bool ApplyPendingUpdate();
   bool CanObserve();
-  void AddProgress(AnswerFields* answer) const;
 
   Board* board_;
   ModelImage model_;

@@ -6,65 +6,63 @@
 namespace tflm_zo {
 namespace {
 
-Mask ReadMask(FieldReader* fields) {
-  Mask mask;
-  mask.kind = fields->U16();
-  mask.level = fields->U16();
-  return mask;
-}
-
-// Reads what a training step is made of. False if a field is out of the protocol's range; the
+// Fills in what a training step is made of. False if a field is out of the protocol's range; the
 // trainer checks the rest.
-bool ReadSchedule(FieldReader* fields, ScheduleSettings* settings) {
+bool ReadSchedule(const ScheduleRequest& request, FieldReader* fields, ScheduleSettings* settings) {
   *settings = {};
-  settings->seed = fields->U32();
-  settings->antithetic = fields->U8();
-  settings->exact = fields->U8();
-  settings->accumulate = fields->U8();
-  settings->head_rate = fields->F32();
-  settings->group_count = fields->U8();
+  settings->seed = request.seed;
+  settings->antithetic = request.antithetic;
+  settings->exact = request.exact;
+  settings->accumulate = request.accumulate;
+  settings->head_rate = request.head_rate;
+  settings->group_count = request.group_count;
   if (settings->group_count > kMaxGroups) return false;
   for (int32_t g = 0; g < settings->group_count; ++g) {
-    ScheduleGroup& group = settings->groups[g];
-    group.mode = fields->U8();
-    group.queries = fields->U8();
-    group.first = fields->U16();
-    group.last = fields->U16();
+    const auto group = fields->Take<GroupFields>();
+    settings->groups[g] = {group.mode, group.first, group.last, group.queries};
   }
-  return settings->antithetic <= 1 && settings->exact <= 2 && settings->accumulate <= 1;
+  return settings->antithetic <= 1 && settings->exact <= static_cast<int32_t>(Exact::kBeforeHead) &&
+         settings->accumulate <= 1;
 }
 
 }  // namespace
 
 void TrainingApp::Parameter(FieldReader fields) {
-  const int32_t index = fields.U16();
+  const int32_t index = fields.Take<ParameterRequest>().index;
   ParameterView view;
   if (!fields.complete() || !trainer_.ReadParameter(index, &view)) {
     answer_.RefuseValues();
     return;
   }
-  AnswerFields& answer = answer_.fields();
-  answer.U8(static_cast<uint8_t>(view.entry->kind)).U8(view.entry->exact != 0 ? 1 : 0);
-  answer.I32(view.entry->layer).U32(static_cast<uint32_t>(view.count));
-  answer.I32(view.entry->headroom).U32(MomentCount(view));
+  ParameterAnswer found{};
+  found.kind = static_cast<uint8_t>(view.entry->kind);
+  found.exact = view.entry->exact != 0 ? 1 : 0;
+  found.layer = view.entry->layer;
+  found.count = static_cast<uint32_t>(view.count);
+  found.headroom = view.entry->headroom;
+  found.moments = MomentCount(view);
+  answer_.fields().Set(found);
 }
 
 void TrainingApp::Metrics() {
-  AnswerFields& answer = answer_.fields();
-  AddProgress(&answer);
-  jobs_.AddTotals(&answer);
-  answer.U32(runtime_.passes()).U32(runtime_.pass_micros()).U32(session_.damaged_frames());
-  answer.U32(trainer_.frozen_runs());
+  MetricsAnswer found{};
+  found.progress = progress_;
+  found.last_step = jobs_.totals();
+  found.passes = runtime_.passes();
+  found.pass_micros = runtime_.pass_micros();
+  found.damaged_frames = session_.damaged_frames();
+  found.frozen_runs = trainer_.frozen_runs();
+  answer_.fields().Set(found);
 }
 
 void TrainingApp::ReadModel(FieldReader fields) {
-  const uint32_t offset = fields.U32();
-  const uint32_t size = fields.U16();
-  if (!fields.complete() || offset > model_.size || size > model_.size - offset) {
+  const auto request = fields.Take<ReadModelRequest>();
+  if (!fields.complete() || request.offset > model_.size ||
+      request.size > model_.size - request.offset) {
     answer_.RefuseValues();
     return;
   }
-  answer_.fields().Tail(model_.data + offset, size);
+  answer_.fields().Tail(model_.data + request.offset, request.size);
 }
 
 // Takes a piece of the sample that a single pass is to run on. True: it is complete.
@@ -86,8 +84,7 @@ void TrainingApp::Evaluate(FieldReader fields) {
 }
 
 void TrainingApp::Train(FieldReader fields) {
-  const uint32_t step = fields.U32();
-  const float rate_scale = fields.F32();
+  const auto request = fields.Take<StepRequest>();
   const RecordPiece piece = ReadPiece(&fields);
   if (!fields.good()) {
     answer_.RefuseValues();
@@ -96,14 +93,14 @@ void TrainingApp::Train(FieldReader fields) {
                    "a batch is being filled: end it, or begin a new one");
   } else if (collector_.Collect(Request::kTrain, piece, record_bytes()) ==
              SampleCollector::Result::kComplete) {
-    jobs_.AddSampleAndTrain(step, rate_scale);
+    jobs_.AddSampleAndTrain(request.step, request.rate_scale);
   }
 }
 
 void TrainingApp::BeginBatch() {
   collector_.Reset();
   batch_.Clear();
-  answer_.fields().U16(static_cast<uint16_t>(batch_.capacity()));
+  answer_.fields().Set(BatchAnswer{static_cast<uint16_t>(batch_.capacity())});
 }
 
 void TrainingApp::Sample(FieldReader fields) {
@@ -116,7 +113,7 @@ void TrainingApp::Sample(FieldReader fields) {
     case SampleCollector::Result::kRefused:
       return;
     case SampleCollector::Result::kIncomplete:
-      answer_.fields().U16(static_cast<uint16_t>(batch_.size()));
+      answer_.fields().Set(BatchAnswer{static_cast<uint16_t>(batch_.size())});
       return;
     case SampleCollector::Result::kComplete:
       jobs_.AddSample();
@@ -124,15 +121,14 @@ void TrainingApp::Sample(FieldReader fields) {
 }
 
 void TrainingApp::EndBatch(FieldReader fields) {
-  const uint32_t step = fields.U32();
-  const float rate_scale = fields.F32();
+  const auto request = fields.Take<StepRequest>();
   if (!fields.complete()) {
     answer_.RefuseValues();
   } else if (batch_.size() == 0 || collector_.incomplete()) {
     answer_.Refuse(AnswerStatus::kBadRequest,
                    "the batch has no samples, or the last one is not complete");
   } else {
-    jobs_.Train(step, rate_scale);
+    jobs_.Train(request.step, request.rate_scale);
   }
 }
 
@@ -146,7 +142,7 @@ bool TrainingApp::ApplyPendingUpdate() {
 
 void TrainingApp::Finish() {
   const uint32_t before = progress_.passes;
-  if (ApplyPendingUpdate()) answer_.fields().U32(progress_.passes - before);
+  if (ApplyPendingUpdate()) answer_.fields().Set(PassesAnswer{progress_.passes - before});
 }
 
 bool TrainingApp::CanObserve() {
@@ -161,7 +157,7 @@ void TrainingApp::BeginObservation() {
   if (!CanObserve()) return;
   collector_.Reset();
   sums_.Reset();
-  answer_.fields().U32(static_cast<uint32_t>(sums_.channels()));
+  answer_.fields().Set(ChannelsAnswer{static_cast<uint32_t>(sums_.channels())});
 }
 
 void TrainingApp::Observe(FieldReader fields) {
@@ -177,7 +173,7 @@ void TrainingApp::Observe(FieldReader fields) {
   if (result == SampleCollector::Result::kComplete) {
     sums_.Add(reinterpret_cast<const int8_t*>(batch_.next_input()));
   }
-  answer_.fields().U32(sums_.samples());
+  answer_.fields().Set(ObservedAnswer{sums_.samples()});
 }
 
 // Ends the observation: a sample that is observed after it begins the next one.
@@ -187,48 +183,40 @@ void TrainingApp::Recalibrate() {
   const TrainerStatus status = trainer_.Recalibrate(sums_);
   progress_.passes += runtime_.passes() - before;
   if (!answer_.Check(status)) return;
-  answer_.fields().U32(sums_.samples());
+  answer_.fields().Set(ObservedAnswer{sums_.samples()});
   sums_.Reset();
 }
 
 void TrainingApp::SetSchedule(FieldReader fields) {
-  const uint32_t run = fields.U32();
-  const uint32_t step = fields.U32();
-  const int32_t largest_batch = fields.U16();
+  const auto request = fields.Take<ScheduleRequest>();
   ScheduleSettings settings;
-  if (!ReadSchedule(&fields, &settings) || !fields.complete() ||
-      largest_batch > batch_.capacity()) {
+  if (!ReadSchedule(request, &fields, &settings) || !fields.complete() ||
+      request.largest_batch > batch_.capacity()) {
     answer_.RefuseValues();
     return;
   }
-  if (!answer_.Check(trainer_.SetSchedule(settings, largest_batch))) return;
-  const bool goes_on = run == progress_.run && step != 0;
-  progress_ = {run, step, goes_on ? progress_.passes : 0, settings.head_rate};
+  if (!answer_.Check(trainer_.SetSchedule(settings, request.largest_batch))) return;
+  const bool goes_on = request.run == progress_.run && request.step != 0;
+  progress_ = {request.run, request.step, goes_on ? progress_.passes : 0, request.head_rate};
 }
 
 void TrainingApp::SetParameter(FieldReader fields) {
-  const int32_t index = fields.U16();
-  const int32_t sigma = fields.I32();
-  const float rate = fields.F32();
-  const Mask mask = ReadMask(&fields);
+  const auto request = fields.Take<SetParameterRequest>();
   if (!fields.complete()) {
     answer_.RefuseValues();
     return;
   }
-  answer_.Check(trainer_.SetParameter(index, sigma, rate, mask));
+  answer_.Check(trainer_.SetParameter(request.index, request.sigma, request.rate, request.mask));
 }
 
 void TrainingApp::SetNode(FieldReader fields) {
-  const int32_t node = fields.U16();
-  const int32_t sigma = fields.I32();
-  const int32_t block = fields.I32();
-  const float rate = fields.F32();
-  const Mask mask = ReadMask(&fields);
+  const auto request = fields.Take<SetNodeRequest>();
   if (!fields.complete()) {
     answer_.RefuseValues();
     return;
   }
-  answer_.Check(trainer_.SetNode(node, sigma, block, rate, mask));
+  answer_.Check(
+      trainer_.SetNode(request.node, request.sigma, request.block, request.rate, request.mask));
 }
 
 void TrainingApp::SaveCheckpoint() {
@@ -236,13 +224,13 @@ void TrainingApp::SaveCheckpoint() {
   board_->SetLed(LedState::kSaving);
   CheckpointInfo info{};
   if (!answer_.Check(state_.Save(progress_)) || !answer_.Check(state_.Newest(&info))) return;
-  answer_.fields().U32(info.sequence);
+  answer_.fields().Set(CheckpointAnswer{info.sequence});
   board_->SetLed(LedState::kIdle);
 }
 
 void TrainingApp::Restore() {
   if (!answer_.Check(state_.Load(&progress_))) return;
-  AddProgress(&answer_.fields());
+  answer_.fields().Set(progress_);
 }
 
 void TrainingApp::FactoryReset() {
@@ -253,22 +241,22 @@ void TrainingApp::FactoryReset() {
 }
 
 void TrainingApp::ReadWeights(FieldReader fields) {
-  const int32_t index = fields.U16();
-  const uint32_t offset = fields.U32();
-  const uint32_t size = fields.U16();
-  const void* data = fields.complete() ? state_.Read(index, offset, size) : nullptr;
+  const auto request = fields.Take<ReadWeightsRequest>();
+  const void* data =
+      fields.complete() ? state_.Read(request.index, request.offset, request.size) : nullptr;
   if (data == nullptr) {
     answer_.RefuseValues();
     return;
   }
-  answer_.fields().Tail(data, size);
+  answer_.fields().Tail(data, request.size);
 }
 
 void TrainingApp::WriteWeights(FieldReader fields) {
-  const int32_t index = fields.U16();
-  const uint32_t offset = fields.U32();
-  if (!fields.good() || !state_.Write(index, offset, fields.rest(), fields.left()))
+  const auto request = fields.Take<WriteWeightsRequest>();
+  if (!fields.good() ||
+      !state_.Write(request.index, request.offset, fields.rest(), fields.left())) {
     answer_.RefuseValues();
+  }
 }
 
 }  // namespace tflm_zo

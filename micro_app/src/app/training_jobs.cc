@@ -24,7 +24,11 @@ void TrainingJobs::AddSample() {
     return;
   }
   batch_->Commit();
-  answer_->fields().U16(static_cast<uint16_t>(batch_->size()));
+  AnswerBatch();
+}
+
+void TrainingJobs::AnswerBatch() {
+  answer_->fields().Set(BatchAnswer{static_cast<uint16_t>(batch_->size())});
 }
 
 void TrainingJobs::AddSampleAndTrain(uint32_t step, float rate_scale) {
@@ -67,7 +71,7 @@ bool TrainingJobs::RunPass() {
 bool TrainingJobs::RunInference() {
   if (!answer_->Check(trainer_->Infer(batch_->next_input()))) return End(false);
   const TensorMemory result = trainer_->result();
-  answer_->fields().I32(trainer_->PredictedClass()).Tail(result.data, result.bytes);
+  answer_->fields().Set(InferAnswer{trainer_->PredictedClass()}).Tail(result.data, result.bytes);
   return End(true);
 }
 
@@ -76,7 +80,8 @@ bool TrainingJobs::RunEvaluation() {
     return End(false);
   }
   const Report& report = trainer_->report();
-  answer_->fields().I32(trainer_->PredictedClass()).F32(report.loss).F32(report.feature_energy);
+  answer_->fields().Set(
+      EvaluateAnswer{trainer_->PredictedClass(), report.loss, report.feature_energy});
   return End(true);
 }
 
@@ -88,7 +93,7 @@ bool TrainingJobs::ReduceSample() {
     Train(step_, rate_scale_);
     return in_work() ? false : End(false);
   }
-  answer_->fields().U16(static_cast<uint16_t>(batch_->size()));
+  AnswerBatch();
   return End(true);
 }
 
@@ -96,7 +101,7 @@ bool TrainingJobs::RunStepPass() {
   int32_t sample;
   if (!trainer_->NextPass(&sample)) {
     progress_->steps = step_ + 1;
-    AddTotals(&answer_->fields());
+    answer_->fields().Set(totals_);
     batch_->Clear();
     return End(true);
   }
@@ -113,10 +118,6 @@ bool TrainingJobs::RunStepPass() {
     if (trainer_->report().prediction == label) totals_.right += 1;
   }
   return false;
-}
-
-void TrainingJobs::AddTotals(AnswerFields* answer) const {
-  answer->U32(totals_.passes).F32(totals_.loss).U32(totals_.right);
 }
 
 }  // namespace tflm_zo

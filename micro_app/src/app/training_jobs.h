@@ -39,23 +39,18 @@ class TrainingJobs {
   // Runs one pass of the job in work. True: it has ended, and the answer is complete.
   bool RunPass();
 
-  // Adds what the passes of the last job add up to.
-  void AddTotals(AnswerFields* answer) const;
+  // What the passes of the last job add up to.
+  const StepTotals& totals() const { return totals_; }
 
  private:
   enum class Job : uint8_t { kNone, kInfer, kEvaluate, kAddSample, kAddSampleAndTrain, kTrain };
-
-  struct Totals {
-    uint32_t passes;
-    float loss;      // sum
-    uint32_t right;  // passes whose prediction is the label
-  };
 
   void Begin(Job job, LedState led);
   bool End(bool succeeded);
   bool RunInference();
   bool RunEvaluation();
   bool ReduceSample();
+  void AnswerBatch();
   bool RunStepPass();
 
   Board* board_;
@@ -66,7 +61,7 @@ class TrainingJobs {
   Job job_ = Job::kNone;
   uint32_t step_ = 0;
   float rate_scale_ = 0.0f;
-  Totals totals_{};
+  StepTotals totals_{};
 };
 
 }  // namespace tflm_zo

@@ -5,14 +5,6 @@
 #include "text_line.h"
 
 namespace tflm_zo {
-namespace {
-
-constexpr uint32_t kStreamMagic = 0x54534F5Au;  // "ZOST"
-constexpr uint32_t kStreamVersion = 3;
-
-enum Tag : uint32_t { kEnd = 0, kStep = 1, kFinish = 2, kEvaluate = 3, kRecalibrate = 4 };
-
-}  // namespace
 
 bool TrainingStream::Fail(const char* message) {
   sink_->Print(TextLine().Add("error: ").Add(message).Add("\n").text());
@@ -24,34 +16,38 @@ bool TrainingStream::Check(TrainerStatus status) {
 }
 
 bool TrainingStream::ReadHeader() {
-  uint32_t head[4];
+  StreamHeader head;
   if (!Get(&head)) return false;
-  if (head[0] != kStreamMagic || head[1] != kStreamVersion) {
+  if (head.magic != kStreamMagic || head.version != kStreamVersion) {
     return Fail("not a training stream of this version");
   }
-  if (head[2] != trainer_->input_bytes() || head[3] != trainer_->target_bytes()) {
+  if (head.input_bytes != trainer_->input_bytes() ||
+      head.target_bytes != trainer_->target_bytes()) {
     return Fail("the stream was made for another model: its samples have another size");
   }
-  if (memory_bytes_ < head[2] + head[3]) return Fail("the memory for samples is too small");
+  if (memory_bytes_ < head.input_bytes + head.target_bytes)
+    return Fail("the memory for samples is too small");
 
   return ReadSchedule() && ReadParameters() && ReadNodes();
 }
 
 bool TrainingStream::ReadSchedule() {
-  int32_t largest_step;
+  StreamSchedule schedule;
+  if (!Get(&schedule)) return false;
   ScheduleSettings settings{};
-  if (!Get(&largest_step) || !Get(&settings.seed) || !Get(&settings.antithetic) ||
-      !Get(&settings.exact) || !Get(&settings.head_rate) || !Get(&settings.accumulate) ||
-      !Get(&settings.group_count)) {
-    return false;
-  }
+  settings.seed = schedule.seed;
+  settings.antithetic = schedule.antithetic;
+  settings.exact = schedule.exact;
+  settings.head_rate = schedule.head_rate;
+  settings.accumulate = schedule.accumulate;
+  settings.group_count = schedule.group_count;
   if (settings.group_count < 0 || settings.group_count > kMaxGroups) {
     return Fail("the stream has more groups than the ops know");
   }
   for (int32_t g = 0; g < settings.group_count; ++g) {
     if (!Get(&settings.groups[g])) return false;
   }
-  return Check(trainer_->SetSchedule(settings, largest_step));
+  return Check(trainer_->SetSchedule(settings, schedule.largest_step));
 }
 
 bool TrainingStream::ReadParameters() {
@@ -61,14 +57,11 @@ bool TrainingStream::ReadParameters() {
     return Fail("the stream was made for another model: it has another number of parameters");
   }
   for (int32_t p = 0; p < count; ++p) {
-    int32_t sigma;
-    float rate;
-    Mask mask;
+    Setting set;
     ParameterView view;
-    if (!Get(&sigma) || !Get(&rate) || !Get(&mask) || !trainer_->ReadParameter(p, &view))
-      return false;
+    if (!Get(&set) || !trainer_->ReadParameter(p, &view)) return false;
     if (view.initial == nullptr) continue;
-    if (!Check(trainer_->SetParameter(p, sigma, rate, mask))) return false;
+    if (!Check(trainer_->SetParameter(p, set.sigma, set.rate, set.mask))) return false;
   }
   return true;
 }
@@ -80,28 +73,23 @@ bool TrainingStream::ReadNodes() {
     return Fail("the stream was made for another model: it has another number of nodes");
   }
   for (int32_t n = 0; n < count; ++n) {
-    int32_t sigma;
-    int32_t block;
-    float rate;
-    Mask mask;
-    if (!Get(&sigma) || !Get(&block) || !Get(&rate) || !Get(&mask)) return false;
-    if (!Check(trainer_->SetNode(n, sigma, block, rate, mask))) return false;
+    NodeSetting set;
+    if (!Get(&set)) return false;
+    if (!Check(trainer_->SetNode(n, set.sigma, set.block, set.rate, set.mask))) return false;
   }
   return true;
 }
 
 bool TrainingStream::Step() {
-  uint32_t step;
-  int32_t samples;
-  float rate_scale;
-  if (!Get(&step) || !Get(&samples) || !Get(&rate_scale)) return false;
+  StreamStep head;
+  if (!Get(&head)) return false;
   const uint32_t input_bytes = trainer_->input_bytes();
   const uint32_t target_bytes = trainer_->target_bytes();
   SampleBatch batch = MakeBatch();
-  if (samples < 1 || samples > batch.capacity()) {
+  if (head.samples < 1 || head.samples > batch.capacity()) {
     return Fail("the step has more samples than the memory holds");
   }
-  for (int32_t i = 0; i < samples; ++i) {
+  for (int32_t i = 0; i < head.samples; ++i) {
     if (!source_->Read(batch.next_input(), input_bytes) ||
         !source_->Read(batch.next_target(), target_bytes)) {
       return Fail("the stream ends too early");
@@ -109,7 +97,7 @@ bool TrainingStream::Step() {
     if (!Check(trainer_->Reduce(batch.next_input()))) return false;
     batch.Commit();
   }
-  if (!Check(trainer_->BeginStep(step, samples, rate_scale))) return false;
+  if (!Check(trainer_->BeginStep(head.step, head.samples, head.rate_scale))) return false;
   int32_t sample;
   while (trainer_->NextPass(&sample)) {
     if (!Check(trainer_->RunReduced(batch.kept(sample), batch.target(sample)))) return false;
@@ -191,11 +179,11 @@ uint32_t TrainingStream::WeightsCrc() {
 bool TrainingStream::Run() {
   if (!ReadHeader()) return false;
   for (;;) {
-    uint32_t tag;
-    if (!Get(&tag)) return false;
+    StreamItem item;
+    if (!Get(&item)) return false;
     bool done = false;
-    switch (tag) {
-      case kEnd: {
+    switch (item) {
+      case StreamItem::kEnd: {
         TextLine line;
         line.Add("trained ").AddNumber(steps_).Add(" steps, ").AddNumber(passes_);
         line.Add(" passes; weights crc32 ").AddHex(WeightsCrc()).Add("\n");
@@ -207,16 +195,16 @@ bool TrainingStream::Run() {
         }
         return true;
       }
-      case kStep:
+      case StreamItem::kStep:
         done = Step();
         break;
-      case kFinish:
+      case StreamItem::kFinish:
         done = Finish();
         break;
-      case kEvaluate:
+      case StreamItem::kEvaluate:
         done = Evaluate();
         break;
-      case kRecalibrate:
+      case StreamItem::kRecalibrate:
         done = Recalibrate();
         break;
       default:

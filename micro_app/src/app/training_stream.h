@@ -4,18 +4,9 @@
 // samples to measure on. It is what a host sends a board, recorded, so that the same run can be
 // repeated on a PC, in an emulator and on a board and must end with the same weights.
 //
-// Little-endian, no padding:
-//   "ZOST" | version u32 = 3 | input bytes u32 | target bytes u32
-//   largest step in samples i32 | the fields of ScheduleSettings (schedule.h), groups last
-//   parameter count i32 | per parameter: sigma i32, rate f32, mask (ignored for a residual and
-//   the like)
-//   node count i32 | per node: sigma i32, block i32, rate f32, mask
-// then items, each starting with its tag u32:
-//   0 end
-//   1 step: step u32 | samples i32 | rate scale f32 | per sample: input, target
-//   2 finish: input, target (for the pass that applies the last update)
-//   3 evaluate: samples u32 | per sample: input, target
-//   4 recalibrate: samples u32 | per sample: input
+// Little-endian, no padding: StreamHeader, StreamSchedule, ScheduleGroup of each group; int32 count
+// and Setting of each parameter (ignored for a residual and the like); int32 count and NodeSetting
+// of each node; then items, each starting with its StreamItem, a uint32.
 #ifndef TFLM_ZO_MICRO_APP_TRAINING_STREAM_H_
 #define TFLM_ZO_MICRO_APP_TRAINING_STREAM_H_
 
@@ -25,6 +16,41 @@
 #include "sample_batch.h"
 
 namespace tflm_zo {
+
+constexpr uint32_t kStreamMagic = 0x54534F5Au;  // "ZOST"
+constexpr uint32_t kStreamVersion = 3;
+
+struct StreamHeader {
+  uint32_t magic;
+  uint32_t version;
+  uint32_t input_bytes;
+  uint32_t target_bytes;
+};
+
+// The fields of ScheduleSettings.
+struct StreamSchedule {
+  int32_t largest_step;  // in samples
+  uint32_t seed;
+  int32_t antithetic;
+  int32_t exact;
+  float head_rate;
+  int32_t accumulate;
+  int32_t group_count;
+};
+
+enum class StreamItem : uint32_t {
+  kEnd = 0,
+  kStep = 1,         // StreamStep, for each sample input and target
+  kFinish = 2,       // input, target (for the pass that applies the last update)
+  kEvaluate = 3,     // uint32 count of samples, for each input and target
+  kRecalibrate = 4,  // uint32 count of samples, for each input
+};
+
+struct StreamStep {
+  uint32_t step;
+  int32_t samples;
+  float rate_scale;
+};
 
 class StreamSource {
  public:
