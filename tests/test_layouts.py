@@ -209,6 +209,14 @@ def test_structures_are_values() -> None:
     assert pair != Pair(1, 3) and pair != (1, 2)
 
 
+@pytest.mark.parametrize("value", [-1, 256])
+def test_a_number_that_does_not_fit_is_refused(value: int) -> None:
+    with pytest.raises(OverflowError, match=f"Pair.small cannot hold {value}"):
+        Pair(small=value)
+
+
 def test_a_misspelt_field_is_refused() -> None:
     with pytest.raises(TypeError, match="Pair has no field lage"):
         Pair(lage=2)
+    with pytest.raises(TypeError, match="Pair has 2 fields, not 3"):
+        Pair(1, 2, 3)

@@ -54,15 +54,24 @@ class Structure(_Base):
 
     A subclass annotates its fields, in their order, with the types above, with other structures, or with
     ``Annotated[type in Python, type in ctypes]``; those of a class that has fields already are plain annotations.
-    Values are given in that order or by name, the others are 0. Two are equal if they are of one type and all their
-    bytes are equal.
+    Values are given in that order or by name, the others are 0; :class:`OverflowError` for one that does not fit.
+    Two are equal if they are of one type and all their bytes are equal.
     """
 
     def __init__(self, *values: Any, **named: Any) -> None:
+        names = [field[0] for field in self._fields_]
+        if len(values) > len(names):
+            raise TypeError(f"{type(self).__name__} has {len(names)} fields, not {len(values)}")
         # ctypes would keep a misspelt field beside the others.
-        if unknown := named.keys() - {field[0] for field in self._fields_}:
+        if unknown := named.keys() - set(names):
             raise TypeError(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}")
-        super().__init__(*map(_plain, values), **{name: _plain(value) for name, value in named.items()})
+        given = dict(zip(names, values, strict=False)) | named
+        plain = {name: _plain(value) for name, value in given.items()}
+        super().__init__(**plain)
+        for name, value in plain.items():
+            # ctypes would drop the bits that do not fit.
+            if isinstance(kept := getattr(self, name), int) and kept != value:
+                raise OverflowError(f"{type(self).__name__}.{name} cannot hold {value}")
 
     def __iter__(self) -> Iterator[Any]:
         return (getattr(self, field[0]) for field in self._fields_)
