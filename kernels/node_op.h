@@ -13,9 +13,9 @@
 //
 // Inputs: session, x, y, weights, initial weights, bias, initial bias, feature gradient,
 // accumulator, report; the last five may be absent (-1). A closed form has the report, which lies
-// behind the loss op, to add what it measures; other nodes leave it to the loss op. A layer of
-// which only the bias is trained has neither x nor weights, and its constant weights for the
-// initial ones. Outputs: none.
+// behind the loss op, to add what it measures; other nodes leave it to the loss op. If only the
+// bias of a layer is trained, x and weights are absent, and the input for the initial weights has
+// the layer's constant weights. Outputs: none.
 #ifndef TFLM_ZO_KERNELS_NODE_OP_H_
 #define TFLM_ZO_KERNELS_NODE_OP_H_
 

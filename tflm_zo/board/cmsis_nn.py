@@ -55,7 +55,7 @@ def _average_pool_scratch(operator: Any, inputs: Sequence[Any], output: Any) -> 
     return 4 * shape_of(inputs[0])[-1]
 
 
-# Bytes, by the operator, its input tensors and its output tensor.
+# Each function returns bytes of scratch memory for an operator, its input tensors and its output tensor.
 SCRATCH: dict[str, Callable[[Any, Sequence[Any], Any], int]] = {
     "CONV_2D": _conv_scratch,
     "DEPTHWISE_CONV_2D": _depthwise_scratch,

@@ -12,7 +12,7 @@ from tflm_zo.model.file import load_model
 from tflm_zo.patching.frozen_prefix import SplitModel
 from tflm_zo.patching.patched_model import PatchedModel
 
-# Beyond what the plan says, against differences between versions of TFLM and of its kernels.
+# Added to what the plan says, for differences between versions of TFLM and of its kernels.
 _ARENA_RESERVE = 0.03
 _ARENA_GRAIN = 256
 # Samples that one training step may have on the board, unless the caller wants another number.

@@ -23,7 +23,7 @@ from flatbuffers.number_types import UOffsetTFlags
 from tflm_zo.model.file import BUFFER_ALIGNMENT, FILE_IDENTIFIER, builtin_code, load_model, schema, shape_of
 from tflm_zo.ops.names import OP_PREFIX, custom_code, is_patched
 
-# Inside a residual block two tensors lead on; what crosses the cut stays in RAM during every pass.
+# Most tensors that may cross the cut: inside a residual block there are two. They stay in RAM during every pass.
 _MOST_KEPT = 2
 
 _WITH_WEIGHTS = frozenset(

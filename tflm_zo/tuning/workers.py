@@ -30,7 +30,7 @@ class Workers:
         self.jobs = jobs
         self._pool: ProcessPoolExecutor | None = None
         if jobs > 1:
-            # Not forked: threads and loaded libraries of this process would come along.
+            # Not forked: a fork would copy the threads and loaded libraries of this process.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start)
 

@@ -23,7 +23,7 @@ from suites.yardsticks import Outcome, back_propagate
 from tflm_zo import Trainer, patch
 from tflm_zo.training.sim_trainer import SimTrainer
 
-# Behind a dash: what is given to the loader of the module's suites.
+# Names of modules of this folder; what follows a dash is given to the module's load().
 SUITES = ("kws", "cifar", "digits", "ad01", *(f"fresh-{name}" for name in fresh.PARTS))
 
 

@@ -39,7 +39,7 @@ class TrainingJobs {
   // Runs one pass of the job in work. True: it has ended, and the answer is complete.
   bool RunPass();
 
-  // Adds what the passes of the last job add up to.
+  // Writes the totals over the passes of the last job.
   void AddTotals(AnswerFields* answer) const;
 
  private:

@@ -7,8 +7,8 @@
 // Little-endian, no padding:
 //   "ZOST" | version u32 = 3 | input bytes u32 | target bytes u32
 //   largest step in samples i32 | the fields of ScheduleSettings (schedule.h), groups last
-//   parameter count i32 | per parameter: sigma i32, rate f32, mask (ignored for a residual and
-//   the like)
+//   parameter count i32 | per parameter: sigma i32, rate f32, mask (ignored for residuals and mean
+//   predictions)
 //   node count i32 | per node: sigma i32, block i32, rate f32, mask
 // then items, each starting with its tag u32:
 //   0 end
