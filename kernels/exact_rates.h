@@ -16,8 +16,9 @@ struct ExactRates {
   Real before_head;
 };
 
-// Rate times kernel of the layers before the head, and of those that are perturbed, where the head
-// has `head_limit`: less, because their kernels grow while they learn; the head's does not.
+// The largest product of rate and kernel for layers before the head, and for perturbed layers, if
+// it is `head_limit` for the head. It is smaller, because the kernels of these layers grow while
+// they learn; the head's kernel does not.
 template <typename Real>
 constexpr Real LimitBeforeHead(Real head_limit) {
   return Real(1) / Real(3) * head_limit;

@@ -39,7 +39,7 @@ class Softmax {
   float log_sum_;
 };
 
-// What a model that knows nothing says of a class.
+// The probability of a class in a uniform prediction.
 float Uniform(int32_t outputs) { return 1.0f / static_cast<float>(outputs == 1 ? 2 : outputs); }
 
 // Logarithm of a mean probability, from its difference to the uniform one. The bound keeps classes

@@ -17,13 +17,12 @@ float CrossEntropy(const float* logits, int32_t outputs, int32_t target);
 void CrossEntropyGradient(float* logits, int32_t outputs, int32_t target);
 
 // A loss without labels: sum_j p_j log(m_j / p_j) with p = softmax(z) and m the mean prediction of
-// late, that is the entropy of the prediction less its cross-entropy with m. Its mean over samples
-// is, but for the sign, the information that predictions carry about their sample (Krause et al.,
-// "Discriminative clustering by regularized information maximization", NIPS 2010; Liang et al.,
-// ICML 2020): it asks for predictions that are certain, but not all the same. Entropy alone is
-// lowest when every sample gets the same class, and training on it ends there. One output: of a
-// sigmoid unit's two classes. mean: [outputs], the mean prediction's difference to that of knowing
-// nothing; 0 at the start.
+// recent samples, that is the entropy of the prediction less its cross-entropy with m. Its mean
+// over samples is, but for the sign, the information that predictions carry about their sample
+// (Krause et al., "Discriminative clustering by regularized information maximization", NIPS 2010;
+// Liang et al., ICML 2020): it asks for predictions that are certain, but not all the same. Entropy
+// alone is lowest when every sample gets the same class, and training on it ends there. One output:
+// of a sigmoid unit's two classes. mean: [outputs], m less the uniform prediction; 0 at the start.
 float Entropy(const float* logits, int32_t outputs, const float* mean);
 
 // Replaces `logits` by dL/dz_j = -p_j (log(p_j / m_j) + L).

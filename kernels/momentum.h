@@ -21,7 +21,7 @@ class Momentum {
 
   Momentum(float* state, int32_t count) : momentum_(state), fraction_(state + count) {}
 
-  // The sign of element i's momentum after `gradient`; 0 while nothing is known.
+  // The sign of element i's momentum after `gradient`: -1, 0 or 1.
   float Direction(int32_t i, float gradient) const {
     momentum_[i] = kDecay * momentum_[i] + gradient;
     return momentum_[i] > 0.0f ? 1.0f : (momentum_[i] < 0.0f ? -1.0f : 0.0f);

@@ -119,7 +119,7 @@ def make_table(maps: dict[str, Firmware], measured_with: str) -> dict[str, objec
             if section not in base.sections and size:
                 shared[section][op] = size
                 alone -= size
-        groups[(op,)] += alone  # what is there without it and grows, and padding
+        groups[(op,)] += alone  # sections that exist without the op and grow by it, and padding
     for sizes in shared.values():
         groups[tuple(sorted(sizes))] += max(sizes.values())
     app = base.of(own)

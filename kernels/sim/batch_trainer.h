@@ -4,8 +4,8 @@
 // other.
 //
 // The training ops run as they do there: pass by pass, on the same values. The layers between them
-// are computed ahead, each for many passes at once, as far as their weights do not depend on what
-// an op has still to do in an earlier pass (pass_plan.h), and once for all passes that agree in
+// are computed ahead, each for many passes at once, unless its weights depend on an op of an
+// earlier pass that has not run yet (pass_plan.h), and once for all passes that agree in
 // input and weights (layer_sweep.h).
 #ifndef TFLM_ZO_SIM_BATCH_TRAINER_H_
 #define TFLM_ZO_SIM_BATCH_TRAINER_H_
@@ -33,8 +33,8 @@ struct Samples {
   const uint8_t* target = nullptr;
   int64_t target_bytes = 0;
   int64_t count = 0;
-  // The outputs, for all samples, of the first `cached_layers` layers, as far as later layers read
-  // them.
+  // The outputs, for all samples, of those of the first `cached_layers` layers that later layers
+  // read.
   int32_t cached_layers = 0;
   std::vector<std::pair<int32_t, std::shared_ptr<int8_t[]>>> cache;
 };

@@ -23,7 +23,7 @@ Command WeightChanges(const Command& command) {
 Command WithoutWeightChanges(const Command& command) {
   Command rest = command;
   rest.actions &= ~kWeightChanges;
-  // The range is one of parameters then; no op may take it for one of nodes.
+  // If weights are updated, the range is one of parameters; node ops must not take it for theirs.
   if (ChangesWeightsFirst(command)) rest.update_first = rest.update_last = 0;
   return rest;
 }

@@ -105,7 +105,7 @@ void LayerSweep::BindInputs(const Stretch& stretch, const SharedRows& rows, Live
                             Bindings* bindings) const {
   for (auto& [tensor, values] : *live) {
     const bool read = Reads(stretch.layers, tensor);
-    // What only ops read may stay in the order of an earlier stretch.
+    // A tensor that only ops read may keep the order of an earlier stretch.
     if (!read && !model_.graph->IsRead(tensor, stretch.layers.end)) continue;
     if (values.rows->of_pass != rows->of_pass || values.rows->passes.begin != rows->passes.begin) {
       const Values before = values;

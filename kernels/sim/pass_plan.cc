@@ -37,13 +37,7 @@ int32_t PassPlan::ChangeAtEnd(const Command& command) const {
   if ((command.actions & kHeadUpdate) && graph_.head_layer >= 0) first = graph_.head_layer;
   for (const NodePlace& node : graph_.nodes) {
     const bool held_back = node.accumulates && !(command.actions & kNodeApply);
-    if (held_back || node_settings_[node.number].rate == 0.0f) continue;
-    const bool updated = node.closed_form ? (command.actions & kHeadUpdate) != 0
-                                          : (command.actions & kNodeUpdate) != 0 &&
-                                                node_settings_[node.number].sigma != 0 &&
-                                                node.number >= command.update_first &&
-                                                node.number < command.update_last;
-    if (updated) first = std::min(first, node.first_change);
+    if (!held_back && UpdatesNode(command, node)) first = std::min(first, node.first_change);
   }
   return first;
 }
@@ -91,18 +85,23 @@ Range PassPlan::PerturbedLayers(Range passes) const {
 bool PassPlan::PerturbsNode(int32_t pass, const NodePlace& node) const {
   const Command& command = passes_[pass].command;
   return !node.closed_form && command.sign != 0 && node_settings_[node.number].sigma != 0 &&
-         node.number >= command.node_first && node.number < command.node_last;
+         Range{command.node_first, command.node_last}.Contains(node.number);
 }
 
 bool PassPlan::VisitsNode(int32_t pass, const NodePlace& node) const {
   const Command& command = passes_[pass].command;
   if ((command.actions & kMeasure) != 0) {
-    return node.number >= command.node_first && node.number < command.node_last;
+    return Range{command.node_first, command.node_last}.Contains(node.number);
   }
-  if (node_settings_[node.number].rate == 0.0f) return false;
+  return UpdatesNode(command, node);
+}
+
+bool PassPlan::UpdatesNode(const Command& command, const NodePlace& node) const {
+  const NodeSetting& setting = node_settings_[node.number];
+  if (setting.rate == 0.0f) return false;
   if (node.closed_form) return (command.actions & kHeadUpdate) != 0;
-  return (command.actions & kNodeUpdate) != 0 && node_settings_[node.number].sigma != 0 &&
-         node.number >= command.update_first && node.number < command.update_last;
+  return (command.actions & kNodeUpdate) != 0 && setting.sigma != 0 &&
+         Range{command.update_first, command.update_last}.Contains(node.number);
 }
 
 int32_t PassPlan::FrozenLayers() const {

@@ -85,6 +85,8 @@ class PassPlan {
   bool PerturbsWeights(const Command& command) const;
   int32_t ChangeAtStart(const Command& command) const;
   int32_t ChangeAtEnd(const Command& command) const;
+  // Whether the node's op updates its layer, or adds to the update that it accumulates.
+  bool UpdatesNode(const Command& command, const NodePlace& node) const;
 
   const TrainingGraph& graph_;
   const Setting* settings_;

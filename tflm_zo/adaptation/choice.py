@@ -24,7 +24,7 @@ from tflm_zo.training.simulator_engine import SimulatorEngine
 from tflm_zo.training.trainer import Trainer
 from tflm_zo.training.watch import FEWEST
 
-# Chains are judged by at most so many samples.
+# Largest number of samples that chains are judged by.
 MOST_JUDGES = 500
 # Standard errors by which a chain must beat the model as it is: with labels, and without; plus what few samples need
 # more, as in a fit's guard.
@@ -34,7 +34,7 @@ _FOLDS, _EPOCHS = 2, 4
 _SMALLEST = 1e-6
 
 
-# A chain is as good as another if it is worse by no more than so many standard errors.
+# A chain counts as no worse than another if it is worse by at most this many standard errors.
 _CLOSE = 1.0
 
 
@@ -64,7 +64,7 @@ class Choice:
     untrained: Prepared
 
 
-# A preparation that was tried, its row and its scores.
+# A preparation that was tried, its row of the report and the scores of its samples.
 _Tried = tuple[Prepared, Row, Scores]
 
 
@@ -215,7 +215,7 @@ def _with_filter(
         patched = patch_for_adapting(prepared.model, loss)
         try:
             score = join([score_fold(patched, samples, fold, seed, passes, {}) for fold in range(_FOLDS)])
-        except ZoError:  # weight perturbation takes more passes than a short training has
+        except ZoError:  # a short training has too few passes for weight perturbation
             return chosen, []
         scores = Scores.of(score.losses, score.hits)
         labels = None if score.hits is None else y.reshape(-1)[np.concatenate(samples.folds)]

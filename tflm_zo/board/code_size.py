@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-# For a kernel that was not measured: about the mean of those that were.
+# Assumed for a kernel that was not measured: about the mean of those that were.
 _UNKNOWN_KERNEL = 5_000
 
 

@@ -14,7 +14,7 @@ from tflm_zo.patching.patched_model import PatchedModel
 from tflm_zo.tflm.arena import plan_arena
 from tflm_zo.tflm.layouts import ARDUINO_32, TFLM_32
 
-# Beyond what the plan says, against differences between versions of TFLM and of its kernels.
+# Added to what the plan says, for differences between versions of TFLM and of its kernels.
 _ARENA_RESERVE = 0.03
 _ARENA_GRAIN = 256
 # Samples that one training step may have on the board, unless the caller wants another number.

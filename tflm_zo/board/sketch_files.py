@@ -19,7 +19,7 @@ _VERSION = version("tflm-zo")
 # How a program of micro_app/examples includes the library, and how it does within a sketch.
 BY_LIBRARY, BY_SKETCH = "#include <TflmZo.h>", '#include "src/TflmZo.h"'
 
-# What an example needs besides.
+# How to get what an example needs besides the libraries above.
 _EXAMPLE_LIBRARIES = {
     "SensorLearner": "arduino-cli lib install Arduino_LSM9DS1  # on a Sense Rev2 Arduino_BMI270_BMM150: see the sketch"
 }

@@ -76,12 +76,12 @@ def _isolate(tf: Any, keras: Any, model: Any, samples: NDArray[np.float32], oute
                 ]
                 shapes = [array.shape[1:] for array in arrays]
                 graph = freeze(tf, alone, shapes, node.operation.name)
-            except Exception:  # This one cannot stand alone, the others may still tell.
+            except Exception:  # It does not convert alone; another layer may be the cause.
                 continue
             jobs.append((graph, arrays))
             tried.append(node.operation)
     results = convert_graphs(jobs) if jobs else []
-    # There is no result for the operations after the first that fails.
+    # The converter stops at the first operation that fails: those after it have no result.
     for operation, (_, arrays), (content, failure) in zip(tried, jobs, results, strict=False):
         if failure is not None or find_unquantized(content) is not None:
             inner = None

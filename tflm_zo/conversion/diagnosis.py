@@ -19,7 +19,7 @@ class Failure:
     """Why a model cannot become int8, and where."""
 
     reason: str
-    names: tuple[str, ...]  # Op and tensor names that tell the place, the most telling first.
+    names: tuple[str, ...]  # Names of ops and tensors by which the layer is found, the most specific first.
 
 
 def _operators(content: bytes) -> Iterator[tuple[str, bool, list[Any], list[str]]]:

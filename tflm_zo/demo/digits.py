@@ -114,7 +114,7 @@ def train_model(digits: Digits, seed: int = 0) -> Any:
     model = build_model(seed)
     steps = _EPOCHS * (len(digits.x_pretrain) // _BATCH)
     rng = np.random.default_rng(seed)
-    # One long pass over shuffled epochs keeps the order ours: Keras shuffles by global state.
+    # All epochs in one, shuffled here: Keras shuffles by global state, which is not repeatable.
     order = np.concatenate([rng.permutation(len(digits.x_pretrain)) for _ in range(_EPOCHS)])
     order = order[: steps * _BATCH]
     model.compile(

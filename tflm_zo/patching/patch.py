@@ -55,14 +55,14 @@ def patch(
         raise ZoError("reference samples serve to recalibrate the input adapter: patch with the adapter too")
     with damage_reported():
         if adapter:
-            # A prepared model has one already, whose gains and offsets are the beginning.
+            # A prepared model already has an adapter; training starts from its gains and offsets.
             if not input_adapter.has_adapter(tree):
                 input_adapter.add_adapter(tree)
             trainable = f"{trainable},{input_adapter.NAME}"
         before = None if reference is None else _reference_statistics(tree, reference)
         layers = trainable_layers(tree)
         end = find_loss_end(tree, layers, loss)
-        # The adapter is perturbed in the very passes that update in closed form.
+        # The passes that perturb the adapter are those that update in closed form.
         closed = [f for f in closed_forms(tree, layers, end.head) if f.layer.name != input_adapter.NAME]
         # A squared error bounds no gradient: at the head's rate the layer before it diverges (docs/research.md).
         exact = [] if end.kind == LOSS_MEAN_SQUARED_ERROR else [form.layer.ordinal for form in closed]

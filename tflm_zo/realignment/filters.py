@@ -17,7 +17,7 @@ from tflm_zo.patching.front_layer import input_tensor, insert_front_layer
 
 NAME = "filter"
 
-# In place of a filter's name.
+# Accepted in place of a filter's name.
 NO_FILTER = "none"
 
 _BINOMIAL = np.array([1.0, 2.0, 1.0])
@@ -31,7 +31,7 @@ def _smoothing(taps: int) -> np.ndarray:
     return np.outer(row, row) / row.sum() ** 2
 
 
-# What the smallest smoothing filter takes away is added instead.
+# Sharpening adds what the smallest smoothing filter takes away.
 _SHARPENING = 2 * np.outer([0.0, 1.0, 0.0], [0.0, 1.0, 0.0]) - _smoothing(3)
 
 # By name; each has the sum 1, so that it leaves even areas as they are.

@@ -36,12 +36,12 @@ from tflm_zo.realignment.sample_normalization import (
 
 AS_IT_IS = "as it is"
 MEAN, MEAN_AND_SPREAD, CHANNEL_MEANS = "mean", "mean and spread", "channel means"
-# What may be brought back of each sample.
+# What of each sample may be moved to its usual value.
 SAMPLE_STEPS = (MEAN, MEAN_AND_SPREAD, CHANNEL_MEANS)
 
-# Gains of channels are kept within these: what lies beyond is noise of a channel that says nothing.
+# Limits of a channel's gain. Only channels that carry noise alone would get a gain beyond them.
 _LARGEST_GAIN = 16.0
-# Mean and spread of channels are taken from at most so many samples.
+# Largest number of samples that mean and spread of channels are taken from.
 _MOST_SAMPLES = 1000
 
 
@@ -99,7 +99,7 @@ def preparable_input(tree: Any) -> Any:
     if is_patched(tree):
         raise ZoError("the model is patched already: prepare the original model, then patch it")
     source = input_tensor(tree, "preparation")
-    # Whatever is taken out here, the tree is not used any more.
+    # This changes the tree, which is not used afterwards.
     if has_adapter(tree) or take_sample_normalization(tree) is not None:
         raise ZoError("the model has been prepared already: prepare the original model")
     return source

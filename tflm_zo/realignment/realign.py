@@ -33,7 +33,7 @@ from tflm_zo.realignment.sample_normalization import (
 from tflm_zo.simulator.model import SimModel
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
-# A channel's spread is changed by no more than this factor: beyond it there is noise only.
+# Largest factor by which a channel's spread is changed. Only channels that carry noise alone would get a larger one.
 _LARGEST_FACTOR = 16.0
 _MOST_SAMPLES = 1000
 _CHUNK = 50  # samples whose accumulators are held at a time
@@ -68,7 +68,8 @@ class Realigner:
         tree = load_model(model)
         if is_patched(tree):
             raise ZoError("the model is patched already: realign the original model, then patch it")
-        # What normalizes samples is fixed, and the simulator has no such operators: it stays out until the end.
+        # The operators that normalize samples stay as they are, and the simulator does not know them: they are taken
+        # out here and put back at the end.
         self._normalization = take_sample_normalization(tree)
         self._model = model if self._normalization is None else save_model(tree)
         layers = _convolutions(tree)

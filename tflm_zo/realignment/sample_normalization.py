@@ -26,24 +26,24 @@ from tflm_zo.patching.front_layer import NORMALIZE, NORMALIZED, FrontBuilder, in
 ALL, CHANNEL = "all", "channel"
 AXES = (ALL, CHANNEL)
 
-# Tensors that say what the normalization is.
+# Names of tensors by which a normalization is recognised, and its kind.
 _USUAL, _RESCALED = "usual", "rescaled"
 
-# With a spread, tensors between the model's input and the result count in this part of a code, in int16.
+# If the spread is normalized too, the tensors in between are int16, in units of this part of an input code.
 _FINE_BITS = 7
 _FINE = 1 << _FINE_BITS
-# Deviations of up to so many usual spreads are squared, larger ones count as that: the squares' mean needs small units.
+# Deviations are clipped at this many usual spreads before they are squared, so that the squares have small units.
 _LARGEST_DEVIATION = 4
-# Samples are amplified by less than this, and by this if they are constant: it keeps the spread off 0.
+# Largest gain, which a constant sample gets: its spread is never taken to be 0.
 _LARGEST_GAIN = 64
 _FLOOR = 1.0 / _LARGEST_GAIN**2
 _GAIN_BITS = 9  # fraction bits of the gain
-# The sum of so many squares fits the int32 that average pooling sums in.
+# Largest number of squares whose sum fits the int32 in which average pooling adds up.
 _MOST_ELEMENTS = 1 << 16
 _CHUNK = 100  # samples that are computed in wide integers at a time
-# No code of a sample is further from its mean.
+# Largest distance of a code from its sample's mean.
 _LARGEST_CODE_DEVIATION = 255
-# Codes: less is the noise of rounding to codes, and no int8 sample has more.
+# In codes. A smaller spread is the noise of rounding to codes; no int8 sample has a larger one.
 _SMALLEST_SPREAD, _LARGEST_SPREAD = 0.5, 128.0
 
 
@@ -156,7 +156,7 @@ def take_sample_normalization(tree: Any) -> SampleNormalization | None:
     if NORMALIZED not in names:
         return None
     result, source = names.index(NORMALIZED), int(graph.inputs[0])
-    # It was put before all other operators.
+    # Its operators are the first ones of the model.
     ahead = next(i + 1 for i, op in enumerate(graph.operators) if result in op.outputs)
     ours = {int(i) for op in graph.operators[:ahead] for i in (*op.inputs, *op.outputs)} - {source}
     normalization = _read(tree, {names[i].removeprefix(f"{NORMALIZE}/"): graph.tensors[i] for i in ours})
@@ -225,7 +225,7 @@ def _rescaled(builder: FrontBuilder, shape: tuple[int, int], normalization: Samp
     floor = builder.constant("floor", np.full(single, -_FLOOR, np.float32), None)
 
     builder.reshape(builder.source, entry)
-    # LiteRT cannot quantize int8 to int16, but cast and multiply.
+    # LiteRT cannot requantize int8 to int16, but it can cast and multiply.
     _cast(builder, entry, wide)
     _multiply(builder, wide, one, fine)
     _average(builder, fine, mean, rows)

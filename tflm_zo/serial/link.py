@@ -92,7 +92,7 @@ class Link:
             raise ZoError(f"the board refused {kind.name.lower().replace('_', ' ')}: {text}")
 
     def _say_hello(self) -> Hello:
-        # An arbitrary start keeps frames of an earlier session, that a buffer has held back, out of sequence.
+        # Numbers start anywhere, so that a late frame of an earlier session, from some buffer, is out of sequence.
         sequence = secrets.randbits(16)
         _, body = self._exchange(Frame(Request.HELLO, sequence, bytes(HelloRequest(self._session))), None)
         found = unpack_hello(body)

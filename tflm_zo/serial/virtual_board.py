@@ -56,7 +56,7 @@ class PseudoTerminal:
         self.line, self._other = os.openpty()
         tty.setraw(self._other)
         os.set_blocking(self.line, False)
-        # Our hold on the other end keeps the line alive while nobody has it open.
+        # We keep the other end open, too: else the line would end when the host closes it.
         self.name = os.ttyname(self._other)
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ class HostApp:
         self._frozen_input: list[np.ndarray] = []
         self._frozen_outputs: list[np.ndarray] = []
         if parts is not None:
-            # What leads on is the input of the rest, beside command and target.
+            # Inputs of the rest of the model, beside command and target, are what the frozen layers hand over.
             kept = [np.zeros(shape, np.int8) for shape in parts.kept_shapes]
             self._frozen_input, self._frozen_outputs = self._inputs[:1], [np.zeros_like(tensor) for tensor in kept]
             self._inputs = [kept[0], *self._inputs[1:], *kept[1:]]

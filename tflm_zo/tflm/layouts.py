@@ -40,13 +40,13 @@ _KERNEL_32 = {
 
 # A current TFLM (2026) on a 32-bit microcontroller, built as its makefile does.
 TFLM_32 = Layout("TFLM of 2026, 32-bit", 4, (36, 44, 36), 8, 12, 32, 32, 12, 24, _KERNEL_32, _BUILTIN_32)
-# The Arduino libraries: TFLM of 2023/24, built without TF_LITE_STATIC_MEMORY, so that tensors and nodes carry more.
+# The Arduino libraries: TFLM of 2023/24, built without TF_LITE_STATIC_MEMORY: tensors and nodes have more fields.
 ARDUINO_32 = Layout(
     "Arduino library, 32-bit", 4, (36, 44, 36), 8, 12, 44, 64, 12, 24,
     _KERNEL_32 | {"FULLY_CONNECTED": 36, "MEAN": 40, "RELU6": 2},
     _BUILTIN_32 | {"CONV_2D": 24, "FULLY_CONNECTED": 4, "STRIDED_SLICE": 20},
 )  # fmt: skip
-# The Python wheel: 64-bit, built for compressed models too, with the allocator that records what it gave.
+# The Python wheel: 64-bit, built for compressed models too, with the allocator that records its allocations.
 WHEEL_64 = Layout(
     "Python wheel, 64-bit", 8, (104, 72, 272), 24, 24, 64, 64, 24, 32,
     _KERNEL_32

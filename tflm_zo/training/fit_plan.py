@@ -21,7 +21,7 @@ class FitPlan:
         self.steps = hyper.epochs * self.batches
         passes_a_batch = passes_a_sample * self.batch_size
         if hyper.passes is not None:
-            # One pass more an epoch may apply the last update.
+            # One more pass an epoch may be needed, to apply the last update.
             an_epoch = passes_a_sample * samples + 1
             whole, rest = divmod(max(hyper.passes - probes, 0), an_epoch)
             self.steps = min(self.steps, whole * self.batches + max(rest - 1, 0) // passes_a_batch)

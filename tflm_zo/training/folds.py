@@ -91,7 +91,7 @@ def score_fold(
     held_out = samples.folds[fold]
     kept = np.setdiff1d(np.arange(len(samples.x)), held_out)
     trainer = _simulated(model, seed + fold)
-    # The fold is the judge, so no more samples are held out.
+    # The fold judges this fit, so the fit holds out none of its own samples.
     settings = {"epochs": passes, "passes": passes, "verbose": False, "holdout": 0.0} | dict(hyperparameters)
     if trainer.fit(samples.x[kept], samples.y[kept], **settings).interrupted:
         raise KeyboardInterrupt

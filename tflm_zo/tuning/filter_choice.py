@@ -11,7 +11,7 @@ from tflm_zo.realignment.filters import FILTERS, NO_FILTER
 from tflm_zo.realignment.realign import Realigner
 from tflm_zo.training.folds import into_folds, join, score_fold
 
-# Enough to tell filters apart; the loss of untrained models misleads (docs/research.md).
+# Short trainings tell filters apart; the loss of untrained models would mislead (docs/research.md).
 _FOLDS, _EPOCHS = 2, 4
 
 

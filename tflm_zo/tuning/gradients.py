@@ -23,7 +23,7 @@ from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.simulator.model import SimModel
 from tflm_zo.training.samples import sample_codes
 
-# Directions of an estimate. Each gives the squared norm up to a factor of chi-squared with one degree of freedom,
+# Number of directions of an estimate. Each gives the squared norm times a chi-squared number of one degree of freedom,
 # whatever the number of weights, so the norm's standard error is about 1 / sqrt(2 * directions).
 DIRECTIONS = 16
 # The most codes that a perturbation moves a weight by, where channels have very different scales.
@@ -115,7 +115,8 @@ class GradientProbe:
         step = float(np.median(layer.weight_scales))
         codes = np.clip(np.ceil(step / scales), 1, _LARGEST_STEP)
         chance = np.minimum((step / (codes * scales)) ** 2, 1.0)
-        # A weight at an end of the range is moved about a code next to it: to first order that changes nothing.
+        # A weight at an end of the range is first moved inside, so that it can be perturbed both ways. To first order
+        # its slope is the same there.
         centre = np.clip(clean, codes - 127, 127 - codes)
         estimates = []
         try:

@@ -26,12 +26,12 @@ from tflm_zo.tuning.workers import Workers
 
 PASSES, FOLDS = 5_000, 3
 
-# Gradients are measured on so many samples.
+# Number of samples that gradients are measured on.
 _GRADIENT_SAMPLES = 128
-# So many layers without a closed form are tried, those of the largest relative gradient.
+# Number of layers without a closed form that are tried: those of the largest relative gradient.
 _TRIED = 12
 
-# What becomes of a layer.
+# What the selection does with a layer.
 CHOSEN = "train"
 NO_GAIN = "freeze: no gain"
 NOT_NEEDED = "freeze: no gain beside the others"

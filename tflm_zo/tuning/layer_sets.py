@@ -39,7 +39,7 @@ class LayerSets:
             add_adapter(tree)
             self.layers[ADAPTER] = "gain and offset"
         except ZoError:
-            pass  # not with this input
+            pass  # this model's input admits no adapter
         self._patched: dict[Names, bytes] = {}
         self._plans: dict[Names, MemoryPlan] = {}
 

@@ -108,7 +108,7 @@ class _Trial:
     trial: optuna.Trial
     hyperparameters: dict[str, Any]
     folds: list[tuple[int, float, float | None]] = field(default_factory=list)
-    value: float | None = None  # None at its end: given up
+    value: float | None = None  # None after its end: it was given up
 
     def report(self, first: int) -> None:
         """Tell Optuna the mean losses over the folds so far, those of the folds from ``first`` on."""
@@ -217,14 +217,14 @@ class _Search:
                 except ZoError:
                     if trial.hyperparameters == self.fixed:
                         raise
-                    bar.advance(folds - len(trial.folds))  # so many passes a step are not possible here
+                    bar.advance(folds - len(trial.folds))  # this patched model cannot take so many passes a step
                     continue
                 trial.folds.append((len(score.losses), score.loss, score.accuracy))
                 trial.trial.set_user_attr(_FOLDS, trial.folds)
                 trial.report(len(trial.folds) - 1)
                 waiting.appendleft(trial)
                 bar.advance(1)
-        # Only now, for pruning looks at finished trials and shall not depend on which of a group was quicker.
+        # Not before the group is complete: pruning looks at finished trials, and must not depend on which was quicker.
         for trial in group:
             pruned = self.optuna.trial.TrialState.PRUNED if trial.value is None else None
             self.study.tell(trial.trial, trial.value, state=pruned)

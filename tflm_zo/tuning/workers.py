@@ -33,7 +33,7 @@ class Workers:
         self.jobs = min(jobs, _MOST_ON_WINDOWS) if sys.platform == "win32" else jobs
         self._pool: ProcessPoolExecutor | None = None
         if self.jobs > 1:
-            # Not forked: threads and loaded libraries of this process would come along.
+            # Not forked: a fork would copy the threads and loaded libraries of this process.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_start)
 

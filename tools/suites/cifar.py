@@ -31,7 +31,7 @@ GRID = (
     Setting("Adam", 1e-4, 30),
     Setting("SGD", 3e-3, 30, True),
 )
-# What is realigned is closer to its goal.
+# A realigned model is closer to its goal.
 SHORT_GRID = (Setting("Adam", 3e-4, 30, True), *GRID[1:])
 # One held-out quarter for each setting: trainings of this network take long.
 YARDSTICKS = (

@@ -28,7 +28,7 @@ TABLE_SEEDS = range(3)
 KINDS = ("spectrogram", "image", "inertial", "vector")
 
 MIXTURE = "mixture"
-# Of a mixture, each of the two is this much weaker than alone.
+# Each of the two drifts of a mixture is weaker than alone, by this factor.
 _MIXED = 0.6
 
 
@@ -151,7 +151,7 @@ def _per_channel(rng: np.random.Generator, kind: str, sensor: Sensor, strength: 
     numbers = int(rng.integers(1 << 31))
 
     def change(x: np.ndarray, _: np.random.Generator) -> np.ndarray:
-        # The number of channels is known only here; the same numbers for every call.
+        # The number of channels is known only here. A generator of a fixed seed draws the same numbers in every call.
         own = np.random.default_rng(numbers)
         gains = np.exp(spread * own.normal(size=x.shape[-1]))
         return x * gains + spread * own.normal(size=x.shape[-1])
@@ -186,7 +186,7 @@ def _smear(rng: np.random.Generator, kind: str, sensor: Sensor, strength: float)
 
         def blur(x: np.ndarray, _: np.random.Generator) -> np.ndarray:
             for axis in (1, 2):
-                # Relative to the image, but a blur far below a pixel is none.
+                # Relative to the size of the image, with a bound: a blur far below a pixel changes nothing.
                 x = _blurred(x, axis, max(part * x.shape[axis], _LEAST_BLUR))
             return x
 

@@ -27,7 +27,7 @@ from tflm_zo.simulator.model import SimModel
 from tflm_zo.simulator.sim_layer import SimLayer
 
 BATCH = 32
-# Outputs of a regression are compared in one call of this many samples.
+# Number of samples whose outputs are computed in one call.
 _EVALUATE = 100
 
 
@@ -92,10 +92,10 @@ class Network:
         self._classes, self._int8, self._adapter = loss == "cross-entropy", int8, adapter
         self._layers = [layer for layer in self._model.layers if layer.op != "SOFTMAX"]
         self._initial: list[np.ndarray] = []
-        self._grids: list[np.ndarray] = []  # of each variable: the real value of one code
+        self._grids: list[np.ndarray] = []  # the real value of one code of each variable
         self._speeds: list[float] = []
         self.variables: list[Any] = []
-        self._of_layer: dict[int, tuple[int, int | None]] = {}  # of a layer: its variables
+        self._of_layer: dict[int, tuple[int, int | None]] = {}  # by layer: numbers of its weights and bias
         self._trained: list[int] = []
         for layer in self._layers:
             if layer.weights is not None:

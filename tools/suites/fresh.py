@@ -25,8 +25,8 @@ MODELS = {
     "inertial": ("conv1d flat", "conv1d gap"),
     "keras": ("gap", "mobilenet", "dense digits", "dense cancer"),
 }
-# Each suite also with one drift of each family only, and with as many drifts of the seeds to choose constants with: for
-# all but the tables.
+# Two variants of each suite, which the tables do not use: with one drift of each family ("first"), and with drifts of
+# the seeds that constants are chosen with ("tuning").
 _FIRST, _TUNING = "first", "tuning"
 PARTS = tuple(f"{name}{form}" for form in ("", f"-{_FIRST}", f"-{_TUNING}") for name in MODELS)
 

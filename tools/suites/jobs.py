@@ -22,7 +22,7 @@ from suites.suite import Method, Suite
 from suites.yardsticks import Outcome, back_propagate
 from tflm_zo import Trainer, patch
 
-# Behind a dash: what is given to the loader of the module's suites.
+# Names of modules of this folder; what follows a dash is given to the module's load().
 SUITES = ("kws", "cifar", "digits", "ad01", *(f"fresh-{name}" for name in fresh.PARTS))
 
 

@@ -31,7 +31,7 @@ from tflm_zo import Trainer, patch
 from tflm_zo.errors import ZoError
 
 SIZES = (20, 50, 100, 200, 400)
-# What is counted as worse: a fall by more than this, at this level of significance.
+# A score counts as worse if it falls by more than this, at this level of significance.
 MARGIN, LEVEL = 0.02, 0.01
 # Counts up when what is measured changes, so that kept results are not taken for those of the new measurement.
 _VERSION = 1

@@ -23,7 +23,7 @@ from tflm_zo.model.file import load_model
 from tflm_zo.model.layers import trainable_layers
 from tflm_zo.simulator.model import SimModel
 
-# Of the lines of yardsticks.
+# Styles of the yardsticks' lines.
 _STYLES = ("--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 
 

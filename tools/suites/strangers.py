@@ -27,15 +27,15 @@ from tflm_zo.model.quantization import dequantize, quantize
 _ADAPT, _TEST = 500, 400
 # Samples drawn at once, fewer of large ones; and how often variants of them are.
 _DRAWN, _MOST_VALUES, _ROUNDS = 2000, 30_000_000, 8
-# Of each class; the variants' distance from them, in spreads.
+# Number of samples of each class; distance of their variants from them, in spreads.
 _PARENTS, _STEP = 50, 0.4
-# Points of a grid along an axis.
+# Number of points of a grid along an axis.
 _COARSENESS = (2, 3, 5, 8)
-# Classes of fewer samples are left out.
+# Classes with fewer samples than this are left out.
 _FEW = 30
-# Of a sample that is kept, the part of the output's range of codes between the best and the second best class.
+# A sample is kept if its best class is ahead of the second best by this part of the output's range of codes.
 _MARGIN = 0.1
-# Of the codes of made samples.
+# Spread of the codes of samples that are made.
 _SPREAD = 45.0
 
 

@@ -39,9 +39,8 @@ bool FrameEncoder::End() {
   uint8_t crc[kFrameCrcSize];
   StoreLe32(crc, crc_);
   Put(crc, sizeof(crc));
-  // A block stands for its bytes and a zero, except that the zero of the last one is not meant.
-  // After a run of the greatest length nothing is missing, so an empty last block would be
-  // superfluous.
+  // A COBS block stands for its bytes followed by a zero; the receiver drops the zero of the last
+  // block. A block of the greatest length stands for no zero, so no empty block need follow it.
   if (after_longest_run_ && used_ == block_start_ + 1) {
     used_ = block_start_;
   } else {
@@ -84,7 +83,7 @@ void FrameEncoder::Flush() {
 
 FrameEvent FrameDecoder::Push(uint8_t byte) {
   if (byte == 0) {
-    // Frames are delimited on both sides, so two delimiters in a row are no news.
+    // Frames are delimited on both sides, so two delimiters in a row are normal.
     const FrameEvent event = started_ ? Finish() : FrameEvent::kNone;
     size_ = 0;
     run_ = 0;

@@ -12,9 +12,9 @@ namespace tflm_zo {
 // Order of the tensors that patching gives a model with one input and one output.
 enum ModelInput : int { kSampleInput = 0, kCommandInputTensor = 1, kTargetInput = 2 };
 enum ModelOutput : int { kResultOutput = 0, kReportOutput = 1 };
-// At most this many tensors lead from the frozen layers in front to the rest, where they run apart
-// (tflm_zo/patching/frozen_prefix.py); within a residual block it is two. The rest keeps them from
-// pass to pass.
+// The most tensors that frozen layers, where they run apart (tflm_zo/patching/frozen_prefix.py),
+// hand over to the rest of the model, which keeps them from pass to pass; within a residual block
+// there are two.
 constexpr int kMostKeptTensors = 2;
 inline int KeptInput(int tensor) { return tensor == 0 ? kSampleInput : kTargetInput + tensor; }
 

@@ -42,8 +42,8 @@ inline bool MoveInOrder(const BlockMove& a, const BlockMove& b) {
 // between the sources may be overwritten.
 inline void MoveTogether(BlockMove a, BlockMove b) {
   if (move_together::MoveInOrder(a, b)) return;
-  // Then the destinations are in the other order than the sources. Brought side by side and into
-  // that order within the memory of the sources, each block is in the way of one move at most.
+  // Each block lies where the other is to go, so the destinations are in the other order than the
+  // sources. Swap the two within the memory of the sources; then at most one of them is in the way.
   if (std::less<const uint8_t*>()(b.from, a.from)) std::swap(a, b);
   std::memmove(a.from + a.size, b.from, b.size);
   std::rotate(a.from, a.from + a.size, a.from + a.size + b.size);

@@ -81,8 +81,8 @@ TrainerStatus OnDeviceTrainer::PassOn(const void* input, const Command& command,
 
 // nullptr leaves the target as it is.
 TrainerStatus OnDeviceTrainer::Pass(const Command& command, const void* target) {
-  // Later layers may overwrite input tensors, so all are set before each pass; but for what comes
-  // from the frozen layers, which the model keeps.
+  // Later layers may overwrite input tensors, so all are set before each pass, except those that
+  // the frozen layers have filled, which the model keeps.
   if (target != nullptr) std::memcpy(target_.data, target, target_.bytes);
   std::memcpy(runtime_->Input(kCommandInputTensor).data, &command, sizeof(command));
   if (!runtime_->Invoke()) return TrainerStatus::kPassFailed;

@@ -43,14 +43,14 @@ class OnDeviceTrainer {
   bool target_is_class() const { return !target_.is_int8; }
   // What a batch keeps of a sample: the sample itself, or what the frozen layers make of it.
   uint32_t kept_bytes() const { return reduces_ ? frozen_.output_bytes() : input_.bytes; }
-  // Whether it is the latter.
+  // Whether a batch keeps the latter.
   bool reduces() const { return reduces_; }
 
   // Runs the model on one sample, with clean weights. Evaluate also computes the loss.
   TrainerStatus Infer(const void* input);
   TrainerStatus Evaluate(const void* input, const void* target);
-  // As Evaluate, and its report tells what learning rates the exact layers bear: RatesOf in
-  // exact_rates.h. Nodes [first_node, last_node) are those that the head gives the gradient of; the
+  // As Evaluate; RatesOf in exact_rates.h works out the exact layers' learning rates from its
+  // report. Nodes [first_node, last_node) are those that the head gives the gradient of; the
   // export writes them into model.h.
   TrainerStatus Measure(const void* input, const void* target, int32_t first_node,
                         int32_t last_node);
@@ -117,7 +117,8 @@ class OnDeviceTrainer {
   int32_t largest_batch_ = 0;
   Command next_{};
   int32_t next_sample_ = 0;
-  // The sample of this step for which the rest still has what the frozen layers made; -1: none.
+  // The sample of this step whose frozen layers' output is still in the inputs of the rest; -1:
+  // none.
   int32_t kept_sample_ = -1;
   bool announced_ = false;  // NextPass returned true, and its pass has not been run yet
 };

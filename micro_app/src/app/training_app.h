@@ -56,8 +56,8 @@ class TrainingApp final : private RequestHandler {
   TrainingApp(Board* board, const ModelParts& parts, const ModelImage& model,
               const AppMemory& memory);
 
-  // Brings the model up and loads the newest checkpoint. Call once, before Poll. Whatever it finds
-  // it tells the host in answer to a hello; the return value is for a port that can show it.
+  // Starts the model and loads the newest checkpoint. Call once, before Poll. The host learns the
+  // outcome from the answer to its hello; the return value is for a port that can show it.
   CheckpointStatus Start();
 
   // Takes what has arrived and runs at most one forward pass of a request in work. True: there is
