@@ -12,8 +12,8 @@
 // session.h).
 //
 // A closed form has the report, which lies behind the loss op, to add what it measures; other nodes
-// leave it to the loss op. If only the bias of a layer is trained, x and weights are absent, and the
-// input for the initial weights has the layer's constant weights.
+// leave it to the loss op. If only the bias of a layer is trained, x and weights are absent, and
+// the input for the initial weights has the layer's constant weights.
 #ifndef TFLM_ZO_KERNELS_NODE_OP_H_
 #define TFLM_ZO_KERNELS_NODE_OP_H_
 
