@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from trainers import SimTrainer, TflmTrainer
 
 import tflm_zo.tuning.tune as tune_module
-from tflm_zo import ZoError, patch
+from tflm_zo import Trainer, ZoError, patch
 from tflm_zo.ops.compiled import Schedule
 from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.training.declaration import Choice, Numbers
@@ -369,6 +369,10 @@ def test_without_optuna_the_extra_is_named(model: bytes, tmp_path: Path, monkeyp
 
 def test_tflm_has_the_last_word(model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that differ in TFLM are an error, not a result."""
-    monkeypatch.setattr(tune_module, "Trainer", lambda model, seed: TflmTrainer(model, seed=seed + 1))
+
+    def other_in_tflm(model: bytes, seed: int, engine: str) -> Trainer:
+        return Trainer(model, seed + (engine == "tflm"), engine=engine)
+
+    monkeypatch.setattr(tune_module, "Trainer", other_in_tflm)
     with pytest.raises(ZoError, match="different weights"):
         tune(model, X, Y, tmp_path / "study", **SEARCH | {"trials": 1})
