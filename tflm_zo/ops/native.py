@@ -70,7 +70,8 @@ class Structure(_Base):
         super().__init__(**plain)
         for name, value in plain.items():
             # ctypes would drop the bits that do not fit.
-            if isinstance(kept := getattr(self, name), int) and kept != value:
+            kept = getattr(self, name)
+            if isinstance(value, int) and isinstance(kept, int) and kept != value:
                 raise OverflowError(f"{type(self).__name__}.{name} cannot hold {value}")
 
     def __iter__(self) -> Iterator[Any]:
