@@ -44,8 +44,7 @@ def run_demo(folder: Path, seed: int = 0, show: Callable[[str], None] = print) -
     clean = evaluate_plain(model, digits.x_test, digits.y_test)["accuracy"]
     drifted = evaluate_plain(model, x_test, digits.y_test)["accuracy"]
 
-    # TFLM itself, for everybody to see that it can; the simulator would give the same bits sooner.
-    engine, where = ("tflm", "TFLM") if wheel.available() else ("simulator", "the simulator")
+    engine, where = _engine()
     show(f"2. patch it (--trainable {TRAINABLE}) and train it inside {where}, forward passes only")
     patched = patch(model, TRAINABLE)
     trainer = Trainer(patched, seed=seed, engine=engine)
@@ -100,6 +99,12 @@ def _prepare(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ZoError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+def _engine() -> tuple[str, str]:
+    """The engine, and what it is called: TFLM itself, for everybody to see that it can; the simulator would give the same
+    bits sooner."""
+    return ("tflm", "TFLM") if wheel.available() else ("simulator", "the simulator")
 
 
 def _train(
