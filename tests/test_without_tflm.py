@@ -30,16 +30,16 @@ X = RNG.integers(-128, 128, (24, *small_models.INPUT_SHAPE)).astype(np.int8)
 Y = RNG.integers(0, 3, 24).astype(np.int32)
 
 
-def run(program: str, *arguments: str | Path) -> str:
+def run(program: str, *arguments: str | Path, status: int = 0) -> str:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT + program, *map(str, arguments)], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     return done.stdout + done.stderr
 
 
-def command(*arguments: str | Path) -> str:
-    return run("from tflm_zo.cli.main import main; main()", *arguments)
+def command(*arguments: str | Path, status: int = 0) -> str:
+    return run("from tflm_zo.cli.main import main; main()", *arguments, status=status)
 
 
 @pytest.fixture
@@ -90,6 +90,18 @@ def test_scores_are_the_same(model: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(outputs), predict_values(model.read_bytes(), X))
 
 
+def test_from_patch_to_bake(model: Path, tmp_path: Path) -> None:
+    """The commands, from end to end; TFLM trains to the same model."""
+    patched, checkpoint, baked = tmp_path / "zo.tflite", tmp_path / "zo.ckpt", tmp_path / "baked.tflite"
+    data = tmp_path / "data.npz"
+    command("patch", model, "-o", patched)
+    command("train", patched, "--data", data, "--epochs", "2", "--seed", "3", "--quiet", "-o", checkpoint)
+    command("bake", patched, "--checkpoint", checkpoint, "-o", baked)
+    trainer = TflmTrainer(patched.read_bytes(), seed=3)
+    trainer.fit(X, Y, epochs=2, verbose=False)
+    assert baked.read_bytes() == trainer.bake()
+
+
 def test_plan_and_sketch(model: Path, tmp_path: Path) -> None:
     patched = tmp_path / "zo.tflite"
     patched.write_bytes(patch(model.read_bytes()))
@@ -98,12 +110,13 @@ def test_plan_and_sketch(model: Path, tmp_path: Path) -> None:
     assert (tmp_path / "Sketch" / "model.cpp").is_file()
 
 
-def test_tflm_itself_is_one_line(model: Path) -> None:
-    text = run(
-        "from pathlib import Path; from tflm_zo.errors import ZoError\n"
-        "from tflm_zo.tflm.interpreter import Interpreter\n"
-        "try: Interpreter(Path(sys.argv[1]).read_bytes())\n"
-        "except ZoError as error: print(error)",
-        model,
-    )
-    assert "wheel" in text and len(text.splitlines()) == 1
+def test_tflm_itself_is_one_line(model: Path, tmp_path: Path) -> None:
+    patched = tmp_path / "zo.tflite"
+    patched.write_bytes(patch(model.read_bytes()))
+    for arguments in (
+        ["train", patched, "--engine", "tflm", "--data", tmp_path / "data.npz", "-o", tmp_path / "zo.ckpt"],
+        ["virtual-board", patched],
+    ):
+        text = command(*arguments, status=1)
+        assert text.startswith("tflm-zo: error: TFLM's Python wheel") and len(text.splitlines()) == 1
+    assert not (tmp_path / "zo.ckpt").exists()
