@@ -20,32 +20,32 @@ import numpy as np
 
 from tflm_zo.ops.counter_random import permutation
 
-# Fewer labelled samples than this are all trained on.
+# With fewer labelled samples than this none is held out.
 _ENOUGH = 200
-# Shares of the held-out samples: of the first so many, and of those beyond.
+# The part of the samples that is held out: _FIRST_SHARE of the first _FIRST ones, _FURTHER_SHARE of the rest.
 _FIRST, _FIRST_SHARE, _FURTHER_SHARE = 400, 0.2, 0.1
 # Looks at the held-out samples take at most this part of a fit's passes.
 _SHARE_OF_PASSES = 0.12
 _MOST_CHECKS = 10
 
-# Learning rates are cut to this part, and how often, before the fit gives up; and before it has been tried on halves in
-# vain too often.
+# Weights that got worse: the learning rates are multiplied by CUT, and after more than MOST_CUTS cuts the fit gives up.
+# A fit that is tried on halves gives up after more than MOST_TRIALS trials in vain.
 CUT = 0.25
 MOST_CUTS = 3
 MOST_TRIALS = 1
 
-# Standard errors by which the start must be beaten, plus what few samples need more; and by which weights must be worse
-# than the best ones to be given up at once.
+# By how many standard errors weights must be better than the start to be kept: _BETTER, and _FEW_SAMPLES / samples more.
+# By how many they must be worse to be given up at once: compared with the start, or with better weights than that.
 _BETTER, _FEW_SAMPLES = 0.75, 8.0
 _WORSE_THAN_START, _WORSE = 1.0, 2.0
-# From so many samples on losses alone may speak for weights that answer as many right.
+# With at least so many samples, weights that answer as many right may be kept for their lower losses alone.
 _ENOUGH_FOR_LOSSES = 60
-# Samples are uneven if a class has so many times the mean of the classes; then the mean over classes must be better by
-# so many standard errors.
+# Samples are uneven if one class has more than _UNEVEN times as many as the classes have in the mean. Then the mean of the
+# classes' errors must be better by _DEMAND_OF_UNEVEN standard errors.
 _UNEVEN, _DEMAND_OF_UNEVEN = 1.5, 1.5
-# Of a class without samples so much of what is known may be forgotten.
+# For classes without samples, which cannot be judged: the part of their right answers that a fit is assumed to lose.
 _FORGOTTEN = 0.5
-# The best weights are behind if those after them are worse by so many standard errors: no more is learned from there.
+# Weights that are worse than the best ones by so many standard errors show that the fit has passed its best point.
 _FADING = 1.0
 
 
@@ -223,7 +223,7 @@ class Guard:
 
         The start must be beaten beyond chance (:meth:`Comparison.better`); later ones must be no worse in anything.
         """
-        # What the classes without samples lose, they lose once.
+        # What classes without samples are assumed to lose counts against the start only: they lose it once.
         found = compare(self.best, now, self._labels, self._classes if self.best_is_start else 0)
         self.fading = found.worse(_FADING)
         if self.best_is_start:

@@ -23,7 +23,7 @@ from tflm_zo.training.rates import (
 )
 from tflm_zo.training.recipe import Recipe
 
-# Samples that the exact layers, and each group of perturbed layers, are measured on; the latter are among the former.
+# On how many samples the exact layers are measured, and on how many of these each group of perturbed layers.
 _EXACT_SAMPLES, _GROUP_SAMPLES = 32, 16
 
 # One forward pass: input codes, target and command; returns the report (REPORT_DTYPE).
@@ -104,7 +104,7 @@ class _Prober:
 
     def exact(self) -> ExactSizes:
         reports = self._unperturbed.values()
-        # A sample whose loss has no gradient at all shows no kernel.
+        # The kernel is a ratio to the loss's gradient: samples without any gradient say nothing about it.
         kernels = [float(r["layer_energy"]) for r in reports if r["layer_energy"] > 0]
         return ExactSizes(
             feature_energy=mean([float(r["feature_energy"]) for r in reports]),

@@ -10,7 +10,8 @@ import numpy as np
 from tflm_zo.patching.frozen_prefix import SplitModel, layer_count, split
 from tflm_zo.tflm.interpreter import Interpreter, check_arena
 
-# Of what the frozen layers made of samples; beyond that the samples that were not used for longest are computed anew.
+# The most memory for the frozen layers' outputs. Beyond it those of the samples that were not used for longest are
+# dropped, and computed again when they are needed.
 _REMEMBERED_BYTES = 256 << 20
 
 

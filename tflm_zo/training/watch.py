@@ -11,11 +11,11 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.training.guard import CUT, MOST_CUTS, MOST_TRIALS, Guard, Scores, Verdict, checks, held_out_count, hold_out
 
-# A guard that would take more than this part of a fit's passes is done without.
+# A fit has no guard if looking twice would take more than this part of its passes.
 _MOST_OF_PASSES = 0.25
-# Below this many samples nothing can be told.
+# With fewer samples nothing can be told, and a fit has no guard.
 FEWEST = 8
-# Of a fit with held-out samples, what comes before these are trained on, too.
+# The part of a fit that comes before the held-out samples are trained on, too.
 _BEFORE_ALL = 0.7
 
 
@@ -201,7 +201,7 @@ class Watch:
             fit.return_to_kept()
         if done < epochs or self.guard.best_is_start or self.finished or self.guard.fading:
             return False
-        # Training helps, and still does at its end: what was held out may be learned, too.
+        # Training helps, and did so to the end of this phase: now the held-out samples are trained on, too.
         fit.return_to_kept()
         self.phase += 1
         self.outcome.kept = "last"
