@@ -102,7 +102,7 @@ def _prepare(folder: Path) -> None:
 
 
 def _engine() -> tuple[str, str]:
-    """The engine, and what it is called: TFLM itself, for everybody to see that it can; the simulator would give the same
+    """The engine, and what it is called: TFLM itself, to show that it can. The simulator would give the same
     bits sooner."""
     return ("tflm", "TFLM") if wheel.available() else ("simulator", "the simulator")
 

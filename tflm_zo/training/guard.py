@@ -34,14 +34,15 @@ CUT = 0.25
 MOST_CUTS = 3
 MOST_TRIALS = 1
 
-# By how many standard errors weights must be better than the start to be kept: _BETTER, and _FEW_SAMPLES / samples more.
-# By how many they must be worse to be given up at once: compared with the start, or with better weights than that.
+# By how many standard errors weights must be better than the start to be kept: _BETTER, and _FEW_SAMPLES / samples
+# more. By how many they must be worse to be given up at once: compared with the start, or with better weights than
+# that.
 _BETTER, _FEW_SAMPLES = 0.75, 8.0
 _WORSE_THAN_START, _WORSE = 1.0, 2.0
 # With at least so many samples, weights that answer as many right may be kept for their lower losses alone.
 _ENOUGH_FOR_LOSSES = 60
-# Samples are uneven if one class has more than _UNEVEN times as many as the classes have in the mean. Then the mean of the
-# classes' errors must be better by _DEMAND_OF_UNEVEN standard errors.
+# Samples are uneven if one class has more than _UNEVEN times as many as the classes have in the mean. Then the mean of
+# the classes' errors must be better by _DEMAND_OF_UNEVEN standard errors.
 _UNEVEN, _DEMAND_OF_UNEVEN = 1.5, 1.5
 # For classes without samples, which cannot be judged: the part of their right answers that a fit is assumed to lose.
 _FORGOTTEN = 0.5

@@ -25,14 +25,14 @@ from tflm_zo.patching.patched_model import PatchedModel
 _HEAD_PARTS: dict[int, float] = {LOSS_CROSS_ENTROPY: 0.75, LOSS_ENTROPY: 0.05}
 _SQUARED_ERROR_PART = 0.5
 
-# The stable rate follows from the steepest curvature, which cross-entropy has for a few samples only. Most networks learn
-# sooner at higher rates, some are ruined by them. With a guard, which sees that and cuts the rates, the layers before the
-# head begin at this many times the stable rate.
+# The stable rate follows from the steepest curvature, which cross-entropy has for a few samples only. Most networks
+# learn sooner at higher rates, some are ruined by them. With a guard, which sees that and cuts the rates, the layers
+# before the head begin at this many times the stable rate.
 _BOLD = 3.0
 
-# _BATCH: the rate of perturbed weights that a batch bears, in units of the best rate for single samples. _OTHER_SAMPLES: the
-# weight of other samples' steps in the best rate of nodes, for a layer of one position. The results hardly change within
-# a factor of two; chosen on ten models and three drifts of each.
+# _BATCH: the rate of perturbed weights that a batch bears, in units of the best rate for single samples.
+# _OTHER_SAMPLES: the weight of other samples' steps in the best rate of nodes, for a layer of one position. The
+# results hardly change within a factor of two; chosen on ten models and three drifts of each.
 _BATCH, _OTHER_SAMPLES = 2.0, 4.0
 
 # Fits of more epochs than this get lower rates: less noise, less overfitting.
