@@ -113,10 +113,11 @@ def test_plan_and_sketch(model: Path, tmp_path: Path) -> None:
 def test_tflm_itself_is_one_line(model: Path, tmp_path: Path) -> None:
     patched = tmp_path / "zo.tflite"
     patched.write_bytes(patch(model.read_bytes()))
-    for arguments in (
+    commands: tuple[list[str | Path], ...] = (
         ["train", patched, "--engine", "tflm", "--data", tmp_path / "data.npz", "-o", tmp_path / "zo.ckpt"],
         ["virtual-board", patched],
-    ):
+    )
+    for arguments in commands:
         text = command(*arguments, status=1)
         assert text.startswith("tflm-zo: error: TFLM's Python wheel") and len(text.splitlines()) == 1
     assert not (tmp_path / "zo.ckpt").exists()
