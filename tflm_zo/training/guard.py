@@ -39,8 +39,8 @@ MOST_TRIALS = 1
 # that.
 _BETTER, _FEW_SAMPLES = 0.75, 8.0
 _WORSE_THAN_START, _WORSE = 1.0, 2.0
-# With at least so many samples, weights that answer as many right may be kept for their lower losses alone.
-_ENOUGH_FOR_LOSSES = 60
+# With at least so many samples, weights may be kept for their lower losses although they answer no more right.
+ENOUGH_FOR_LOSSES = 60
 # Samples are uneven if one class has more than _UNEVEN times as many as the classes have in the mean. Then the mean of
 # the classes' errors must be better by _DEMAND_OF_UNEVEN standard errors.
 _UNEVEN, _DEMAND_OF_UNEVEN = 1.5, 1.5
@@ -157,7 +157,7 @@ class Comparison:
         if self.gain > demand * self.deviation and more_right:
             return True
         # Of few samples the losses tell no more than that the model is more certain of the same answers.
-        return (more_right or self.samples >= _ENOUGH_FOR_LOSSES) and self.loss_gain > demand * self.loss_deviation
+        return (more_right or self.samples >= ENOUGH_FOR_LOSSES) and self.loss_gain > demand * self.loss_deviation
 
     def worse(self, demand: float) -> bool:
         """Whether the second is worse by so many standard errors."""
