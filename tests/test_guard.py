@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tflm_zo.errors import ZoError
-from tflm_zo.training.guard import ENOUGH_FOR_LOSSES, (
+from tflm_zo.training.guard import (
     CUT,
+    ENOUGH_FOR_LOSSES,
     MOST_CUTS,
     Guard,
     Scores,
