@@ -124,9 +124,7 @@ std::vector<int32_t> BatchTrainer::TensorsForOps(const Chunk& chunk, Range passe
   }
   if (chunk.outputs == nullptr) return tensors;
   for (int32_t layer = training_.layers; layer < graph_->layer_count(); ++layer) {
-    for (int i = 0; i < 2; ++i) {
-      if (graph_->Inputs(layer)[i] >= 0) tensors.push_back(graph_->Inputs(layer)[i]);
-    }
+    for (int32_t input : graph_->Inputs(layer)) tensors.push_back(input);
   }
   tensors.push_back(ends_.output);
   return tensors;

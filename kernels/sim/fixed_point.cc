@@ -9,6 +9,8 @@ namespace tflm_zo {
 namespace sim {
 namespace {
 
+constexpr int32_t kOneQ29 = INT32_C(1) << 29;
+
 int32_t SaturatingShiftLeft(int32_t x, int32_t bits) {
   const int64_t shifted = static_cast<int64_t>(x) * (INT64_C(1) << bits);
   return static_cast<int32_t>(std::clamp<int64_t>(shifted, INT32_MIN, INT32_MAX));
@@ -25,6 +27,20 @@ int32_t ExpOfSmall(int32_t x) {
   const int32_t tail =
       RoundingShiftRight(RoundingHighMultiply(RoundingShiftRight(d4, 2) + d3, kThird) + d2, 1);
   return kExpOfMinusEighth + RoundingHighMultiply(d + tail, kExpOfMinusEighth);
+}
+
+// 2 / (1 + x) for x in [0, 1) in Q0.31, as Q2.29: three Newton-Raphson steps for the reciprocal of
+// (1 + x) / 2, started from 48/17 - 32/17 * (1 + x) / 2.
+int32_t TwiceReciprocalOfOnePlus(int32_t x) {
+  constexpr int32_t k48Over17 = 1515870810;        // Q2.29
+  constexpr int32_t kMinus32Over17 = -1010580540;  // Q2.29
+  const int32_t half = static_cast<int32_t>((static_cast<int64_t>(x) + kOneQ31 + 1) / 2);
+  int32_t reciprocal = k48Over17 + RoundingHighMultiply(kMinus32Over17, half);
+  for (int i = 0; i < 3; ++i) {
+    const int32_t error = kOneQ29 - RoundingHighMultiply(reciprocal, half);
+    reciprocal += SaturatingShiftLeft(RoundingHighMultiply(error, reciprocal), 2);
+  }
+  return reciprocal;
 }
 
 }  // namespace
@@ -47,19 +63,12 @@ int32_t ExpOfNegative(int32_t x, int32_t fraction_bits) {
   return result;
 }
 
-// Three Newton-Raphson steps for the reciprocal of (1 + x) / 2, started from 48/17 - 32/17 * (1 +
-// x) / 2.
 int32_t ReciprocalOfOnePlus(int32_t x) {
-  constexpr int32_t k48Over17 = 1515870810;        // Q2.29
-  constexpr int32_t kMinus32Over17 = -1010580540;  // Q2.29
-  constexpr int32_t kOneQ29 = INT32_C(1) << 29;
-  const int32_t half = static_cast<int32_t>((static_cast<int64_t>(x) + kOneQ31 + 1) / 2);
-  int32_t reciprocal = k48Over17 + RoundingHighMultiply(kMinus32Over17, half);
-  for (int i = 0; i < 3; ++i) {
-    const int32_t error = kOneQ29 - RoundingHighMultiply(reciprocal, half);
-    reciprocal += SaturatingShiftLeft(RoundingHighMultiply(error, reciprocal), 2);
-  }
-  return SaturatingShiftLeft(reciprocal, 1);
+  return SaturatingShiftLeft(TwiceReciprocalOfOnePlus(x), 1);
+}
+
+int32_t OneMinusOverOnePlus(int32_t x) {
+  return SaturatingShiftLeft(TwiceReciprocalOfOnePlus(x) - kOneQ29, 2);
 }
 
 }  // namespace sim

@@ -18,6 +18,9 @@ int32_t ExpOfNegative(int32_t x, int32_t fraction_bits);
 // 1 / (1 + x) for x in [0, 1) in Q0.31, as Q0.31.
 int32_t ReciprocalOfOnePlus(int32_t x);
 
+// (1 - x) / (1 + x) for x in [0, 1) in Q0.31, as Q0.31.
+int32_t OneMinusOverOnePlus(int32_t x);
+
 }  // namespace sim
 }  // namespace tflm_zo
 

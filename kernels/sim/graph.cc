@@ -24,12 +24,9 @@ bool Graph::IsTensor(int32_t tensor) const {
          tensor_bytes_[tensor] > 0;
 }
 
-void Graph::Add(std::unique_ptr<Layer> layer, int32_t first_input, int32_t second_input,
-                int32_t output) {
-  for (int32_t input : {first_input, second_input}) {
-    if (input >= 0) last_reader_[input] = layer_count();
-  }
-  nodes_.push_back({std::move(layer), {first_input, second_input}, output});
+void Graph::Add(std::unique_ptr<Layer> layer, std::vector<int32_t> inputs, int32_t output) {
+  for (int32_t input : inputs) last_reader_[input] = layer_count();
+  nodes_.push_back({std::move(layer), std::move(inputs), output});
 }
 
 void Graph::PlanSlots() {
@@ -95,7 +92,7 @@ std::string Graph::Check(const RunRequest& request) const {
   }
   for (int32_t i = request.first; i < request.last; ++i) {
     for (int32_t input : nodes_[i].inputs) {
-      if (input >= 0 && !available[input]) {
+      if (!available[input]) {
         return "layer " + std::to_string(i) + " reads tensor " + std::to_string(input) +
                ", which is neither given nor computed by layers " + std::to_string(request.first) +
                " to " + std::to_string(i);
@@ -118,6 +115,7 @@ std::string Graph::Run(const RunRequest& request) {
   std::vector<int8_t*> bound(tensor_bytes_.size(), nullptr);
   for (const Binding& binding : request.bindings) bound[binding.tensor] = binding.data;
   for (int32_t i = request.first; i < request.last; ++i) nodes_[i].layer->Refresh();
+  std::vector<const int8_t*> inputs;
 
   for (int64_t start = 0; start < request.samples; start += chunk_) {
     const auto data = [&](int32_t tensor) -> int8_t* {
@@ -129,8 +127,9 @@ std::string Graph::Run(const RunRequest& request) {
     io.scratch = scratch_.data();
     for (int32_t i = request.first; i < request.last; ++i) {
       const Node& node = nodes_[i];
-      io.inputs[0] = data(node.inputs[0]);
-      io.inputs[1] = node.inputs[1] >= 0 ? data(node.inputs[1]) : nullptr;
+      inputs.clear();
+      for (int32_t input : node.inputs) inputs.push_back(data(input));
+      io.inputs = inputs.data();
       io.output = data(node.output);
       const bool wanted = request.accumulators != nullptr && i == request.accumulators_layer;
       io.accumulators =

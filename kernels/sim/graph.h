@@ -41,16 +41,15 @@ class Graph {
   int64_t TensorBytes(int32_t tensor) const { return tensor_bytes_[tensor]; }
   bool finished() const { return finished_; }
   int32_t layer_count() const { return static_cast<int32_t>(nodes_.size()); }
-  // The tensors that layer `layer` reads (the second is -1 for layers with one input) and writes.
-  const int32_t* Inputs(int32_t layer) const { return nodes_[layer].inputs; }
+  // The tensors that layer `layer` reads and the one that it writes.
+  const std::vector<int32_t>& Inputs(int32_t layer) const { return nodes_[layer].inputs; }
   int32_t Output(int32_t layer) const { return nodes_[layer].output; }
   // Whether layer `first_layer` or a later one reads the tensor.
   bool IsRead(int32_t tensor, int32_t first_layer) const {
     return last_reader_[tensor] >= first_layer;
   }
 
-  // Appends a layer; `second_input` is -1 for layers with one input.
-  void Add(std::unique_ptr<Layer> layer, int32_t first_input, int32_t second_input, int32_t output);
+  void Add(std::unique_ptr<Layer> layer, std::vector<int32_t> inputs, int32_t output);
 
   // Gives each layer's output a place in memory that it shares with tensors not alive at the same
   // time, and chooses how many samples go through all layers together, so that they stay cached.
@@ -62,7 +61,7 @@ class Graph {
  private:
   struct Node {
     std::unique_ptr<Layer> layer;
-    int32_t inputs[2];
+    std::vector<int32_t> inputs;
     int32_t output;
   };
 

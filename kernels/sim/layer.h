@@ -10,7 +10,7 @@ namespace sim {
 
 // What one layer computes on: `samples` samples, one after the other, of every tensor.
 struct LayerIo {
-  const int8_t* inputs[2];  // the second is null for layers with one input
+  const int8_t* const* inputs;  // as many as the layer has
   int8_t* output;
   int32_t* accumulators;  // null if they are not wanted
   int32_t samples;

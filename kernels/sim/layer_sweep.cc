@@ -128,8 +128,8 @@ void LayerSweep::BindOutputs(const Stretch& stretch, const SharedRows& rows, Liv
 
 bool LayerSweep::Reads(Range layers, int32_t tensor) const {
   for (int32_t layer = layers.begin; layer < layers.end; ++layer) {
-    const int32_t* inputs = model_.graph->Inputs(layer);
-    if (inputs[0] == tensor || inputs[1] == tensor) return true;
+    const std::vector<int32_t>& inputs = model_.graph->Inputs(layer);
+    if (std::find(inputs.begin(), inputs.end(), tensor) != inputs.end()) return true;
   }
   return false;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Operators that make each output code of one input code: QUANTIZE between int8 tensors, LOGISTIC.
+// Operators that make each output code of one input code: QUANTIZE between int8 tensors, LOGISTIC,
+// TANH, and those whose table the caller makes.
 #ifndef TFLM_ZO_SIM_LOOKUP_H_
 #define TFLM_ZO_SIM_LOOKUP_H_
 
@@ -20,6 +21,7 @@ using CodeTable = std::array<int8_t, 256>;
 
 CodeTable RequantizeTable(const TflmZoSimRequantizeParams& params);
 CodeTable LogisticTable(const TflmZoSimLogisticParams& params);
+CodeTable TanhTable(const TflmZoSimLogisticParams& params);
 
 class LookupLayer : public Layer {
  public:

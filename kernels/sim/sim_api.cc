@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sim_api.h"
 
+#include <algorithm>
 #include <exception>
 #include <memory>
 #include <stdexcept>
@@ -12,10 +13,11 @@
 #include "conv.h"
 #include "depthwise.h"
 #include "elementwise.h"
+#include "extremum.h"
+#include "gather.h"
 #include "graph.h"
 #include "lookup.h"
 #include "mean.h"
-#include "pad.h"
 #include "pool.h"
 #include "reshape.h"
 #include "sim_handle.h"
@@ -41,16 +43,18 @@ int64_t OutputBytes(const Window& window, int32_t channels) {
 // Calls `make` for the new layer and appends it; what the standard library throws, for lack of
 // memory, must not cross the C interface.
 template <class Make>
-int32_t Append(TflmZoSim* sim, int32_t first, int32_t second, int32_t output, const Make& make) {
+int32_t Append(TflmZoSim* sim, std::vector<int32_t> inputs, int32_t output, const Make& make) {
   try {
     sim->error.clear();
     if (sim->graph.finished()) return Fail(sim, "a layer was added after finish");
-    for (int32_t tensor : {first, second < 0 ? first : second, output}) {
+    std::vector<int32_t> tensors = inputs;
+    tensors.push_back(output);
+    for (int32_t tensor : tensors) {
       if (!sim->graph.IsTensor(tensor)) {
         return Fail(sim, "tensor " + std::to_string(tensor) + " does not exist or has no data");
       }
     }
-    sim->graph.Add(make(), first, second, output);
+    sim->graph.Add(make(), std::move(inputs), output);
     return 0;
   } catch (const std::exception& exception) {
     return Fail(sim, exception.what());
@@ -111,14 +115,15 @@ int32_t AddElementwise(TflmZoSim* sim, const TflmZoSimOperand& first,
       return Fail(sim, "an operand has not the size of the output");
     }
   }
-  const bool constant_first = first.tensor < 0;
-  const int32_t inputs[2] = {constant_first ? second.tensor : first.tensor,
-                             constant_first ? -1 : second.tensor};
-  return Append(sim, inputs[0], inputs[1], output, [&]() -> std::unique_ptr<Layer> {
+  std::vector<int32_t> inputs;
+  for (const TflmZoSimOperand* operand : {&first, &second}) {
+    if (operand->tensor >= 0) inputs.push_back(operand->tensor);
+  }
+  return Append(sim, inputs, output, [&]() -> std::unique_ptr<Layer> {
     const int64_t elements = graph.TensorBytes(output);
     return std::make_unique<tflm_zo::sim::ElementwiseLayer>(
         elements, make_table(), MakeOperand(graph, first, 0, elements),
-        MakeOperand(graph, second, constant_first ? 0 : 1, elements));
+        MakeOperand(graph, second, first.tensor < 0 ? 0 : 1, elements));
   });
 }
 
@@ -129,7 +134,7 @@ int32_t AddLookup(TflmZoSim* sim, int32_t input, int32_t output,
       graph.TensorBytes(input) != graph.TensorBytes(output)) {
     return Fail(sim, "the tensors of an elementwise operator differ in size");
   }
-  return Append(sim, input, -1, output, [&]() -> std::unique_ptr<Layer> {
+  return Append(sim, {input}, output, [&]() -> std::unique_ptr<Layer> {
     return std::make_unique<tflm_zo::sim::LookupLayer>(graph.TensorBytes(input), table);
   });
 }
@@ -147,7 +152,7 @@ int32_t AddPool(TflmZoSim* sim, tflm_zo::sim::Pooling pooling, int32_t input, in
     problem = "a pooling window lies outside the image";
   }
   if (!problem.empty()) return Fail(sim, problem);
-  return Append(sim, input, -1, output, [&]() -> std::unique_ptr<Layer> {
+  return Append(sim, {input}, output, [&]() -> std::unique_ptr<Layer> {
     return std::make_unique<tflm_zo::sim::PoolLayer>(sim->graph.kernels(), pooling, window,
                                                      activation_min, activation_max);
   });
@@ -186,7 +191,7 @@ int32_t tflm_zo_sim_add_conv(TflmZoSim* sim, int32_t input, int32_t output,
     problem = "the number of groups does not divide the channels";
   }
   if (!problem.empty()) return Fail(sim, problem);
-  return Append(sim, input, -1, output, [&]() -> std::unique_ptr<Layer> {
+  return Append(sim, {input}, output, [&]() -> std::unique_ptr<Layer> {
     return std::make_unique<tflm_zo::sim::ConvLayer>(sim->graph.kernels(), *window, output_channels,
                                                      groups, weights, bias, *quantization);
   });
@@ -200,7 +205,7 @@ int32_t tflm_zo_sim_add_depthwise(TflmZoSim* sim, int32_t input, int32_t output,
   const std::string problem =
       CheckWindow(sim, *window, input, output, window->channels * multiplier);
   if (!problem.empty()) return Fail(sim, problem);
-  return Append(sim, input, -1, output, [&]() -> std::unique_ptr<Layer> {
+  return Append(sim, {input}, output, [&]() -> std::unique_ptr<Layer> {
     return std::make_unique<tflm_zo::sim::DepthwiseLayer>(sim->graph.kernels(), *window, multiplier,
                                                           weights, bias, *quantization);
   });
@@ -232,7 +237,7 @@ int32_t tflm_zo_sim_add_mean(TflmZoSim* sim, int32_t input, int32_t output,
       graph.TensorBytes(output) != output_bytes) {
     return Fail(sim, "the tensors of a mean do not fit its sizes");
   }
-  return Append(sim, input, -1, output, [&]() -> std::unique_ptr<Layer> {
+  return Append(sim, {input}, output, [&]() -> std::unique_ptr<Layer> {
     return std::make_unique<tflm_zo::sim::MeanLayer>(graph.kernels(), *params);
   });
 }
@@ -249,7 +254,7 @@ int32_t tflm_zo_sim_add_add(TflmZoSim* sim, int32_t first, int32_t second, int32
   if (!tflm_zo::sim::HasExactHalf(*params)) {
     return Fail(sim, "neither input of an addition has half the common scale");
   }
-  return Append(sim, first, second, output, [&]() -> std::unique_ptr<Layer> {
+  return Append(sim, {first, second}, output, [&]() -> std::unique_ptr<Layer> {
     return std::make_unique<tflm_zo::sim::AddLayer>(graph.kernels(), graph.TensorBytes(output),
                                                     *params);
   });
@@ -279,14 +284,50 @@ int32_t tflm_zo_sim_add_logistic(TflmZoSim* sim, int32_t input, int32_t output,
   return AddLookup(sim, input, output, tflm_zo::sim::LogisticTable(*params));
 }
 
-int32_t tflm_zo_sim_add_pad(TflmZoSim* sim, int32_t input, int32_t output, const int32_t* places,
-                            int32_t value) {
-  return Append(sim, input, -1, output, [&]() -> std::unique_ptr<Layer> {
+int32_t tflm_zo_sim_add_tanh(TflmZoSim* sim, int32_t input, int32_t output,
+                             const TflmZoSimLogisticParams* params) {
+  return AddLookup(sim, input, output, tflm_zo::sim::TanhTable(*params));
+}
+
+int32_t tflm_zo_sim_add_lookup(TflmZoSim* sim, int32_t input, int32_t output, const int8_t* table) {
+  tflm_zo::sim::CodeTable copy;
+  std::copy_n(table, copy.size(), copy.begin());
+  return AddLookup(sim, input, output, copy);
+}
+
+int32_t tflm_zo_sim_add_pairs(TflmZoSim* sim, const TflmZoSimOperand* first,
+                              const TflmZoSimOperand* second, int32_t output, const int8_t* table) {
+  return AddElementwise(sim, *first, *second, output,
+                        [&]() { return tflm_zo::sim::PairTable(table, table + 256 * 256); });
+}
+
+int32_t tflm_zo_sim_add_gather(TflmZoSim* sim, const int32_t* inputs, int32_t input_count,
+                               int32_t output, const int32_t* places, const int8_t* fill) {
+  return Append(sim, {inputs, inputs + input_count}, output, [&]() -> std::unique_ptr<Layer> {
     const Graph& graph = sim->graph;
-    return std::make_unique<tflm_zo::sim::PadLayer>(
+    std::vector<int64_t> sizes;
+    int64_t total = 0;
+    for (int32_t i = 0; i < input_count; ++i) {
+      sizes.push_back(graph.TensorBytes(inputs[i]));
+      total += sizes.back();
+    }
+    const int64_t elements = graph.TensorBytes(output);
+    return std::make_unique<tflm_zo::sim::GatherLayer>(
+        sizes, Places(places, elements, -1, total),
+        fill == nullptr ? std::vector<int8_t>(static_cast<size_t>(elements))
+                        : std::vector<int8_t>(fill, fill + elements));
+  });
+}
+
+int32_t tflm_zo_sim_add_extremum(TflmZoSim* sim, int32_t input, int32_t output,
+                                 const int32_t* places, int32_t count, int32_t maximum) {
+  if (count < 1) return Fail(sim, "an extremum is taken of nothing");
+  return Append(sim, {input}, output, [&]() -> std::unique_ptr<Layer> {
+    const Graph& graph = sim->graph;
+    return std::make_unique<tflm_zo::sim::ExtremumLayer>(
         graph.TensorBytes(input),
-        Places(places, graph.TensorBytes(output), -1, graph.TensorBytes(input)),
-        static_cast<int8_t>(value));
+        Places(places, graph.TensorBytes(output) * count, 0, graph.TensorBytes(input)), count,
+        maximum != 0);
   });
 }
 
@@ -298,7 +339,7 @@ int32_t tflm_zo_sim_add_softmax(TflmZoSim* sim, int32_t input, int32_t output, i
       graph.TensorBytes(input) % depth != 0) {
     return Fail(sim, "the tensors of a softmax do not fit its depth");
   }
-  return Append(sim, input, -1, output, [&]() -> std::unique_ptr<Layer> {
+  return Append(sim, {input}, output, [&]() -> std::unique_ptr<Layer> {
     return std::make_unique<tflm_zo::sim::SoftmaxLayer>(
         static_cast<int32_t>(graph.TensorBytes(input) / depth), depth, multiplier, left_shift,
         diff_min);
@@ -311,7 +352,7 @@ int32_t tflm_zo_sim_add_reshape(TflmZoSim* sim, int32_t input, int32_t output) {
       graph.TensorBytes(input) != graph.TensorBytes(output)) {
     return Fail(sim, "the tensors of a reshape differ in size");
   }
-  return Append(sim, input, -1, output, [&]() -> std::unique_ptr<Layer> {
+  return Append(sim, {input}, output, [&]() -> std::unique_ptr<Layer> {
     return std::make_unique<tflm_zo::sim::ReshapeLayer>(graph.TensorBytes(input));
   });
 }

@@ -113,7 +113,7 @@ typedef struct TflmZoSimRequantizeParams {
 } TflmZoSimRequantizeParams;
 
 // `multiplier` and `left_shift` bring the input to Q4.27; codes that are `radius` or more from its
-// zero point give 0 or 1.
+// zero point give the function's limits. Of LOGISTIC and TANH.
 typedef struct TflmZoSimLogisticParams {
   int32_t input_zero_point;
   int32_t radius;
@@ -186,10 +186,33 @@ TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_requantize(TflmZoSim* sim, int32_t in
 TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_logistic(TflmZoSim* sim, int32_t input, int32_t output,
                                                     const TflmZoSimLogisticParams* params);
 
-// PAD and PADV2. places[i] is the element of the input that output element i of a sample takes, or
-// -1 for `value`; it is copied.
-TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_pad(TflmZoSim* sim, int32_t input, int32_t output,
-                                               const int32_t* places, int32_t value);
+// TANH, with output scale 1 / 128 and zero point 0.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_tanh(TflmZoSim* sim, int32_t input, int32_t output,
+                                                const TflmZoSimLogisticParams* params);
+
+// Any operator that makes each output code of one input code: `table` has 256 of them, for codes
+// from -128 on, and is copied.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_lookup(TflmZoSim* sim, int32_t input, int32_t output,
+                                                  const int8_t* table);
+
+// Any operator that makes each output code of two: `table` [256][256], by the codes of the first
+// and the second operand from -128 on, is copied.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_pairs(TflmZoSim* sim, const TflmZoSimOperand* first,
+                                                 const TflmZoSimOperand* second, int32_t output,
+                                                 const int8_t* table);
+
+// Operators that move codes: PAD, CONCATENATION, TRANSPOSE, STRIDED_SLICE and others. places[i] is
+// the element that output element i of a sample takes, counted through the inputs' elements one
+// input after the other, or -1 for fill[i]. `fill` is null if there is none. Both are copied.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_gather(TflmZoSim* sim, const int32_t* inputs,
+                                                  int32_t input_count, int32_t output,
+                                                  const int32_t* places, const int8_t* fill);
+
+// REDUCE_MAX (`maximum` 1) and REDUCE_MIN (0): output element i is the largest or smallest of the
+// input's elements places[i * count ...]; it is copied.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_extremum(TflmZoSim* sim, int32_t input, int32_t output,
+                                                    const int32_t* places, int32_t count,
+                                                    int32_t maximum);
 
 // SOFTMAX over rows of `depth`. `multiplier` and `left_shift` bring input differences to Q5.26;
 // elements more than -diff_min below the maximum count as zero.

@@ -8,7 +8,8 @@ What reads a model reads it through :class:`Graph`; what changes one edits its t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -69,8 +70,8 @@ class Tensor:
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """The shape without the batch dimension."""
-        return self.shape[1:]
+        """The shape without the batch dimension; the whole of it where an operator has moved or dropped that."""
+        return self.shape[1:] if self.shape[:1] == (1,) else self.shape
 
     @property
     def sample_size(self) -> int:
@@ -189,7 +190,7 @@ def int8_part(graph: Graph) -> Graph:
     Left out are a QUANTIZE of the model's float input and a DEQUANTIZE to its float output, in whose place their int8
     tensors are input and output; and operators that compute nothing but the shape that a RESHAPE is given. Converters
     write those where the batch size is open; TFLite Micro takes the shape of a RESHAPE from its output tensor, so a run
-    without them has the same results.
+    without them has the same results. Operators with several outputs are taken apart: the simulator's have one each.
     """
     without = _shape_operators(graph)
     inputs, outputs = list(graph.inputs), list(graph.outputs)
@@ -200,8 +201,17 @@ def int8_part(graph: Graph) -> Graph:
         elif _is_end(graph, op, "DEQUANTIZE", op.outputs, op.inputs, outputs):
             outputs[outputs.index(op.outputs[0])] = op.inputs[0]
             without.add(op.index)
-    operators = tuple(op for op in graph.operators if op.index not in without)
+    operators = tuple(part for op in graph.operators if op.index not in without for part in _one_output(op))
     return Graph(graph.tensors, operators, tuple(inputs), tuple(outputs))
+
+
+def _one_output(op: Operator) -> Iterator[Operator]:
+    """A builtin operator with several outputs as one for each, which its option ``part`` counts; others as they are."""
+    if len(op.outputs) < 2 or op.name.startswith("CUSTOM"):
+        yield op
+        return
+    for part, output in enumerate(op.outputs):
+        yield replace(op, outputs=(output,), options={**op.options, "part": part})
 
 
 def _is_end(

@@ -189,9 +189,42 @@ class Engine:
         native = layouts.LogisticParams(input_zero_point, *params)
         self._check(self._library.tflm_zo_sim_add_logistic(self._handle, *tensors, native))
 
-    def add_pad(self, tensors: tuple[int, int], places: np.ndarray, value: int) -> None:
-        """Append a padding. ``places``: int32, for each element of the output that of the input, -1 for ``value``."""
-        self._check(self._library.tflm_zo_sim_add_pad(self._handle, *tensors, _address(places), value))
+    def add_tanh(self, tensors: tuple[int, int], input_zero_point: int, params: LogisticParams) -> None:
+        """Append a hyperbolic tangent; ``tensors``: input and output."""
+        native = layouts.LogisticParams(input_zero_point, *params)
+        self._check(self._library.tflm_zo_sim_add_tanh(self._handle, *tensors, native))
+
+    def add_lookup(self, tensors: tuple[int, int], table: np.ndarray) -> None:
+        """Append an operator on single codes. ``table``: int8 (256,), for codes from -128 on."""
+        self._check(self._library.tflm_zo_sim_add_lookup(self._handle, *tensors, _address(table)))
+
+    def add_pairs(self, operands: tuple[Operand, Operand], output: int, table: np.ndarray) -> None:
+        """Append an operator on pairs of codes of any shapes. ``table``: int8 (256, 256), by both codes from -128 on."""
+        first, second = (operand.native() for operand in operands)
+        self._check(self._library.tflm_zo_sim_add_pairs(self._handle, first, second, output, _address(table)))
+
+    def add_gather(
+        self, inputs: Sequence[int], output: int, places: np.ndarray, fill: np.ndarray | None = None
+    ) -> None:
+        """Append an operator that moves codes.
+
+        ``places``: int32, for each element of the output that of the inputs, counted through one after the other, or
+        -1 for the one of ``fill`` (int8, of the output's size).
+        """
+        indices = (ctypes.c_int32 * len(inputs))(*inputs)
+        self._check(
+            self._library.tflm_zo_sim_add_gather(
+                self._handle, indices, len(inputs), output, _address(places), _address(fill)
+            )
+        )
+
+    def add_extremum(self, tensors: tuple[int, int], places: np.ndarray, maximum: bool) -> None:
+        """Append a maximum or minimum over ``places``: int32 (outputs, elements of the input for each)."""
+        self._check(
+            self._library.tflm_zo_sim_add_extremum(
+                self._handle, *tensors, _address(places), places.shape[1], maximum
+            )
+        )
 
     def add_softmax(self, tensors: tuple[int, int], depth: int, params: SoftmaxParams) -> None:
         """Append a softmax over rows of ``depth`` elements."""

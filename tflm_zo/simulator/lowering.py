@@ -9,118 +9,19 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model.activation import activation_range
-from tflm_zo.model.graph import Graph, Operator, Tensor
-from tflm_zo.model.quantization import INT8_MAX, INT8_MIN
-from tflm_zo.model.window import Geometry, depth_multiplier, read_geometry
+from tflm_zo.model.graph import Graph, Operator
+from tflm_zo.model.quantization import INT8_MIN
+from tflm_zo.model.window import Geometry, depth_multiplier
 from tflm_zo.simulator import fixed_point
-from tflm_zo.simulator.engine import Engine, Operand, weight_quantization
+from tflm_zo.simulator.engine import Engine, weight_quantization
 from tflm_zo.simulator.fixed_point import Multiplier
+from tflm_zo.simulator.lowering_context import Constants, Context
+from tflm_zo.simulator.lowering_moves import MOVE_LOWERINGS
+from tflm_zo.simulator.lowering_tables import TABLE_LOWERINGS
 from tflm_zo.simulator.sim_layer import SimLayer
 
-Constants = Callable[[int], np.ndarray]
-
-
-class _Context:
-    """One operator with the tensors it connects; errors name the operator."""
-
-    def __init__(self, engine: Engine, graph: Graph, op: Operator, index: int, constants: Constants) -> None:
-        self.engine = engine
-        self.graph = graph
-        self.op = op
-        self.index = index
-        self.constants = constants
-
-    def fail(self, why: str) -> ZoError:
-        return self.op.fail(why)
-
-    def activation(self, index: int) -> Tensor:
-        tensor = self.graph.tensors[index] if index >= 0 else None
-        if tensor is None or tensor.data is not None:
-            raise self.fail("an input that must be computed is a constant or missing")
-        if tensor.type != "INT8" or tensor.scales.size != 1:
-            raise self.fail(f"tensor '{tensor.name}' is not an int8 tensor with one scale; quantize the model fully")
-        if not tensor.shape or tensor.shape[0] != 1 or tensor.sample_size < 1:
-            raise self.fail(f"tensor '{tensor.name}' has shape {tensor.shape}; the batch dimension must be 1")
-        return tensor
-
-    def image(self, index: int) -> Tensor:
-        tensor = self.activation(index)
-        if len(tensor.shape) != 4:
-            raise self.fail(f"tensor '{tensor.name}' has shape {tensor.shape}; four dimensions are needed")
-        return tensor
-
-    @property
-    def input(self) -> int:
-        return self.op.inputs[0]
-
-    @property
-    def output(self) -> int:
-        return self.op.outputs[0]
-
-    def weights(self) -> tuple[Tensor, np.ndarray]:
-        tensor = self.graph.tensors[self.op.inputs[1]]
-        if tensor.type != "INT8" or tensor.data is None:
-            raise self.fail(f"weights '{tensor.name}' are {tensor.type} or not constant; constant int8 is needed")
-        if tensor.scales.size < 1 or np.any(tensor.zero_points != 0):
-            raise self.fail(f"weights '{tensor.name}' must be quantized symmetrically, with zero point 0")
-        return tensor, self.constants(tensor.index)
-
-    def bias(self, channels: int) -> np.ndarray | None:
-        if len(self.op.inputs) < 3 or self.op.inputs[2] < 0:
-            return None
-        tensor = self.graph.tensors[self.op.inputs[2]]
-        if tensor.type != "INT32" or tensor.data is None or tensor.data.size != channels:
-            raise self.fail(f"bias '{tensor.name}' must be a constant of {channels} int32 values")
-        return self.constants(tensor.index)
-
-    def constant(self, position: int, kind: str) -> np.ndarray:
-        tensor = self.graph.tensors[self.op.inputs[position]]
-        if tensor.type != kind or tensor.data is None:
-            raise self.fail(f"tensor '{tensor.name}' must be a constant of type {kind}")
-        return tensor.data
-
-    def activation_range(self) -> tuple[int, int]:
-        output = self.activation(self.output)
-        return activation_range(self.op.activation, output.scale, output.zero_point)
-
-    def geometry(self, kernel: tuple[int, int] | None = None) -> Geometry:
-        """How the window slides: of a pooling, or with the ``kernel`` of a convolution's weights."""
-        return read_geometry(self.op, self.image(self.input), self.image(self.output), kernel)
-
-    def layer(
-        self,
-        *,
-        geometry: Geometry | None = None,
-        activation: tuple[int, int] = (INT8_MIN, INT8_MAX),
-        weights: tuple[Tensor, np.ndarray] | None = None,
-        bias: np.ndarray | None = None,
-        multipliers: Sequence[Multiplier] | None = None,
-        inputs: tuple[int, ...] | None = None,
-    ) -> SimLayer:
-        significands = shifts = None
-        if multipliers is not None:
-            significands = np.array([m.significand for m in multipliers], np.int64)
-            shifts = np.array([m.left_shift - m.right_shift for m in multipliers], np.int64)
-        return SimLayer(
-            index=self.index,
-            op=self.op.name,
-            inputs=(self.input,) if inputs is None else inputs,
-            output=self.output,
-            activation=self.op.activation,
-            weights=None if weights is None else weights[1],
-            bias=bias,
-            weight_scales=None if weights is None else weights[0].scales,
-            multipliers=significands,
-            shifts=shifts,
-            activation_min=activation[0],
-            activation_max=activation[1],
-            geometry=geometry,
-        )
-
-
 def _with_weights(
-    c: _Context,
+    c: Context,
     geometry: Geometry,
     channels: int,
     multipliers: Sequence[Multiplier],
@@ -157,14 +58,14 @@ def _with_weights(
     )
 
 
-def _multipliers(c: _Context, channels: int) -> list[Multiplier]:
+def _multipliers(c: Context, channels: int) -> list[Multiplier]:
     scales = c.weights()[0].scales
     if scales.size not in (1, channels):
         raise c.fail(f"{scales.size} weight scales for {channels} output channels")
     return fixed_point.weight_multipliers(c.activation(c.input).scale, scales, c.activation(c.output).scale, channels)
 
 
-def _conv(c: _Context) -> SimLayer:
+def _conv(c: Context) -> SimLayer:
     shape = c.weights()[0].shape
     channels = c.image(c.output).shape[3]
     geometry = c.geometry((shape[1], shape[2]))
@@ -173,7 +74,7 @@ def _conv(c: _Context) -> SimLayer:
     return _with_weights(c, geometry, channels, _multipliers(c, channels))
 
 
-def _depthwise(c: _Context) -> SimLayer:
+def _depthwise(c: Context) -> SimLayer:
     shape = c.weights()[0].shape
     channels = c.image(c.output).shape[3]
     geometry = c.geometry((shape[1], shape[2]))
@@ -183,7 +84,7 @@ def _depthwise(c: _Context) -> SimLayer:
     return _with_weights(c, geometry, channels, _multipliers(c, channels), multiplier)
 
 
-def _fully_connected(c: _Context) -> SimLayer:
+def _fully_connected(c: Context) -> SimLayer:
     if c.op.options.get("weightsFormat", 0) != 0:
         raise c.fail("only the default weights format is supported")
     tensor, _ = c.weights()
@@ -203,7 +104,7 @@ def _fully_connected(c: _Context) -> SimLayer:
     return _with_weights(c, geometry, channels, multipliers)
 
 
-def _pool(c: _Context) -> SimLayer:
+def _pool(c: Context) -> SimLayer:
     source, target = c.image(c.input), c.image(c.output)
     if source.zero_point != target.zero_point or abs(source.scale - target.scale) > 1e-6:
         raise c.fail("input and output of a pooling must have the same scale and zero point")
@@ -213,7 +114,7 @@ def _pool(c: _Context) -> SimLayer:
     return c.layer(geometry=geometry, activation=activation)
 
 
-def _mean(c: _Context) -> SimLayer:
+def _mean(c: Context) -> SimLayer:
     source, target = c.activation(c.input), c.activation(c.output)
     ranks = len(source.shape)
     axes = sorted({int(axis) % ranks for axis in c.constant(1, "INT32").reshape(-1)})
@@ -228,26 +129,20 @@ def _mean(c: _Context) -> SimLayer:
     return c.layer()
 
 
-def _operand(c: _Context, index: int) -> tuple[Tensor, Operand]:
-    """An input of an elementwise operator, which must fit the output's shape by broadcasting."""
-    tensor = c.graph.tensors[index]
-    shape = c.activation(c.output).shape
-    if tensor.data is None:
-        c.activation(index)
-    elif tensor.type != "INT8" or tensor.scales.size != 1:
-        raise c.fail(f"constant '{tensor.name}' is not an int8 tensor with one scale; quantize the model fully")
-    places = None
-    if tensor.shape != shape:
-        numbers = np.arange(math.prod(tensor.shape), dtype=np.int32).reshape(tensor.shape)
-        try:
-            places = np.ascontiguousarray(np.broadcast_to(numbers, shape))
-        except ValueError:
-            raise c.fail(f"operand '{tensor.name}' of shape {tensor.shape} does not fit {shape}") from None
-    return tensor, Operand(-1 if tensor.data is not None else index, tensor.data, places)
+def _extremum(c: Context) -> SimLayer:
+    source, target = c.activation(c.input), c.activation(c.output)
+    c.same_scale(c.input, c.output)
+    rank = len(source.shape)
+    axes = sorted({int(axis) % rank for axis in c.constant(1, "INT32").reshape(-1)})
+    others = [axis for axis in range(rank) if axis not in axes]
+    numbers = np.arange(source.sample_size, dtype=np.int32).reshape(source.shape)
+    places = np.ascontiguousarray(numbers.transpose(others + axes).reshape(target.sample_size, -1))
+    c.engine.add_extremum((c.input, c.output), places, c.op.name == "REDUCE_MAX")
+    return c.layer()
 
 
-def _elementwise(c: _Context) -> SimLayer:
-    (first, one), (second, other) = (_operand(c, index) for index in c.op.inputs[:2])
+def _elementwise(c: Context) -> SimLayer:
+    (first, one), (second, other) = (c.operand(index) for index in c.op.inputs[:2])
     inputs = tuple(operand.tensor for operand in (one, other) if operand.tensor >= 0)
     if not inputs:
         raise c.fail("both inputs are constants; an input that is computed is needed")
@@ -270,7 +165,7 @@ def _elementwise(c: _Context) -> SimLayer:
     return c.layer(activation=activation, inputs=inputs)
 
 
-def _quantize(c: _Context) -> SimLayer:
+def _quantize(c: Context) -> SimLayer:
     source, target = c.activation(c.input), c.activation(c.output)
     if source.shape != target.shape:
         raise c.fail(f"input and output have shapes {source.shape} and {target.shape}; they must be the same")
@@ -279,7 +174,7 @@ def _quantize(c: _Context) -> SimLayer:
     return c.layer()
 
 
-def _logistic(c: _Context) -> SimLayer:
+def _logistic(c: Context) -> SimLayer:
     source, target = c.activation(c.input), c.activation(c.output)
     if source.shape != target.shape or target.zero_point != INT8_MIN:
         raise c.fail("the output must have the input's shape and zero point -128")
@@ -287,24 +182,7 @@ def _logistic(c: _Context) -> SimLayer:
     return c.layer()
 
 
-def _pad(c: _Context) -> SimLayer:
-    source, target = c.activation(c.input), c.activation(c.output)
-    border = c.constant(1, "INT32").reshape(-1, 2)
-    expected = tuple(size + int(sum(pads)) for size, pads in zip(source.shape, border, strict=False))
-    if len(border) != len(source.shape) or np.any(border < 0) or np.any(border[0]) or target.shape != expected:
-        raise c.fail(f"{source.shape} cannot be padded by {border.tolist()} to {target.shape}")
-    value = target.zero_point
-    if len(c.op.inputs) > 2:
-        value = int(c.constant(2, "INT8").reshape(-1)[0])
-        given = c.graph.tensors[c.op.inputs[2]]
-        if given.scale != target.scale or given.zero_point != target.zero_point:
-            raise c.fail(f"value '{given.name}' and the output must have the same scale and zero point")
-    numbers = np.arange(source.sample_size, dtype=np.int32).reshape(source.shape)
-    c.engine.add_pad((c.input, c.output), np.pad(numbers, border, constant_values=-1), value)
-    return c.layer()
-
-
-def _softmax(c: _Context) -> SimLayer:
+def _softmax(c: Context) -> SimLayer:
     source, target = c.activation(c.input), c.activation(c.output)
     if target.zero_point != INT8_MIN or target.scale != np.float32(1.0 / 256.0):
         raise c.fail("the output must have scale 1/256 and zero point -128")
@@ -313,7 +191,7 @@ def _softmax(c: _Context) -> SimLayer:
     return c.layer()
 
 
-def _reshape(c: _Context) -> SimLayer:
+def _reshape(c: Context) -> SimLayer:
     source, target = c.activation(c.input), c.activation(c.output)
     if math.prod(source.shape) != math.prod(target.shape):
         raise c.fail(f"{source.shape} cannot be reshaped to {target.shape}")
@@ -321,7 +199,7 @@ def _reshape(c: _Context) -> SimLayer:
     return c.layer()
 
 
-_LOWERINGS: dict[str, Callable[[_Context], SimLayer]] = {
+_LOWERINGS: dict[str, Callable[[Context], SimLayer]] = {
     "ADD": _elementwise,
     "AVERAGE_POOL_2D": _pool,
     "CONV_2D": _conv,
@@ -332,13 +210,15 @@ _LOWERINGS: dict[str, Callable[[_Context], SimLayer]] = {
     "MAX_POOL_2D": _pool,
     "MEAN": _mean,
     "MUL": _elementwise,
-    "PAD": _pad,
-    "PADV2": _pad,
     "QUANTIZE": _quantize,
+    "REDUCE_MAX": _extremum,
+    "REDUCE_MIN": _extremum,
     "RESHAPE": _reshape,
     "SOFTMAX": _softmax,
     "SQUEEZE": _reshape,
     "SUB": _elementwise,
+    **MOVE_LOWERINGS,
+    **TABLE_LOWERINGS,
 }
 
 
@@ -362,4 +242,4 @@ def lower(engine: Engine, graph: Graph, op: Operator, index: int, constants: Con
     :func:`check_operators`. Raises :class:`ZoError` if one of its types or options is outside what the simulator
     computes.
     """
-    return _LOWERINGS[op.name](_Context(engine, graph, op, index, constants))
+    return _LOWERINGS[op.name](Context(engine, graph, op, index, constants))

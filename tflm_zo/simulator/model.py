@@ -44,6 +44,10 @@ class SimModel:
         # A float output can only be that of a DEQUANTIZE.
         self._dequantizes = any(whole.tensors[i].type == "FLOAT32" for i in whole.outputs)
         check_operators(graph.operators)
+        for index in (*graph.inputs, *graph.outputs):
+            tensor = graph.tensors[index]
+            if tensor.shape[:1] != (1,):
+                raise ZoError(f"tensor '{tensor.name}' has shape {tensor.shape}; the batch dimension must be 1")
         engine = Engine([_activation_size(graph, tensor) for tensor in graph.tensors], instruction_set)
         self._engine = engine
         self._finalizer = weakref.finalize(self, engine.close)
@@ -220,6 +224,6 @@ class SimModel:
 
 def _activation_size(graph: Graph, tensor: Tensor) -> int:
     """Elements of one sample; 0 for constants and for what the simulator cannot compute with."""
-    if tensor.data is not None or tensor.type != "INT8" or not tensor.shape or tensor.shape[0] != 1:
+    if tensor.data is not None or tensor.type != "INT8":
         return 0
     return tensor.sample_size

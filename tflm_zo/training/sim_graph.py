@@ -60,21 +60,19 @@ class TrainingGraph:
 
 def read_training_graph(tree: Any, part: Graph) -> TrainingGraph:
     """Return the training graph of a patched model's tree; ``part``: the model's :func:`int8_part`."""
-    layers = {op.index for op in part.operators}
     graph = tree.subgraphs[0]
     users: dict[int, tuple[int, int]] = {}
     producer: dict[int, int] = {}
     training = []
     layer = 0
-    for number, operator in enumerate(graph.operators):
-        if number not in layers:
-            continue
+    for op in part.operators:
+        operator = graph.operators[op.index]
         if custom_code(tree, operator).startswith(OP_PREFIX):
             training.append(operator)
             continue
-        for index in operator.inputs:
-            users[int(index)] = (users.get(int(index), (layer, layer))[0], layer)
-        producer.update({int(index): layer for index in operator.outputs})
+        for index in op.inputs:
+            users[index] = (users.get(index, (layer, layer))[0], layer)
+        producer.update(dict.fromkeys(op.outputs, layer))
         layer += 1
 
     nodes = []
