@@ -111,7 +111,7 @@ MODULES = (
                 (
                     "TflmZoSimWindow", "TflmZoSimQuantization", "TflmZoSimAddParams", "TflmZoSimMeanParams",
                     "TflmZoSimProductParams", "TflmZoSimOperand", "TflmZoSimRequantizeParams",
-                    "TflmZoSimLogisticParams", "*",
+                    "TflmZoSimLogisticParams", "TflmZoSimMatmulParams", "TflmZoSimLstmParams", "*",
                 ),
             ),
             Header(

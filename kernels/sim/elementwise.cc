@@ -56,14 +56,7 @@ void ElementwiseLayer::Run(const LayerIo& io) {
   int8_t* output = io.output;
   for (int32_t s = 0; s < io.samples; ++s) {
     const int8_t* values[2];
-    for (int i = 0; i < 2; ++i) {
-      const Operand& operand = operands_[i];
-      values[i] = operand.input < 0 ? operand.constant.data()
-                                    : io.inputs[operand.input] + s * operand.bytes;
-      if (operand.places.empty()) continue;
-      for (int64_t e = 0; e < elements_; ++e) gathered_[i][e] = values[i][operand.places[e]];
-      values[i] = gathered_[i].data();
-    }
+    for (int i = 0; i < 2; ++i) values[i] = operands_[i].Values(io, s, gathered_[i].data());
     for (int64_t e = 0; e < elements_; ++e) {
       output[e] = table_[(values[0][e] + 128) * 256 + values[1][e] + 128];
     }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "layer.h"
+#include "operand.h"
 #include "sim_api.h"
 
 namespace tflm_zo {
@@ -19,15 +20,6 @@ using PairTable = std::vector<int8_t>;
 
 PairTable SumTable(const TflmZoSimAddParams& params, bool subtract);
 PairTable ProductTable(const TflmZoSimProductParams& params);
-
-// An input or a constant, brought to the output's shape.
-struct Operand {
-  int32_t input;  // of the layer, 0 or 1; -1 for a constant
-  int64_t bytes;  // of the input, per sample
-  std::vector<int32_t>
-      places;  // of each output element in the input; none if the shapes are the same
-  std::vector<int8_t> constant;  // for each output element
-};
 
 class ElementwiseLayer : public Layer {
  public:

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "add.h"
+#include "append.h"
 #include "conv.h"
 #include "depthwise.h"
 #include "elementwise.h"
@@ -20,45 +21,22 @@
 #include "mean.h"
 #include "pool.h"
 #include "reshape.h"
-#include "sim_handle.h"
 #include "softmax.h"
 
+using tflm_zo::sim::Append;
+using tflm_zo::sim::Fail;
 using tflm_zo::sim::Graph;
 using tflm_zo::sim::InputBytes;
 using tflm_zo::sim::IsValid;
 using tflm_zo::sim::Layer;
+using tflm_zo::sim::MakeOperand;
+using tflm_zo::sim::Places;
 using tflm_zo::sim::Window;
 
 namespace {
 
-int32_t Fail(TflmZoSim* sim, std::string message) {
-  sim->error = std::move(message);
-  return 1;
-}
-
 int64_t OutputBytes(const Window& window, int32_t channels) {
   return static_cast<int64_t>(window.output_height) * window.output_width * channels;
-}
-
-// Calls `make` for the new layer and appends it; what the standard library throws, for lack of
-// memory, must not cross the C interface.
-template <class Make>
-int32_t Append(TflmZoSim* sim, std::vector<int32_t> inputs, int32_t output, const Make& make) {
-  try {
-    sim->error.clear();
-    if (sim->graph.finished()) return Fail(sim, "a layer was added after finish");
-    std::vector<int32_t> tensors = inputs;
-    tensors.push_back(output);
-    for (int32_t tensor : tensors) {
-      if (!sim->graph.IsTensor(tensor)) {
-        return Fail(sim, "tensor " + std::to_string(tensor) + " does not exist or has no data");
-      }
-    }
-    sim->graph.Add(make(), std::move(inputs), output);
-    return 0;
-  } catch (const std::exception& exception) {
-    return Fail(sim, exception.what());
-  }
 }
 
 // Checks a window against the tensors that it connects.
@@ -74,30 +52,6 @@ std::string CheckWindow(const TflmZoSim* sim, const Window& window, int32_t inpu
     return "the window does not fit its output tensor";
   }
   return "";
-}
-
-// Element numbers of `places`, checked against the `bytes` of the tensor that they are in; `least`
-// is the smallest number allowed.
-std::vector<int32_t> Places(const int32_t* places, int64_t count, int32_t least, int64_t bytes) {
-  std::vector<int32_t> result(places, places + count);
-  for (int32_t place : result) {
-    if (place < least || place >= bytes) throw std::out_of_range("an element is out of range");
-  }
-  return result;
-}
-
-tflm_zo::sim::Operand MakeOperand(const Graph& graph, const TflmZoSimOperand& operand,
-                                  int32_t input, int64_t elements) {
-  tflm_zo::sim::Operand made{operand.tensor < 0 ? -1 : input, 0, {}, {}};
-  if (operand.tensor >= 0) {
-    made.bytes = graph.TensorBytes(operand.tensor);
-    if (operand.places != nullptr) made.places = Places(operand.places, elements, 0, made.bytes);
-    return made;
-  }
-  for (int64_t i = 0; i < elements; ++i) {
-    made.constant.push_back(operand.constant[operand.places == nullptr ? i : operand.places[i]]);
-  }
-  return made;
 }
 
 // `make_table` gives what the operator makes of every pair of codes.

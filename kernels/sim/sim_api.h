@@ -121,6 +121,30 @@ typedef struct TflmZoSimLogisticParams {
   int32_t left_shift;
 } TflmZoSimLogisticParams;
 
+// Sizes and rescaling of BATCH_MATMUL.
+typedef struct TflmZoSimMatmulParams {
+  int32_t batches;
+  int32_t rows;
+  int32_t columns;
+  int32_t depth;
+  int32_t left_zero_point;
+  int32_t right_zero_point;
+  int32_t multiplier;
+  int32_t left_shift;
+  int32_t right_shift;
+  int32_t output_zero_point;
+} TflmZoSimMatmulParams;
+
+// Sizes of an LSTM. `cell_clip`: in codes of the cell state, 0 for none.
+typedef struct TflmZoSimLstmParams {
+  int32_t steps;
+  int32_t inputs;
+  int32_t units;
+  int32_t input_zero_point;
+  int32_t hidden_zero_point;
+  int32_t cell_clip;
+} TflmZoSimLstmParams;
+
 // `tensor_bytes`: size of each tensor for one sample, 0 for those that no layer computes with.
 // `instruction_set`: an InstructionSet (kernels.h). Null if this processor lacks it, or without
 // memory.
@@ -219,6 +243,36 @@ TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_extremum(TflmZoSim* sim, int32_t inpu
 TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_softmax(TflmZoSim* sim, int32_t input, int32_t output,
                                                    int32_t depth, int32_t multiplier,
                                                    int32_t left_shift, int32_t diff_min);
+
+// BATCH_MATMUL. `left`, by its places, is [batches][rows][depth], `right`
+// [batches][columns][depth], the output [batches][rows][columns].
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_matmul(TflmZoSim* sim, const TflmZoSimOperand* left,
+                                                  const TflmZoSimOperand* right, int32_t output,
+                                                  const TflmZoSimMatmulParams* params);
+
+// TRANSPOSE_CONV. `window`: the input's and output's size are those of the layer, stride and
+// padding those of the convolution that it transposes; no dilation. `weights`
+// [output_channels][kernel_height][kernel_width][channels] and `bias` (null for none) are copied.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_transpose_conv(
+    TflmZoSim* sim, int32_t input, int32_t output, const TflmZoSimWindow* window,
+    int32_t output_channels, const int8_t* weights, const int32_t* bias,
+    const TflmZoSimQuantization* quantization);
+
+// RESIZE_BILINEAR: output element i of a sample is the mean of the input's elements places[4 i ...]
+// with weights[4 i ...], whose sum is 2^20. Both are copied.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_blend(TflmZoSim* sim, int32_t input, int32_t output,
+                                                 const int32_t* places, const int32_t* weights);
+
+// UNIDIRECTIONAL_SEQUENCE_LSTM over input [steps][inputs]; the output is [steps][units]. Gates are
+// in the order input, forget, cell, output: `weights` [4][units][inputs + units], `bias`
+// [4][units]. `rescalings` [11][3] (multiplier, left and right shift): of the sums over inputs and
+// over units for each gate, then of the products forget gate by cell, input gate by cell gate,
+// output gate by the cell's tanh. `tables` [3][65536] from code -32768 on: the gates' function, the
+// cell gate's, that of the cell. All are copied.
+TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_lstm(TflmZoSim* sim, int32_t input, int32_t output,
+                                                const TflmZoSimLstmParams* params,
+                                                const int8_t* weights, const int32_t* bias,
+                                                const int32_t* rescalings, const int16_t* tables);
 
 // RESHAPE, EXPAND_DIMS, SQUEEZE: the output has the bytes of the input.
 TFLM_ZO_SIM_EXPORT int32_t tflm_zo_sim_add_reshape(TflmZoSim* sim, int32_t input, int32_t output);

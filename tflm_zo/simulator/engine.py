@@ -226,6 +226,53 @@ class Engine:
             )
         )
 
+    def add_matmul(self, operands: tuple[Operand, Operand], output: int, params: layouts.MatmulParams) -> None:
+        """Append a product of matrices; ``operands``: (batches, rows, depth) and (batches, columns, depth)."""
+        left, right = (operand.native() for operand in operands)
+        self._check(self._library.tflm_zo_sim_add_matmul(self._handle, left, right, output, params))
+
+    def add_transpose_conv(
+        self,
+        tensors: tuple[int, int],
+        geometry: Geometry,
+        weights: np.ndarray,
+        bias: np.ndarray | None,
+        quantization: layouts.Quantization,
+    ) -> None:
+        """Append a transposed convolution; ``tensors``: input and output; ``weights``: int8 (outputs, ..., inputs)."""
+        self._check(
+            self._library.tflm_zo_sim_add_transpose_conv(
+                self._handle,
+                *tensors,
+                _window(geometry),
+                len(weights),
+                _address(weights),
+                _address(bias),
+                quantization,
+            )
+        )
+
+    def add_blend(self, tensors: tuple[int, int], places: np.ndarray, weights: np.ndarray) -> None:
+        """Append weighted means of four elements: ``places`` and ``weights`` (outputs, 4), int32, sums 2**20."""
+        self._check(self._library.tflm_zo_sim_add_blend(self._handle, *tensors, _address(places), _address(weights)))
+
+    def add_lstm(
+        self,
+        tensors: tuple[int, int],
+        params: layouts.LstmParams,
+        parameters: tuple[np.ndarray, np.ndarray],
+        rescalings: Sequence[Multiplier],
+        tables: np.ndarray,
+    ) -> None:
+        """Append an LSTM; ``tensors``: input and output; ``parameters``: weights and biases of all gates."""
+        weights, bias = parameters
+        native = np.array([(r.significand, r.left_shift, r.right_shift) for r in rescalings], np.int32)
+        self._check(
+            self._library.tflm_zo_sim_add_lstm(
+                self._handle, *tensors, params, *map(_address, (weights, bias, native, tables))
+            )
+        )
+
     def add_softmax(self, tensors: tuple[int, int], depth: int, params: SoftmaxParams) -> None:
         """Append a softmax over rows of ``depth`` elements."""
         self._check(self._library.tflm_zo_sim_add_softmax(self._handle, *tensors, depth, *params))

@@ -141,6 +141,32 @@ class LogisticParams(Structure):
     left_shift: I32
 
 
+class MatmulParams(Structure):
+    """``TflmZoSimMatmulParams`` of ``kernels/sim/sim_api.h``."""
+
+    batches: I32
+    rows: I32
+    columns: I32
+    depth: I32
+    left_zero_point: I32
+    right_zero_point: I32
+    multiplier: I32
+    left_shift: I32
+    right_shift: I32
+    output_zero_point: I32
+
+
+class LstmParams(Structure):
+    """``TflmZoSimLstmParams`` of ``kernels/sim/sim_api.h``."""
+
+    steps: I32
+    inputs: I32
+    units: I32
+    input_zero_point: I32
+    hidden_zero_point: I32
+    cell_clip: I32
+
+
 # kernels/sim/train_api.h
 
 
@@ -238,6 +264,16 @@ PROTOTYPES: Prototypes = {
     "tflm_zo_sim_add_gather": (c_int32, [c_void_p, c_void_p, c_int32, c_int32, c_void_p, c_void_p]),
     "tflm_zo_sim_add_extremum": (c_int32, [c_void_p, c_int32, c_int32, c_void_p, c_int32, c_int32]),
     "tflm_zo_sim_add_softmax": (c_int32, [c_void_p, c_int32, c_int32, c_int32, c_int32, c_int32, c_int32]),
+    "tflm_zo_sim_add_matmul": (c_int32, [c_void_p, POINTER(Operand), POINTER(Operand), c_int32, POINTER(MatmulParams)]),
+    "tflm_zo_sim_add_transpose_conv": (
+        c_int32,
+        [c_void_p, c_int32, c_int32, POINTER(Window), c_int32, c_void_p, c_void_p, POINTER(Quantization)],
+    ),
+    "tflm_zo_sim_add_blend": (c_int32, [c_void_p, c_int32, c_int32, c_void_p, c_void_p]),
+    "tflm_zo_sim_add_lstm": (
+        c_int32,
+        [c_void_p, c_int32, c_int32, POINTER(LstmParams), c_void_p, c_void_p, c_void_p, c_void_p],
+    ),
     "tflm_zo_sim_add_reshape": (c_int32, [c_void_p, c_int32, c_int32]),
     "tflm_zo_sim_finish": (c_int32, [c_void_p]),
     "tflm_zo_sim_run": (c_int32, [c_void_p, c_int32, c_int32, c_int64, c_void_p, c_void_p, c_int32, c_int32, c_void_p]),

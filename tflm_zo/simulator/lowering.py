@@ -16,6 +16,7 @@ from tflm_zo.simulator import fixed_point
 from tflm_zo.simulator.engine import Engine, weight_quantization
 from tflm_zo.simulator.fixed_point import Multiplier
 from tflm_zo.simulator.lowering_context import Constants, Context
+from tflm_zo.simulator.lowering_more import MORE_LOWERINGS
 from tflm_zo.simulator.lowering_moves import MOVE_LOWERINGS
 from tflm_zo.simulator.lowering_tables import TABLE_LOWERINGS
 from tflm_zo.simulator.sim_layer import SimLayer
@@ -217,6 +218,7 @@ _LOWERINGS: dict[str, Callable[[Context], SimLayer]] = {
     "SOFTMAX": _softmax,
     "SQUEEZE": _reshape,
     "SUB": _elementwise,
+    **MORE_LOWERINGS,
     **MOVE_LOWERINGS,
     **TABLE_LOWERINGS,
 }

@@ -65,10 +65,10 @@ class Context:
             raise self.fail(f"weights '{tensor.name}' must be quantized symmetrically, with zero point 0")
         return tensor, self.constants(tensor.index)
 
-    def bias(self, channels: int) -> np.ndarray | None:
-        if len(self.op.inputs) < 3 or self.op.inputs[2] < 0:
+    def bias(self, channels: int, position: int = 2) -> np.ndarray | None:
+        if len(self.op.inputs) <= position or self.op.inputs[position] < 0:
             return None
-        tensor = self.graph.tensors[self.op.inputs[2]]
+        tensor = self.graph.tensors[self.op.inputs[position]]
         if tensor.type != "INT32" or tensor.data is None or tensor.data.size != channels:
             raise self.fail(f"bias '{tensor.name}' must be a constant of {channels} int32 values")
         return self.constants(tensor.index)

@@ -104,7 +104,7 @@ def _transpose(c: Context, numbers: np.ndarray) -> np.ndarray:
 
 def _part(op: Operator) -> int:
     """Which output of an operator with several this is."""
-    return int(op.options["part"])
+    return int(op.options.get("part", 0))
 
 
 def _split(c: Context, numbers: np.ndarray) -> np.ndarray:
