@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model.file import builtin_code, builtin_name, load_model, shape_of, tensor_name, text_of
+from tflm_zo.model.file import builtin_code, builtin_name, shape_of, tensor_name, text_of
 from tflm_zo.model.quantization import Quantization, checked_quantization, decode_quantization
 from tflm_zo.model.schema import schema
 
@@ -119,7 +119,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Graph:
-    """A model's main subgraph, operators in the order in which they run."""
+    """A subgraph of a model, operators in the order in which they run."""
 
     tensors: tuple[Tensor, ...]
     operators: tuple[Operator, ...]
@@ -131,9 +131,9 @@ def _indices(values: Any) -> tuple[int, ...]:
     return () if values is None else tuple(int(value) for value in values)
 
 
-def read_tensor(tree: Any, index: int) -> Tensor:
-    """Return a tensor of the main subgraph of a model's tree."""
-    raw = tree.subgraphs[0].tensors[index]
+def read_tensor(tree: Any, index: int, number: int = 0) -> Tensor:
+    """Return a tensor of a subgraph of a model's tree, the main one by default."""
+    raw = tree.subgraphs[number].tensors[index]
     scales, zero_points = decode_quantization(raw)
     content = tree.buffers[raw.buffer].data
     return Tensor(
@@ -147,9 +147,9 @@ def read_tensor(tree: Any, index: int) -> Tensor:
     )
 
 
-def read_operator(tree: Any, index: int) -> Operator:
-    """Return an operator of the main subgraph of a model's tree."""
-    raw = tree.subgraphs[0].operators[index]
+def read_operator(tree: Any, index: int, number: int = 0) -> Operator:
+    """Return an operator of a subgraph of a model's tree, the main one by default."""
+    raw = tree.subgraphs[number].operators[index]
     name = builtin_name(builtin_code(tree, raw))
     if name == "CUSTOM":
         name = f"CUSTOM {text_of(tree.operatorCodes[raw.opcodeIndex].customCode)}"
@@ -164,24 +164,18 @@ def read_operator(tree: Any, index: int) -> Operator:
 
 def main_graph(tree: Any) -> Graph:
     """Return the main subgraph of a model's tree."""
-    subgraph = tree.subgraphs[0]
+    return read_subgraph(tree, 0)
+
+
+def read_subgraph(tree: Any, number: int) -> Graph:
+    """Return a subgraph of a model's tree."""
+    subgraph = tree.subgraphs[number]
     return Graph(
-        tensors=tuple(read_tensor(tree, i) for i in range(len(subgraph.tensors))),
-        operators=tuple(read_operator(tree, i) for i in range(len(subgraph.operators or []))),
+        tensors=tuple(read_tensor(tree, i, number) for i in range(len(subgraph.tensors))),
+        operators=tuple(read_operator(tree, i, number) for i in range(len(subgraph.operators or []))),
         inputs=_indices(subgraph.inputs),
         outputs=_indices(subgraph.outputs),
     )
-
-
-def read_graph(model_bytes: bytes) -> Graph:
-    """Parse a ``.tflite`` model with one subgraph.
-
-    Raises :class:`ZoError` if the bytes are not a TFLite model or have several subgraphs.
-    """
-    model = load_model(model_bytes)
-    if len(model.subgraphs) != 1:
-        raise ZoError(f"the model has {len(model.subgraphs)} subgraphs; the simulator runs models with one")
-    return main_graph(model)
 
 
 def int8_part(graph: Graph) -> Graph:

@@ -133,8 +133,10 @@ def absolute(source: Tensor, target: Tensor) -> np.ndarray:
 
 
 def _inverse_square_root(value: int) -> tuple[int, int]:
-    """1 / sqrt(value), value >= 1, as a Q0.31 significand and a left shift: TFLite's ``GetInvSqrtQuantizedMultiplierExp``
-    with its five Newton-Raphson steps in Q3.28."""
+    """1 / sqrt(value), value >= 1, as a Q0.31 significand and a left shift.
+
+    TFLite's ``GetInvSqrtQuantizedMultiplierExp`` with its five Newton-Raphson steps in Q3.28.
+    """
     if value <= 1:
         return 2**31 - 1, 0
     right = 11

@@ -199,7 +199,7 @@ class Engine:
         self._check(self._library.tflm_zo_sim_add_lookup(self._handle, *tensors, _address(table)))
 
     def add_pairs(self, operands: tuple[Operand, Operand], output: int, table: np.ndarray) -> None:
-        """Append an operator on pairs of codes of any shapes. ``table``: int8 (256, 256), by both codes from -128 on."""
+        """Append an operator on pairs of codes of any shapes. ``table``: int8 (256, 256), by codes from -128 on."""
         first, second = (operand.native() for operand in operands)
         self._check(self._library.tflm_zo_sim_add_pairs(self._handle, first, second, output, _address(table)))
 
@@ -221,9 +221,7 @@ class Engine:
     def add_extremum(self, tensors: tuple[int, int], places: np.ndarray, maximum: bool) -> None:
         """Append a maximum or minimum over ``places``: int32 (outputs, elements of the input for each)."""
         self._check(
-            self._library.tflm_zo_sim_add_extremum(
-                self._handle, *tensors, _address(places), places.shape[1], maximum
-            )
+            self._library.tflm_zo_sim_add_extremum(self._handle, *tensors, _address(places), places.shape[1], maximum)
         )
 
     def add_matmul(self, operands: tuple[Operand, Operand], output: int, params: layouts.MatmulParams) -> None:

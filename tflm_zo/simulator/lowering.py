@@ -21,6 +21,7 @@ from tflm_zo.simulator.lowering_moves import MOVE_LOWERINGS
 from tflm_zo.simulator.lowering_tables import TABLE_LOWERINGS
 from tflm_zo.simulator.sim_layer import SimLayer
 
+
 def _with_weights(
     c: Context,
     geometry: Geometry,
@@ -224,17 +225,23 @@ _LOWERINGS: dict[str, Callable[[Context], SimLayer]] = {
 }
 
 
-def check_operators(operators: Sequence[Operator]) -> None:
+def check_operators(graph: Graph) -> None:
     """Raise :class:`ZoError` that names the operators of a kind that the simulator does not run, if there are any."""
-    first: dict[str, int] = {}
-    for op in operators:
+    first: dict[str, Operator] = {}
+    for op in graph.operators:
         if op.name not in _LOWERINGS:
-            first.setdefault(op.name, op.index)
+            first.setdefault(op.name, op)
     if first:
-        names = ", ".join(f"{name} (operator {index})" for name, index in first.items())
+        names = ", ".join(_with_place(graph, op) for op in first.values())
         raise ZoError(
             f"the simulator, which select, tune and realign use, does not run {names}; patch and train do not need it"
         )
+
+
+def _with_place(graph: Graph, op: Operator) -> str:
+    """An operator with its number and the name of its output, in which converters write the layer's."""
+    made = f", '{graph.tensors[op.outputs[0]].name.split(';')[0]}'" if op.outputs else ""
+    return f"{op.name} (operator {op.index}{made})"
 
 
 def lower(engine: Engine, graph: Graph, op: Operator, index: int, constants: Constants) -> SimLayer:

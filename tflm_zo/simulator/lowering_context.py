@@ -31,9 +31,11 @@ class Context:
         self.constants = constants
 
     def fail(self, why: str) -> ZoError:
+        """Return the error that names the operator."""
         return self.op.fail(why)
 
     def activation(self, index: int) -> Tensor:
+        """A tensor that is computed: int8 with one scale."""
         tensor = self.graph.tensors[index] if index >= 0 else None
         if tensor is None or tensor.data is not None:
             raise self.fail("an input that must be computed is a constant or missing")
@@ -44,20 +46,26 @@ class Context:
         return tensor
 
     def image(self, index: int) -> Tensor:
+        """A tensor that is computed, of shape (1, height, width, channels)."""
         tensor = self.activation(index)
         if len(tensor.shape) != 4 or tensor.shape[0] != 1:
-            raise self.fail(f"tensor '{tensor.name}' has shape {tensor.shape}; four dimensions, the first 1, are needed")
+            raise self.fail(
+                f"tensor '{tensor.name}' has shape {tensor.shape}; four dimensions, the first 1, are needed"
+            )
         return tensor
 
     @property
     def input(self) -> int:
+        """Index of the first input."""
         return self.op.inputs[0]
 
     @property
     def output(self) -> int:
+        """Index of the output."""
         return self.op.outputs[0]
 
     def weights(self) -> tuple[Tensor, np.ndarray]:
+        """The second input, constant int8 with zero point 0, and the array that the engine computes with."""
         tensor = self.graph.tensors[self.op.inputs[1]]
         if tensor.type != "INT8" or tensor.data is None:
             raise self.fail(f"weights '{tensor.name}' are {tensor.type} or not constant; constant int8 is needed")
@@ -66,6 +74,7 @@ class Context:
         return tensor, self.constants(tensor.index)
 
     def bias(self, channels: int, position: int = 2) -> np.ndarray | None:
+        """The array of an int32 bias that may be left out."""
         if len(self.op.inputs) <= position or self.op.inputs[position] < 0:
             return None
         tensor = self.graph.tensors[self.op.inputs[position]]
@@ -74,12 +83,14 @@ class Context:
         return self.constants(tensor.index)
 
     def constant(self, position: int, kind: str) -> np.ndarray:
+        """The values of an input that must be a constant of type ``kind``."""
         tensor = self.graph.tensors[self.op.inputs[position]]
         if tensor.type != kind or tensor.data is None:
             raise self.fail(f"tensor '{tensor.name}' must be a constant of type {kind}")
         return tensor.data
 
     def activation_range(self) -> tuple[int, int]:
+        """The codes to which the fused activation limits the output."""
         output = self.activation(self.output)
         return activation_range(self.op.activation, output.scale, output.zero_point)
 
@@ -97,6 +108,7 @@ class Context:
         multipliers: Sequence[Multiplier] | None = None,
         inputs: tuple[int, ...] | None = None,
     ) -> SimLayer:
+        """What the simulator says of the operator; ``inputs``: of those that are computed, the first by default."""
         significands = shifts = None
         if multipliers is not None:
             significands = np.array([m.significand for m in multipliers], np.int64)

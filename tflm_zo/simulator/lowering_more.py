@@ -142,7 +142,7 @@ _FUNCTION_SCALE = 2.0**-15
 
 def _lstm(c: Context) -> SimLayer:
     """The state is that of a reset model before each sample."""
-    source, target = c.activation(c.input), c.activation(c.output)
+    source = c.activation(c.input)
     tensors = [c.graph.tensors[index] if index >= 0 else None for index in c.op.inputs]
     hidden, cell = tensors[_HIDDEN], tensors[_CELL]
     if any(tensors[i] is not None for i in _VARIANTS if i < len(tensors)):
@@ -168,7 +168,7 @@ def _lstm(c: Context) -> SimLayer:
         biases.append(bias.data.reshape(-1))
     rescalings += _products(float(cell.scale), float(hidden.scale))
     units, inputs = weights[0].shape[0], source.shape[-1]
-    if weights[0].shape[1] != inputs + units or source.shape[0] != 1 and source.shape[1] != 1:
+    if weights[0].shape[1] != inputs + units or 1 not in source.shape[:2]:
         raise c.fail(f"weights of shape {weights[0].shape} do not fit {source.shape}")
     clip = min(int(float(np.float32(c.op.options.get("cellClip", 0.0))) / float(cell.scale)), 2**15 - 1)
     params = LstmParams(source.sample_size // inputs, inputs, units, source.zero_point, hidden.zero_point, clip)

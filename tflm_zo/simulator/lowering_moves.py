@@ -45,24 +45,19 @@ def _move(function: _Move) -> Callable[[Context], SimLayer]:
 
 def _joined(c: Context, join: Callable[[list[np.ndarray]], np.ndarray]) -> SimLayer:
     """CONCATENATION and PACK: of tensors and constants."""
-    inputs: list[int] = []
+    first: dict[int, int] = {}  # of each input that is computed: the number of its first element
     total = 0
-    parts, values = [], []
+    places, values = [], []
     for index in c.op.inputs:
         tensor = c.graph.tensors[index]
-        if tensor.data is None:
-            if index not in inputs:
-                inputs.append(index)
         c.same_scale(index, c.output)
-    first = {}
-    for index in inputs:
-        first[index] = total
-        total += c.activation(index).sample_size
-    for index in c.op.inputs:
-        tensor = c.graph.tensors[index]
-        parts.append(np.full(tensor.shape, -1, np.int32) if tensor.data is not None else _numbers(tensor, first[index]))
+        if tensor.data is None and index not in first:
+            first[index] = total
+            total += c.activation(index).sample_size
+        constant = tensor.data is not None
+        places.append(np.full(tensor.shape, -1, np.int32) if constant else _numbers(tensor, first[index]))
         values.append(np.zeros(tensor.shape, np.int8) if tensor.data is None else tensor.data.astype(np.int8))
-    return _add(c, tuple(inputs), join(parts), np.ascontiguousarray(join(values)))
+    return _add(c, tuple(first), join(places), np.ascontiguousarray(join(values)))
 
 
 def _concatenation(c: Context) -> SimLayer:
@@ -135,10 +130,8 @@ def _broadcast_to(c: Context, numbers: np.ndarray) -> np.ndarray:
 
 
 def _mirror_pad(c: Context, numbers: np.ndarray) -> np.ndarray:
-    return np.pad(numbers, c.constant(1, "INT32").reshape(-1, 2), mode=_MIRRORS[int(c.op.options.get("mode", 0))])
-
-
-_MIRRORS = ("reflect", "symmetric")
+    border = c.constant(1, "INT32").reshape(-1, 2)
+    return np.pad(numbers, border, mode="symmetric" if c.op.options.get("mode", 0) else "reflect")
 
 
 def _nearest(size: int, target: int, align: bool, half: bool) -> np.ndarray:
@@ -178,17 +171,16 @@ def _space_to_batch(c: Context) -> SimLayer:
     source = c.activation(c.input)
     block, border = c.constant(1, "INT32").reshape(-1).tolist(), c.constant(2, "INT32").reshape(-1, 2)
     rest = len(source.shape) - 1 - len(block)
-    padded = np.pad(
-        _numbers(source), [(0, 0), *border.tolist(), *[(0, 0)] * rest], constant_values=-1
-    )
+    padded = np.pad(_numbers(source), [(0, 0), *border.tolist(), *[(0, 0)] * rest], constant_values=-1)
     sizes = [padded.shape[0]]
     for size, step in zip(padded.shape[1:], block, strict=False):
         sizes += [size // step, step]
     split = padded.reshape(*sizes, *padded.shape[1 + len(block) :])
     steps = [2 + 2 * i for i in range(len(block))]
-    places = split.transpose(*steps, 0, *[s - 1 for s in steps], *range(1 + 2 * len(block), split.ndim))
-    target = c.activation(c.output)
-    return _add(c, (c.input,), places, np.full(target.sample_size, target.zero_point, np.int8))
+    places = split.transpose([*steps, 0, *(s - 1 for s in steps), *range(1 + 2 * len(block), split.ndim)])
+    if np.any(border) and c.activation(c.output).zero_point != 0:
+        raise c.fail("TFLite Micro does not set the codes of its padding where the zero point is not 0")
+    return _add(c, (c.input,), places)
 
 
 def _batch_to_space(c: Context, numbers: np.ndarray) -> np.ndarray:

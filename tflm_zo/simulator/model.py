@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model.graph import Graph, Tensor, int8_part, read_graph
+from tflm_zo.model.graph import Graph, Tensor, int8_part
 from tflm_zo.model.quantization import dequantize
+from tflm_zo.model.variables import sample_graph
 from tflm_zo.simulator.engine import Engine
 from tflm_zo.simulator.fixed_point import quantize_reals
 from tflm_zo.simulator.lowering import check_operators, lower
@@ -27,23 +28,24 @@ class RunResult:
 
 
 class SimModel:
-    """An int8 model with one subgraph, batch dimension 1, run on batches of any size on one thread.
+    """An int8 model, batch dimension 1, run on batches of any size on one thread.
 
     Outputs are the same to the bit as those of TFLite Micro's reference kernels. ``instruction_set`` is
     "auto" (the fastest here), "portable", "avx2", "avx512vnni" or "neon"; the results do not depend on it. Use
-    a model in one thread at a time. If it has a float input or output, inputs and outputs are the int8 tensors
-    behind and before these; :meth:`codes` and :meth:`reals` convert. Raises :class:`ZoError` for models with
+    a model in one thread at a time. A model that keeps a state starts each sample from a cleared one. If it has a
+    float input or output, inputs and outputs are the int8 tensors behind and before these; :meth:`codes` and
+    :meth:`reals` convert. Raises :class:`ZoError` for models with
     operators or types outside the simulator's set, for an unknown or unavailable instruction set, and if the
     engine is not built.
     """
 
     def __init__(self, model: bytes, instruction_set: str = "auto") -> None:
-        whole = read_graph(model)
+        whole = sample_graph(model)
         graph = int8_part(whole)
         self._graph: Graph = graph
         # A float output can only be that of a DEQUANTIZE.
         self._dequantizes = any(whole.tensors[i].type == "FLOAT32" for i in whole.outputs)
-        check_operators(graph.operators)
+        check_operators(graph)
         for index in (*graph.inputs, *graph.outputs):
             tensor = graph.tensors[index]
             if tensor.shape[:1] != (1,):

@@ -12,7 +12,8 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model, schema, shape_of, tensor_name
-from tflm_zo.model.graph import int8_part, read_graph
+from tflm_zo.model.graph import int8_part
+from tflm_zo.model.variables import sample_graph
 from tflm_zo.ops.command import COMMAND_DTYPE, REPORT_DTYPE
 from tflm_zo.ops.names import PREFIX
 from tflm_zo.patching.bake import bake
@@ -39,7 +40,7 @@ class SimPasses:
     def __init__(self, model: PatchedModel) -> None:
         tree = load_model(model.data)
         self.sim = SimModel(bake(model.data, {}))
-        graph = read_training_graph(tree, int8_part(read_graph(model.data)))
+        graph = read_training_graph(tree, int8_part(sample_graph(model.data)))
         self._library = library.load_library()
         self._arrays = self._make_tensors(tree, model)
         self._output_shape = model.output_shape[1:]
