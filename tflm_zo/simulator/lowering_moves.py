@@ -167,20 +167,16 @@ def _depth_to_space(c: Context, numbers: np.ndarray) -> np.ndarray:
     return split.transpose(0, 2, 1, 3, 4)
 
 
-def _space_to_batch(c: Context) -> SimLayer:
-    source = c.activation(c.input)
-    block, border = c.constant(1, "INT32").reshape(-1).tolist(), c.constant(2, "INT32").reshape(-1, 2)
-    rest = len(source.shape) - 1 - len(block)
-    padded = np.pad(_numbers(source), [(0, 0), *border.tolist(), *[(0, 0)] * rest], constant_values=-1)
-    sizes = [padded.shape[0]]
-    for size, step in zip(padded.shape[1:], block, strict=False):
+def _space_to_batch(c: Context, numbers: np.ndarray) -> np.ndarray:
+    block = c.constant(1, "INT32").reshape(-1).tolist()
+    if np.any(c.constant(2, "INT32")):
+        raise c.fail("TFLite Micro pads with what happens to be in its memory; pad before it, by PAD")
+    sizes = [numbers.shape[0]]
+    for size, step in zip(numbers.shape[1:], block, strict=False):
         sizes += [size // step, step]
-    split = padded.reshape(*sizes, *padded.shape[1 + len(block) :])
+    split = numbers.reshape(*sizes, *numbers.shape[1 + len(block) :])
     steps = [2 + 2 * i for i in range(len(block))]
-    places = split.transpose([*steps, 0, *(s - 1 for s in steps), *range(1 + 2 * len(block), split.ndim)])
-    if np.any(border) and c.activation(c.output).zero_point != 0:
-        raise c.fail("TFLite Micro does not set the codes of its padding where the zero point is not 0")
-    return _add(c, (c.input,), places)
+    return split.transpose([*steps, 0, *(step - 1 for step in steps), *range(1 + 2 * len(block), split.ndim)])
 
 
 def _batch_to_space(c: Context, numbers: np.ndarray) -> np.ndarray:
@@ -194,8 +190,8 @@ def _batch_to_space(c: Context, numbers: np.ndarray) -> np.ndarray:
     order += list(range(2 * count + 1, split.ndim))
     sizes = [size * step for size, step in zip(numbers.shape[1:], block, strict=False)]
     joined = split.transpose(order).reshape(batch, *sizes, *numbers.shape[1 + count :])
-    cuts = [slice(before, size - after) for (before, after), size in zip(crops, sizes, strict=True)]
-    return joined[(slice(None), *cuts)]
+    cuts = [slice(None)] + [slice(first, size - last) for (first, last), size in zip(crops, sizes, strict=True)]
+    return joined[tuple(cuts)]
 
 
 def _pad(c: Context) -> SimLayer:
@@ -224,7 +220,7 @@ MOVE_LOWERINGS: dict[str, Callable[[Context], SimLayer]] = {
     "PADV2": _pad,
     "RESIZE_NEAREST_NEIGHBOR": _move(_resize_nearest),
     "SLICE": _move(_slice),
-    "SPACE_TO_BATCH_ND": _space_to_batch,
+    "SPACE_TO_BATCH_ND": _move(_space_to_batch),
     "SPACE_TO_DEPTH": _move(_space_to_depth),
     "SPLIT": _move(_split),
     "SPLIT_V": _move(_split_v),
