@@ -205,6 +205,28 @@ def gated_model(*, seed: int = 0) -> bytes:
     return b.bytes()
 
 
+def branches_model(*, seed: int = 0) -> bytes:
+    """The channels of "stem" in three parts, two of them behind functions of their own; joined again, turned, and
+    "probe" behind a third function; the largest value of each channel, and a head."""
+    b = _Builder(INPUT_SHAPE, seed, bias=True, per_channel=True, extreme=False)
+    b.conv("stem", 6, _square(3, 2), activation="NONE")
+    grid = (b.scale, b.zero_point)
+    parts = b.split(3)
+    joined = parts[:1]
+    for part, apply in ((parts[1], b.hard_swish), (parts[2], b.leaky_relu)):
+        b.go_on(part)
+        apply()
+        b.requantize(*grid)
+        joined.append(b.mark())
+    b.concatenate(joined)
+    b.transpose()
+    b.conv("probe", 5, _square(3), activation="NONE")
+    b.tanh()
+    b.largest()
+    b.finish(3, "softmax")
+    return b.bytes()
+
+
 def twin_dense_model(*, bias: bool) -> bytes:
     """Two fully connected layers of one shape that share one weights tensor; the second is the head."""
     b = _Builder((6,), 0, bias=bias, per_channel=False, extreme=False)
@@ -368,6 +390,56 @@ class _Builder:
         output = self._tensor(f"{name}/output", TYPE.INT8, (1, *values.shape[1:]), self.scale, self.zero_point)
         self._operator(OPERATOR.ADD, OPTIONS.AddOptions, schema.AddOptionsT(), inputs, output)
 
+    def go_on(self, at: tuple[int, np.ndarray]) -> None:
+        """Continue at what :meth:`mark` gave."""
+        self.last, self.values = at
+        quantization = self.graph.tensors[self.last].quantization
+        self.scale, self.zero_point = float(quantization.scale[0]), int(quantization.zeroPoint[0])
+
+    def split(self, count: int) -> list[tuple[int, np.ndarray]]:
+        """The channels in ``count`` parts."""
+        axis = self._whole("axis", self.values.ndim - 1)
+        parts = np.split(self.values, count, -1)
+        outputs = [self._tensor("part", TYPE.INT8, (1, *p.shape[1:]), self.scale, self.zero_point) for p in parts]
+        options = schema.SplitOptionsT()
+        options.numSplits = count
+        self._operator(OPERATOR.SPLIT, OPTIONS.SplitOptions, options, [axis, self.last], outputs)
+        return list(zip(outputs, parts, strict=True))
+
+    def concatenate(self, parts: list[tuple[int, np.ndarray]]) -> None:
+        self.values = np.concatenate([values for _, values in parts], -1)
+        options = schema.ConcatenationOptionsT()
+        options.axis = -1
+        output = self._tensor("joined", TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
+        inputs = [tensor for tensor, _ in parts]
+        self._operator(OPERATOR.CONCATENATION, OPTIONS.ConcatenationOptions, options, inputs, output)
+
+    def transpose(self) -> None:
+        """Rows and columns change places."""
+        self.values = self.values.swapaxes(1, 2)
+        output = self._tensor("turned", TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
+        inputs = [self.last, self._whole("order", [0, 2, 1, 3])]
+        self._operator(OPERATOR.TRANSPOSE, OPTIONS.TransposeOptions, schema.TransposeOptionsT(), inputs, output)
+
+    def largest(self) -> None:
+        """The largest value of each channel."""
+        self.values = self.values.max(axis=(1, 2))
+        output = self._tensor("largest", TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
+        inputs = [self.last, self._whole("axes", [1, 2])]
+        self._operator(OPERATOR.REDUCE_MAX, OPTIONS.ReducerOptions, schema.ReducerOptionsT(), inputs, output)
+
+    def hard_swish(self) -> None:
+        self.values = self.values * np.clip(self.values + 3, 0, 6) / 6
+        output = self._tensor("gated", TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
+        self._operator(OPERATOR.HARD_SWISH, OPTIONS.NONE, None, [self.last], output)
+
+    def leaky_relu(self) -> None:
+        self.values = np.where(self.values < 0, 0.2 * self.values, self.values)
+        options = schema.LeakyReluOptionsT()
+        options.alpha = 0.2
+        output = self._tensor("leaking", TYPE.INT8, (1, *self.values.shape[1:]), self.scale, self.zero_point)
+        self._operator(OPERATOR.LEAKY_RELU, OPTIONS.LeakyReluOptions, options, [self.last], output)
+
     def average_pool(self, window: tuple[int, int] = (2, 2)) -> None:
         n, h, w, c = self.values.shape
         high, wide = window
@@ -474,7 +546,9 @@ class _Builder:
         self._operator(OPERATOR.LOGISTIC, OPTIONS.NONE, None, [self.last], output)
 
     def tanh(self) -> None:
-        output = self._tensor("squashed", TYPE.INT8, (1, self.values.shape[1]), 1 / 128, 0)
+        self.values = np.tanh(self.values)
+        self.scale, self.zero_point = 1 / 128, 0
+        output = self._tensor("squashed", TYPE.INT8, (1, *self.values.shape[1:]), 1 / 128, 0)
         self._operator(OPERATOR.TANH, OPTIONS.NONE, None, [self.last], output)
 
     def finish(self, outputs: int, end: str) -> None:
@@ -584,7 +658,7 @@ class _Builder:
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
 
-    def _operator(self, code: int, kind: int, options: Any, inputs: list[int], output: int) -> None:
+    def _operator(self, code: int, kind: int, options: Any, inputs: list[int], output: int | list[int]) -> None:
         codes = [c.builtinCode for c in self.model.operatorCodes]
         if code not in codes:
             entry = schema.OperatorCodeT()
@@ -595,7 +669,7 @@ class _Builder:
         operator = schema.OperatorT()
         operator.opcodeIndex = codes.index(code)
         operator.inputs = np.array(inputs, dtype=np.int32)
-        operator.outputs = np.array([output], dtype=np.int32)
+        operator.outputs = np.atleast_1d(np.array(output, dtype=np.int32))
         operator.builtinOptionsType, operator.builtinOptions = kind, options
         self.graph.operators.append(operator)
-        self.last = output
+        self.last = int(operator.outputs[-1])

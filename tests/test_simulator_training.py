@@ -222,6 +222,14 @@ def test_a_gate_of_its_own_input(trainable: str, method: str) -> None:
     assert_changed(train_both(model, method=method)[1])
 
 
+@pytest.mark.parametrize("trainable", ["exact", "all"])
+@pytest.mark.parametrize("method", ["auto", "nodes", "weights"])
+def test_branches_of_tables_and_moves(trainable: str, method: str) -> None:
+    model = patch(small_models.branches_model(), trainable, adapter=trainable == "all")
+    _, sim = train_both(model, method=method)
+    assert_changed(sim, *(("stem", "probe") if trainable == "all" else ()))
+
+
 def test_head_on_the_input_itself() -> None:
     x = np.random.default_rng(2).uniform(-1, 1, (40, 20)).astype(np.float32)
     y = np.arange(40) % 5
