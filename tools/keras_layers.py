@@ -34,12 +34,12 @@ def _activation(name: str) -> Build:
 
 
 def _binary(kind: str) -> Build:
-    """A layer of two inputs: what it stands on, and a convolution of that."""
-    return lambda keras, x: getattr(keras.layers, kind)()([x, keras.layers.Conv2D(4, 1)(x)])
+    """A layer of two inputs: what it stands on, and the positive part of that."""
+    return lambda keras, x: getattr(keras.layers, kind)()([x, keras.layers.ReLU()(x)])
 
 
-def _recurrent(kind: str, unroll: bool) -> Build:
-    return lambda keras, x: getattr(keras.layers, kind)(5, unroll=unroll)(x)
+def _recurrent(kind: str, **options: Any) -> Build:
+    return lambda keras, x: getattr(keras.layers, kind)(5, **options)(x)
 
 
 def _bidirectional(keras: Any, x: Any) -> Any:
@@ -112,12 +112,13 @@ CASES = (
     Case("Reshape", "image", _layer("Reshape", target_shape=(16, 16))),
     Case("Permute", "image", _layer("Permute", dims=(3, 1, 2))),
     Case("Dropout", "image", _layer("Dropout", rate=0.5)),
-    Case("LSTM, unroll=True", "sequence", _recurrent("LSTM", True)),
-    Case("LSTM", "sequence", _recurrent("LSTM", False)),
-    Case("GRU, unroll=True", "sequence", _recurrent("GRU", True)),
-    Case("GRU", "sequence", _recurrent("GRU", False)),
-    Case("SimpleRNN, unroll=True", "sequence", _recurrent("SimpleRNN", True)),
-    Case("SimpleRNN", "sequence", _recurrent("SimpleRNN", False)),
+    Case("LSTM, unroll=True", "sequence", _recurrent("LSTM", unroll=True)),
+    Case("LSTM", "sequence", _recurrent("LSTM")),
+    Case("GRU, unroll=True, reset_after=False", "sequence", _recurrent("GRU", unroll=True, reset_after=False)),
+    Case("GRU, unroll=True", "sequence", _recurrent("GRU", unroll=True)),
+    Case("GRU", "sequence", _recurrent("GRU")),
+    Case("SimpleRNN, unroll=True", "sequence", _recurrent("SimpleRNN", unroll=True)),
+    Case("SimpleRNN", "sequence", _recurrent("SimpleRNN")),
     Case("Bidirectional, unroll=True", "sequence", _bidirectional),
     Case("TimeDistributed", "sequence", _time_distributed),
     Case("Attention", "sequence", _attention),

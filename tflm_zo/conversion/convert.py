@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from tflm_zo.conversion.converter_process import convert_graphs, freeze
 from tflm_zo.conversion.diagnosis import find_unquantized, layer_of, phrase
 from tflm_zo.conversion.keras_support import as_samples, import_tensorflow, input_shape, load_keras, quiet
+from tflm_zo.conversion.remedies import remedy
 from tflm_zo.errors import ZoError
 
 # Calibration of one layer alone only has to run, not to give good scales.
@@ -47,7 +48,8 @@ def convert(keras_model: Any, representative_data: ArrayLike | Iterable[ArrayLik
     layer = layer_of(model, failure.names, graph.origin) or _isolate(tf, keras, model, samples)
     if layer is None:
         layer = f"model '{model.name}'"
-    raise ZoError(f"{layer} cannot become int8: {failure.reason}; replace it, or do its work outside the model")
+    message = f"{layer} cannot become int8: {failure.reason}"
+    raise ZoError(f"{message}; {remedy(message)}")
 
 
 def _isolate(tf: Any, keras: Any, model: Any, samples: NDArray[np.float32], outer: str = "") -> str | None:

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Common Keras layers: each is converted, simulated and trained as TFLite Micro does it, or refused with a remedy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tensorflow")
+pytest.importorskip("keras")
+sys.path.append(str(Path(__file__).parents[1] / "tools"))
+
+import keras_table
+from keras_layers import CASES
+from keras_table import Outcome
+
+pytestmark = pytest.mark.slow
+
+REFUSED = {
+    "ELU": "hard_swish",
+    "GRU": "reset_after=False",
+    "GRU, unroll=True": "reset_after=False",
+    "LSTM": "unroll=True",
+    "LayerNormalization": "BatchNormalization",
+    "SimpleRNN": "unroll=True",
+    "UpSampling1D": "Conv1DTranspose",
+    "UpSampling2D": "bilinear",
+    "gelu": "hard_swish",
+}
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Outcome]:
+    """Conversions take most of the time: all in one process of the converter, but for those that end it."""
+    return {outcome.case.name: outcome for outcome in keras_table.outcomes()}
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES if case.name not in REFUSED])
+def test_a_layer_is_converted_simulated_and_trained(found: dict[str, Outcome], name: str) -> None:
+    outcome = found[name]
+    assert not outcome.refusal
+    assert outcome.is_simulated()
+    assert outcome.trains_alike()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_layer_is_refused_with_a_remedy(found: dict[str, Outcome], name: str) -> None:
+    """The message names the layer, which is the model's second, and what to do."""
+    refusal = found[name].refusal
+    assert "cannot become int8: " in refusal and refusal.startswith("layer '")
+    assert REFUSED[name] in refusal.split("; ")[-1]
+
+
+def test_the_table_in_the_docs_is_up_to_date(found: dict[str, Outcome]) -> None:
+    page = keras_table.PAGE.read_text()
+    assert page == keras_table.with_table(page, list(found.values())), "run python tools/keras_table.py"
