@@ -5,6 +5,7 @@ TFLite Micro, bit for bit."""
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from operator_models import Builder, Wheel, activation_code, assert_same, int8, 
 from tflite_micro.tensorflow.lite.python import schema_py_generated as schema
 
 from tflm_zo.errors import ZoError
+from tflm_zo.simulator.lowering import OPERATORS
 from tflm_zo.simulator.model import SimModel
 
 STRANGERS = Path(__file__).resolve().parents[2] / "shared" / "data" / "strangers"
@@ -361,6 +363,12 @@ def test_peepholes_are_refused() -> None:
     builder.Finish(model.Pack(builder), b"TFL3")
     with pytest.raises(ZoError, match=r"operator 0 \(UNIDIRECTIONAL_SEQUENCE_LSTM\): peepholes"):
         SimModel(bytes(builder.Output()))
+
+
+def test_the_docs_name_all_operators() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "tuning.md").read_text()
+    listed = page.split("Keep to int8 models of ")[1].split("of variables")[0]
+    assert re.findall(r"[A-Z][A-Z0-9_]+", listed) == sorted(OPERATORS)
 
 
 # ---- Models of strangers --------------------------------------------------------------------------

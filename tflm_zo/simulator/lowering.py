@@ -225,6 +225,9 @@ _LOWERINGS: dict[str, Callable[[Context], SimLayer]] = {
 }
 
 
+OPERATORS = frozenset(_LOWERINGS)
+
+
 def check_operators(graph: Graph) -> None:
     """Raise :class:`ZoError` that names the operators of a kind that the simulator does not run, if there are any."""
     first: dict[str, Operator] = {}
