@@ -23,6 +23,7 @@ from tflm_zo.model.quantization import quantization_of
 from tflm_zo.model.samples import input_codes
 from tflm_zo.ops.names import is_patched
 from tflm_zo.patching.adapter import NAME as ADAPTER
+from tflm_zo.patching.loss_path import head_of
 from tflm_zo.realignment.filters import NAME as FILTER
 from tflm_zo.realignment.filters import NO_FILTER, add_filter
 from tflm_zo.realignment.sample_normalization import (
@@ -132,11 +133,16 @@ class _Walk:
 
 
 def _convolutions(tree: Any) -> list[Layer]:
-    """The layers that are realigned: convolutions that share neither weights nor bias; not a layer in front."""
+    """The layers that are realigned: convolutions that share neither weights nor bias; no layer in front, no head.
+
+    A convolution that is the head is a fully connected layer in all but name: its outputs are logits, no features.
+    """
     layers = trainable_layers(tree)
     uses = [index for layer in layers for index in {layer.weights, layer.bias} - {-1}]
     alone = [layer for layer in layers if uses.count(layer.weights) == 1 and uses.count(layer.bias) <= 1]
-    return [layer for layer in alone if layer.kind in CONVOLUTIONS and layer.name not in (FILTER, ADAPTER)]
+    head = head_of(tree, layers)
+    convolutions = [layer for layer in alone if layer.kind in CONVOLUTIONS and layer is not head]
+    return [layer for layer in convolutions if layer.name not in (FILTER, ADAPTER)]
 
 
 def _statistics(model: SimModel, index: int, tensors: Mapping[int, np.ndarray]) -> Statistics:
