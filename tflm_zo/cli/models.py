@@ -91,7 +91,8 @@ def realign(model: str, reference: str, data: str, output: str, filter_name: str
     "--trainable",
     default="exact",
     show_default=True,
-    help="head, exact, all, last:K, bias, or layer names and globs, separated by commas; NAME/bias: biases only.",
+    help="head, exact, all, last:K, bias, or layers, separated by commas: names, globs, operator numbers, conv2d:3 (the "
+    "third of its kind); LAYER/bias: biases only.",
 )
 @click.option(
     "--loss",

@@ -32,10 +32,11 @@ def patch(
 ) -> bytes:
     """Return ``model`` with training ops and its trainable weights in the arena.
 
-    ``model`` is any full int8 ``.tflite``; ``trainable`` is ``head`` (the fully connected layer that
-    makes the logits, or a convolution whose one window is its whole input), ``exact``
-    (also the layers before it whose gradient has a closed form, unless the loss is mse), ``all``, ``last:K``,
-    ``bias`` or comma-separated layer names and globs; ``/bias`` behind one of these chooses biases only. ``loss``
+    ``model`` is any full int8 ``.tflite``; ``trainable`` is ``head`` (the fully connected layer that makes the logits,
+    or a convolution whose one window is its whole input), ``exact`` (also the layers before it whose gradient has a
+    closed form, unless the loss is mse), ``all``, ``last:K``, ``bias`` or comma-separated layers: names, globs,
+    operator numbers (``6``), or ``conv2d:3`` for the third of its kind (:func:`tflm_zo.model.layer_names.matching`);
+    ``/bias`` behind one of these chooses biases only. ``loss``
     is ``cross-entropy`` (target: class index), ``mse`` (target: a vector like the output), ``entropy`` (no target:
     predictions are to be certain, but not all the same) or ``auto``: cross-entropy if the model ends in SOFTMAX or
     LOGISTIC, else mse. ``adapter`` puts a trainable gain and offset for each input channel in front (see
@@ -70,7 +71,7 @@ def patch(
         if end.head is not None:
             exact.append(end.head.ordinal)
         why = "" if exact else missing_head(tree, layers, end)
-        selection = select(tree, layers, trainable, frozenset(exact), end.head, why)
+        selection = select(layers, trainable, frozenset(exact), end.head, why)
         Patcher(tree, layers, selection, end, closed, accumulate=accumulate, reference=before).run()
         return save_model(tree)
 
