@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import flatbuffers
@@ -154,6 +153,7 @@ def head_model(
     behind: Sequence[str] = (),
     end: str = "softmax",
     last: Sequence[str] = (),
+    activation: str = "NONE",
     outputs: int = 3,
     bias: bool = True,
     per_channel: bool = True,
@@ -168,18 +168,28 @@ def head_model(
     b = _Builder(INPUT_SHAPE, seed, bias=bias, per_channel=per_channel, extreme=False)
     b.conv("stem", 6, _square(3, 2))
     if head == "map":
-        b.conv("top", outputs, _Window((4, 4), (1, 1), (1, 1), "VALID"), activation="NONE")
+        b.conv("top", outputs, _Window((4, 4), (1, 1), (1, 1), "VALID"), activation=activation)
     elif head == "dense":
         b.reshape()
-        b.dense("top", outputs, activation="NONE")
+        b.dense("top", outputs, activation=activation)
     else:
         if head == "point":
             b.average_pool((4, 4))
-        b.conv("top", outputs, _square(1), activation="NONE")
+        b.conv("top", outputs, _square(1), activation=activation)
     b.reshapes(behind)
     {"softmax": b.softmax, "logistic": b.logistic}.get(end, lambda: None)()
     b.reshapes(last)
     return b.bytes()
+
+
+def renamed(model: bytes, names: dict[str, str]) -> bytes:
+    """The model with other names for some of its tensors."""
+    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    for tensor in tree.subgraphs[0].tensors:
+        tensor.name = names.get(tensor.name.decode(), tensor.name.decode())
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(tree.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def closed_sum_model(*, seed: int = 0) -> bytes:
@@ -499,12 +509,10 @@ class _Builder:
     def reshapes(self, names: Sequence[str]) -> None:
         """Operators that change nothing but the shape: "reshape", "image", "squeeze", "expand"."""
         for name in names:
-            {
-                "reshape": self.reshape,
-                "image": partial(self.reshape, (1, 1, -1)),
-                "squeeze": partial(self.squeeze, 1),
-                "expand": partial(self.expand_dims, 1),
-            }[name]()
+            if name in ("squeeze", "expand"):
+                (self.squeeze if name == "squeeze" else self.expand_dims)(1)
+            else:
+                self.reshape((1, 1, -1) if name == "image" else (-1,))
 
     def softmax(self) -> None:
         options = schema.SoftmaxOptionsT()

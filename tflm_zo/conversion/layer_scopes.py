@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which Keras layer has made a node of a traced graph.
 
-The names of the nodes do not tell: TensorFlow numbers the name scopes anew, so that "dense_1" in a graph may be the layer
-"dense", and a layer that is used twice has two. So each layer says in which scope it is called.
+The names of the nodes do not tell: TensorFlow numbers the name scopes anew, so that "dense_1" in a graph may be the
+layer "dense", and a layer that is used twice has two. So each layer says in which scope it is called.
 """
 
 from __future__ import annotations

@@ -86,11 +86,13 @@ def label_layers(graph: Graph) -> dict[int, LayerLabel]:
 def operator_numbers(graph: Graph) -> dict[int, int]:
     """Return the numbers of a model's own operators, by their index among all."""
     numbers: dict[int, int] = {}
+    layers = 0
     for operator in graph.operators:
         made = [graph.tensors[i].name for i in operator.outputs]
-        in_front = not numbers and bool(made) and all(name.startswith(_IN_FRONT) for name in made)
+        in_front = not layers and bool(made) and all(name.startswith(_IN_FRONT) for name in made)
         if not operator.name.startswith(_TRAINING) and not in_front:
             numbers[operator.index] = len(numbers)
+            layers += operator.name in _KINDS
     return numbers
 
 

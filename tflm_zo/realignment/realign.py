@@ -73,11 +73,7 @@ class Realigner:
         # out here and put back at the end.
         self._normalization = take_sample_normalization(tree)
         self._model = model if self._normalization is None else save_model(tree)
-        layers = _convolutions(tree)
-        if not layers:
-            raise ZoError("the model has no convolution to realign; train it with `tflm-zo patch` and `train` alone")
-        if any(layer.name == FILTER for layer in trainable_layers(tree)):
-            raise ZoError("the model has been realigned with a filter: realign the original model")
+        layers = layers_to_realign(tree)
         original = SimModel(self._model)
         self._input = original.inputs[0]
         source = tree.subgraphs[0].tensors[tree.subgraphs[0].inputs[0]]
@@ -130,6 +126,16 @@ class _Walk:
             self._tensors = {i: v for i, v in {**self._tensors, **moved}.items() if i in ahead}
             self._next = index
         return _statistics(model, index, self._tensors)
+
+
+def layers_to_realign(tree: Any) -> list[Layer]:
+    """Return the layers of a model that are realigned. Raises :class:`ZoError` if there are none, or a filter is."""
+    layers = _convolutions(tree)
+    if not layers:
+        raise ZoError("the model has no convolution to realign; train it with `tflm-zo patch` and `train` alone")
+    if any(layer.name == FILTER for layer in trainable_layers(tree)):
+        raise ZoError("the model has been realigned with a filter: realign the original model")
+    return layers
 
 
 def _convolutions(tree: Any) -> list[Layer]:

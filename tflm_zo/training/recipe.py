@@ -131,7 +131,7 @@ def _by_layer(model: PatchedModel) -> dict[str, list[Parameter]]:
 
 def _by_shown_names(model: PatchedModel, hyper: Hyperparameters) -> Hyperparameters:
     """Return ``hyper`` with the layers that it names, in whichever way, called by the names that are shown."""
-    changed = {}
+    changed: dict[str, Any] = {}
     for option in (name for name, _, declaration in declarations(Hyperparameters) if declaration.by_layer):
         value = getattr(hyper, option)
         if not isinstance(value, Mapping):
@@ -150,10 +150,15 @@ def _by_shown_names(model: PatchedModel, hyper: Hyperparameters) -> Hyperparamet
     return replace(hyper, **changed)
 
 
-def _method(model: PatchedModel, layer: str, parameters: list[Parameter], hyper: Hyperparameters) -> str:
-    chosen = hyper.method if isinstance(hyper.method, str) else "auto"
-    if isinstance(hyper.method, Mapping):
-        chosen = hyper.method.get(layer, "auto")
+def possible_methods(model: PatchedModel) -> dict[str, tuple[str, ...]]:
+    """Return by what each trainable layer could be trained, the best first."""
+    return {
+        name: tuple(m for m in ("exact", "nodes", "weights") if m in _possible(model, name, parameters))
+        for name, parameters in _by_layer(model).items()
+    }
+
+
+def _possible(model: PatchedModel, layer: str, parameters: list[Parameter]) -> list[str]:
     is_head = parameters[0].entry.layer == model.head_layer
     possible = ["frozen"]
     if is_head or any(n.layer == layer and n.closed_form for n in model.nodes):
@@ -162,6 +167,14 @@ def _method(model: PatchedModel, layer: str, parameters: list[Parameter], hyper:
         possible.append("nodes")
     if not (is_head and _trains_weights(parameters)):  # an exact head's have no headroom
         possible.append("weights")
+    return possible
+
+
+def _method(model: PatchedModel, layer: str, parameters: list[Parameter], hyper: Hyperparameters) -> str:
+    chosen = hyper.method if isinstance(hyper.method, str) else "auto"
+    if isinstance(hyper.method, Mapping):
+        chosen = hyper.method.get(layer, "auto")
+    possible = _possible(model, layer, parameters)
     if chosen == "auto":
         order = ["exact", "nodes", "weights"] if _trains_weights(parameters) else ["exact", "weights"]
         if layer == ADAPTER:
@@ -169,7 +182,7 @@ def _method(model: PatchedModel, layer: str, parameters: list[Parameter], hyper:
         return next(m for m in order if m in possible)
     if chosen not in possible:
         if isinstance(hyper.method, str):  # one method for all: the head has its own
-            return "exact" if is_head else "frozen"
+            return "exact" if parameters[0].entry.layer == model.head_layer else "frozen"
         raise ZoError(
             f"layer {layer} cannot be trained by {chosen!r} in this patched model; it can by: {', '.join(possible)}"
         )
