@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import small_models
-from trainers import SimTrainer, TflmTrainer, values_of
+from test_monitor import Board
+from trainers import SimTrainer, TflmTrainer, board_trainer, values_of
 
 from tflm_zo import ZoError, patch
 from tflm_zo.model.file import load_model, save_model, schema
 from tflm_zo.model.graph import main_graph
 from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.serial.device import Device
+from tflm_zo.serial.port import SerialPort
 from tflm_zo.tflm.evaluate import predict_plain
 
 X, Y = small_models.separable_samples(40, seed=1)
@@ -92,6 +95,20 @@ def test_convolution_learns_what_the_fully_connected_layer_learns(form: dict[str
     assert trained[0].keys() == trained[1].keys()
     for name, value in trained[0].items():
         np.testing.assert_array_equal(trained[1][name].reshape(-1), value.reshape(-1), err_msg=name)
+
+
+def test_a_board_learns_the_same(tmp_path: Path) -> None:
+    """The app in C++ trains a convolution as the host does."""
+    patched = patch(small_models.head_model("map", behind=["reshape"]))
+    host = TflmTrainer(patched, seed=3)
+    board = Board(patched, tmp_path / "flash")
+    try:
+        remote = board_trainer(Device(SerialPort(board.port), 20.0), seed=3)
+        for trainer in (remote, host):
+            trainer.fit(X, Y, **FIT)
+        assert remote.bake() == host.bake()
+    finally:
+        board.stop()
 
 
 @pytest.mark.parametrize("loss", ["mse", "entropy"])

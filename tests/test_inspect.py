@@ -52,7 +52,7 @@ def test_a_model_that_can_all(small: bytes, tmp_path: Path) -> None:
         [6, 3, 3, 1],
         [1, 4, 4, 6],
     )
-    assert lines[1].split() == "0 stem CONV_2D 1x8x8x1 1x4x4x6 6x3x3x1 78 0 nodes, weights".split()
+    assert lines[1].split() == ["0", "stem", "CONV_2D", "1x8x8x1", "1x4x4x6", "6x3x3x1", "78", "0", "nodes,", "weights"]
 
 
 def test_a_patched_and_a_baked_model(small: bytes, tmp_path: Path) -> None:

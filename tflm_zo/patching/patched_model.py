@@ -116,7 +116,7 @@ class PatchedModel:
 
     @property
     def exact_head(self) -> bool:
-        """Whether the last fully connected layer can be trained with its exact gradient."""
+        """Whether the head can be trained with its exact gradient."""
         return self.head_layer >= 0
 
     @property
