@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The head: the last fully connected layer, whose gradient is known in closed form from its own
-// input.
+// input. A convolution whose one window is its whole input is one, too: its weights and its input
+// lie in memory in the same order.
 #ifndef TFLM_ZO_KERNELS_HEAD_H_
 #define TFLM_ZO_KERNELS_HEAD_H_
 

@@ -147,6 +147,51 @@ def stack_model(widths: Sequence[int], *, pool: int = 2, seed: int = 0) -> bytes
     return b.bytes()
 
 
+def head_model(
+    head: str,
+    *,
+    behind: Sequence[str] = (),
+    end: str = "softmax",
+    last: Sequence[str] = (),
+    activation: str = "NONE",
+    outputs: int = 3,
+    bias: bool = True,
+    per_channel: bool = True,
+    seed: int = 0,
+) -> bytes:
+    """A convolution, "stem", and a head, "top", of any form.
+
+    head: "point" (a convolution of one pixel, the average of all), "map" (a convolution whose kernel is the whole map),
+    "everywhere" (at each pixel: no head in closed form), "dense". behind, last: what stands between the head and the
+    ``end`` (softmax, logistic, ""), and after that: "reshape" (flat), "image", "squeeze", "expand".
+    """
+    b = _Builder(INPUT_SHAPE, seed, bias=bias, per_channel=per_channel, extreme=False)
+    b.conv("stem", 6, _square(3, 2))
+    if head == "map":
+        b.conv("top", outputs, _Window((4, 4), (1, 1), (1, 1), "VALID"), activation=activation)
+    elif head == "dense":
+        b.reshape()
+        b.dense("top", outputs, activation=activation)
+    else:
+        if head == "point":
+            b.average_pool((4, 4))
+        b.conv("top", outputs, _square(1), activation=activation)
+    b.reshapes(behind)
+    {"softmax": b.softmax, "logistic": b.logistic}.get(end, lambda: None)()
+    b.reshapes(last)
+    return b.bytes()
+
+
+def renamed(model: bytes, names: dict[str, str]) -> bytes:
+    """The model with other names for some of its tensors."""
+    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    for tensor in tree.subgraphs[0].tensors:
+        tensor.name = names.get(tensor.name.decode(), tensor.name.decode())
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(tree.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
 def closed_sum_model(*, seed: int = 0) -> bytes:
     """A convolution, "probe", without an activation, whose output is added to its input before pooling and head."""
     b = _Builder(INPUT_SHAPE, seed, bias=True, per_channel=True, extreme=False)
@@ -524,19 +569,27 @@ class _Builder:
         options = schema.ReshapeOptionsT()
         self._operator(OPERATOR.RESHAPE, OPTIONS.ReshapeOptions, options, [source, packed], output)
 
-    def reshape(self) -> None:
-        self.values = self.values.reshape(len(self.values), -1)
-        wanted = np.array([1, self.values.shape[1]], dtype=np.int32)
-        shape = self._tensor("shape", TYPE.INT32, (2,), data=wanted)
-        output = self._tensor("flat", TYPE.INT8, (1, wanted[1]), self.scale, self.zero_point)
+    def reshape(self, shape: tuple[int, ...] = (-1,)) -> None:
+        self.values = self.values.reshape(len(self.values), *shape)
+        wanted = np.array([1, *self.values.shape[1:]], dtype=np.int32)
+        shape_tensor = self._tensor("shape", TYPE.INT32, (len(wanted),), data=wanted)
+        output = self._tensor("flat", TYPE.INT8, tuple(wanted), self.scale, self.zero_point)
         options = schema.ReshapeOptionsT()
         options.newShape = wanted
-        self._operator(OPERATOR.RESHAPE, OPTIONS.ReshapeOptions, options, [self.last, shape], output)
+        self._operator(OPERATOR.RESHAPE, OPTIONS.ReshapeOptions, options, [self.last, shape_tensor], output)
+
+    def reshapes(self, names: Sequence[str]) -> None:
+        """Operators that change nothing but the shape: "reshape", "image", "squeeze", "expand"."""
+        for name in names:
+            if name in ("squeeze", "expand"):
+                (self.squeeze if name == "squeeze" else self.expand_dims)(1)
+            else:
+                self.reshape((1, 1, -1) if name == "image" else (-1,))
 
     def softmax(self) -> None:
         options = schema.SoftmaxOptionsT()
         options.beta = 1.0
-        output = self._tensor("probabilities", TYPE.INT8, (1, self.values.shape[1]), 1 / 256, -128)
+        output = self._tensor("probabilities", TYPE.INT8, (1, *self.values.shape[1:]), 1 / 256, -128)
         self._operator(OPERATOR.SOFTMAX, OPTIONS.SoftmaxOptions, options, [self.last], output)
 
     def logistic(self) -> None:

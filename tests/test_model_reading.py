@@ -20,20 +20,23 @@ from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.simulator.model import SimModel
 
 LIMITS = {"RELU6": 6.0, "RELU_N1_TO_1": 1.0}
-NO_INPUT = np.zeros((1, 1, 1, 1), np.int8)
+NO_INPUT = np.zeros((1, 2, 1, 1), np.int8)
 
 
 # ---- Activation ranges --------------------------------------------------------------------------------
 
 
 def all_codes(activation: str, single: np.float32, zero_point: int) -> bytes:
-    """A layer whose accumulators, its biases, are all codes and more, so that its outputs span what is let through."""
+    """A layer whose accumulators, its biases, are all codes and more, so that its outputs span what is let through.
+
+    It has two pixels: at one alone it would be a head, which is trained without a node op.
+    """
     scale, biases = float(single), np.arange(-400, 401, dtype=np.int32)
     b = Builder()
-    x = b.tensor((1, 1, 1, 1), 1.0)
+    x = b.tensor((1, 2, 1, 1), 1.0)
     w = b.tensor((biases.size, 1, 1, 1), scale, data=np.zeros(biases.size, np.int8))
     c = b.tensor((biases.size,), scale, data=biases, kind=schema.TensorType.INT32)
-    y = b.tensor((1, 1, 1, biases.size), scale, zero_point)
+    y = b.tensor((1, 2, 1, biases.size), scale, zero_point)
     options = conv_options(False, "VALID", (1, 1), (1, 1), activation)
     b.operator("CONV_2D", [x, w, c], y, options, "Conv2DOptions")
     return b.build([x], [y])

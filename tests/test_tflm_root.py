@@ -65,11 +65,14 @@ def record(
     return Reference(model, trainer.stream(), after, right, trainer.progress.step, trainer.progress.passes)
 
 
-@pytest.fixture(scope="module", params=["nodes", "weights", "accumulate", "masks"])
+@pytest.fixture(scope="module", params=["nodes", "weights", "accumulate", "masks", "convolution as head"])
 def small_run(request: pytest.FixtureRequest) -> Reference:
     """200 steps of everything that the ops can do, on a small model."""
     rng = np.random.default_rng(2)
-    model = patch(small_models.small_model(), "all", adapter=True, accumulate=request.param == "accumulate")
+    model = small_models.small_model()
+    if request.param == "convolution as head":
+        model = small_models.head_model("map", behind=["squeeze", "squeeze"])
+    model = patch(model, "all", adapter=True, accumulate=request.param == "accumulate")
     y = rng.integers(0, 3, 100)
     x = np.clip(rng.integers(-40, 40, (100, 8, 8, 1)) + 40 * y[:, None, None, None] - 40, -128, 127)
     x = x.astype(np.int8)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from tflm_zo.cli.options import IN_FILE, OUT_FILE, finish, json_option
+from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes, write_atomic
 from tflm_zo.patching.loss_path import LOSSES
 from tflm_zo.realignment.filters import FILTERS, NO_FILTER
@@ -91,7 +92,8 @@ def realign(model: str, reference: str, data: str, output: str, filter_name: str
     "--trainable",
     default="exact",
     show_default=True,
-    help="head, exact, all, last:K, bias, or layer names and globs, separated by commas; NAME/bias: biases only.",
+    help="head, exact, all, last:K, bias, or layers, separated by commas: names, globs, operators' numbers, conv2d:3 "
+    "(the third of its kind), as inspect shows them; LAYER/bias: biases only.",
 )
 @click.option(
     "--loss",
@@ -125,6 +127,8 @@ def patch(
     before = None if reference is None else load_npz_samples(reference)[0]
     patched = add_training(read_bytes(model), trainable, loss, adapter=adapter, accumulate=accumulate, reference=before)
     found = look(patched)
+    if found.not_run:
+        raise ZoError(found.not_run)
     write_atomic(output, patched)
     trained = [row for row in found.layers if row.ram_bytes]
     click.echo(
@@ -147,23 +151,20 @@ def patch(
 @click.argument("model", type=IN_FILE)
 @json_option
 def inspect(model: str, as_json: bool) -> None:
-    """Show a model's layers, what is trainable, and the memory it takes."""
+    """Show a model's layers with their operators, names and shapes, and what can be done with the model."""
+    from tflm_zo.cli.verdicts import layer_table, verdicts
     from tflm_zo.training.inspection import inspect as look
 
-    found = look(read_bytes(model))
-    width = max((len(row.name) for row in found.layers), default=5)
-    click.echo(f"{'layer':{width}}  {'type':17}  {'weights':>8}  {'bias':>6}  {'in RAM':>8}  trained by")
-    for row in found.layers:
-        click.echo(
-            f"{row.name:{width}}  {row.kind:17}  {row.weight_bytes:8}  {row.bias_bytes:6}  "
-            f"{row.ram_bytes:8}  {row.method}"
-        )
+    content = read_bytes(model)
+    found = look(content)
+    click.echo(layer_table(found.layers, found.patched))
     if found.patched:
         click.echo(f"loss: {found.loss}")
-    click.echo(
-        f"model {found.model_bytes} bytes; trainable in RAM {found.ram_bytes} bytes; "
-        f"arena {found.arena_bytes} bytes (64-bit host)"
-    )
+    told = verdicts(content, found)
+    for verdict in told:
+        click.echo(f"{verdict.step + ':':13} {'yes' if verdict.possible else 'no ':3}  {verdict.text}")
+    arena = "none" if found.arena_bytes is None else f"{found.arena_bytes} bytes (64-bit host)"
+    click.echo(f"model {found.model_bytes} bytes; trainable in RAM {found.ram_bytes} bytes; arena {arena}")
     finish(
         as_json,
         {
@@ -173,6 +174,7 @@ def inspect(model: str, as_json: bool) -> None:
             "arena_bytes": found.arena_bytes,
             "model_bytes": found.model_bytes,
             "layers": [vars(row) for row in found.layers],
+            "verdicts": {v.step: {"possible": v.possible, "text": v.text} for v in told},
         },
     )
 

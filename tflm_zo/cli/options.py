@@ -30,7 +30,7 @@ def hyperparameter_option(name: str) -> Callable[[Callable], Callable]:
         return click.option(flag, default=default, show_default=True, help=told)
     if isinstance(allowed, OneOf):
         if declaration.by_layer:
-            metavar = f"[GLOB=]{name.upper()}"
+            metavar = f"[LAYER=]{name.upper()}"
             told = f"{told} May be repeated; default: {default}."
             return click.option(flag, multiple=True, metavar=metavar, help=told)
         return click.option(flag, type=click.Choice(allowed.names), default=default, show_default=True, help=told)
@@ -122,7 +122,7 @@ def _shown(name: str, value: float) -> str:
 
 
 def methods_by_layer(options: tuple[str, ...]) -> str | dict[str, str]:
-    """``--method nodes`` is for all layers, ``--method conv2d=nodes`` for those the glob matches."""
+    """``--method nodes`` is for all layers, ``--method conv2d=nodes`` for the layers so named."""
     pairs = [option.rsplit("=", 1) for option in options]
     if len(pairs) == 1 and len(pairs[0]) == 1:
         return pairs[0][0]

@@ -45,7 +45,7 @@ def convert(keras_model: Any, representative_data: ArrayLike | Iterable[ArrayLik
     failure = failure or find_unquantized(content)
     if failure is None:
         return content
-    layer = layer_of(model, failure.names, graph.origin) or _isolate(tf, keras, model, samples)
+    layer = layer_of(model, failure.names, graph.scopes, graph.origin) or _isolate(tf, keras, model, samples)
     if layer is None:
         layer = f"model '{model.name}'"
     message = f"{layer} cannot become int8: {failure.reason}"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tflm_zo.conversion.diagnosis import Failure, explain, find_unquantized
 from tflm_zo.conversion.keras_support import first_line, quiet
+from tflm_zo.conversion.layer_scopes import recorded_scopes
 from tflm_zo.errors import ZoError
 from tflm_zo.tflm import wheel
 
@@ -41,6 +42,7 @@ class FrozenGraph:
     content: bytes
     output: str
     origin: str  # Name of the node that computes the output; TFLite drops it.
+    scopes: dict[str, str]  # Names of Keras layers by the scopes of their nodes.
 
 
 def freeze(tf: Any, function: Callable[..., Any], shapes: Sequence[tuple[int, ...]], name: str) -> FrozenGraph:
@@ -55,7 +57,7 @@ def freeze(tf: Any, function: Callable[..., Any], shapes: Sequence[tuple[int, ..
 
     specs = [tf.TensorSpec((1, *shape), tf.float32, name=_INPUT.format(index)) for index, shape in enumerate(shapes)]
     try:
-        with quiet():
+        with quiet(), recorded_scopes(tf, function) as scopes:
             concrete = tf.function(call, autograph=False).get_concrete_function(*specs)
             frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
     except Exception as error:  # Whatever the user's own layers raise when traced.
@@ -67,7 +69,8 @@ def freeze(tf: Any, function: Callable[..., Any], shapes: Sequence[tuple[int, ..
     operation = frozen.outputs[0].op
     while operation.type == "Identity" and operation.inputs:
         operation = operation.inputs[0].op
-    return FrozenGraph(frozen.graph.as_graph_def().SerializeToString(), frozen.outputs[0].name, operation.name)
+    content = frozen.graph.as_graph_def().SerializeToString()
+    return FrozenGraph(content, frozen.outputs[0].name, operation.name, scopes)
 
 
 def convert_graphs(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,18 +100,18 @@ def _quoted(text: str) -> list[str]:
     return [name for name in names if not name.endswith(":")]
 
 
-def layer_of(model: Any, names: Sequence[str], output_origin: str) -> str | None:
-    """The Keras layer in whose name scope one of the op names lies, as a phrase for a message."""
+def layer_of(model: Any, names: Sequence[str], scopes: Mapping[str, str], output_origin: str) -> str | None:
+    """The Keras layer that has made one of the nodes ``names``, as a phrase for a message.
+
+    ``scopes``: names of layers by the scopes of their nodes.
+    """
     layers = {layer.name: layer for layer in model._flatten_layers(include_self=False)}
     for joined in names:
         # TFLite joins the names of fused ops by ';', and calls the model's output Identity.
         for name in [output_origin] if joined.startswith("Identity") else joined.split(";"):
-            path: list[str] = []
-            for part in name.split("/"):
-                # A layer that is used twice gets a numbered scope the second time.
-                match = part if part in layers else re.sub(r"_\d+$", "", part)
-                if match in layers:
-                    path.append(match)
+            steps = name.split("/")
+            around = ("/".join(steps[: depth + 1]) for depth in range(len(steps)))
+            path = [scopes[scope] for scope in around if scope in scopes]
             if path:
                 return phrase("/".join(path), layers[path[-1]])
     return None

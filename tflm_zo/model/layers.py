@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import DAMAGED
 from tflm_zo.model.graph import Graph, Operator, Tensor, main_graph
+from tflm_zo.model.layer_names import LayerLabel, label_layers, unique
 from tflm_zo.model.quantization import Quantization
 
 # The kinds of layers by their names in the schema, with its tables of their options.
@@ -21,8 +21,6 @@ _OPTIONS = {
     "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
     "FULLY_CONNECTED": "FullyConnectedOptions",
 }
-# A converter names fused weights by a list of the Keras nodes they came from; this is the one of the layer itself.
-_NODE_SUFFIX = re.compile(r"/(Conv2D|depthwise|MatMul|separable_conv2d|convolution)\d*$")
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Layer:
     """
 
     ordinal: int
-    name: str
+    label: LayerLabel
     kind: str
     operator_index: int
     input: int
@@ -51,6 +49,11 @@ class Layer:
     input_quantization: Quantization
     activation: str
     groups: int
+
+    @property
+    def name(self) -> str:
+        """The name that is shown, no other layer's."""
+        return self.label.name
 
     @property
     def channel_axis(self) -> int:
@@ -70,29 +73,29 @@ def trainable_layers(model: Any) -> list[Layer]:
     """
     graph = main_graph(model)
     layers: list[Layer] = []
-    taken: set[str] = set()
+    labels = label_layers(graph)
     for operator in graph.operators:
         if operator.name not in _OPTIONS:
             continue
-        layer = _layer(graph, operator, len(layers), taken)
+        kind = operator.name
+        if len(operator.inputs) < 2 or len(operator.outputs) != 1 or operator.options_type != _OPTIONS[kind]:
+            raise ZoError(f"operator {operator.index} ({kind}) lacks an input, its output or its options: {DAMAGED}")
+        label = unique(labels[operator.index], (layer.name for layer in layers))
+        layer = _layer(graph, operator, len(layers), label)
         if layer is not None:
-            taken.add(layer.name)
             layers.append(layer)
     return layers
 
 
-def _layer(graph: Graph, operator: Operator, ordinal: int, taken: set[str]) -> Layer | None:
+def _layer(graph: Graph, operator: Operator, ordinal: int, label: LayerLabel) -> Layer | None:
     kind = operator.name
-    if len(operator.inputs) < 2 or len(operator.outputs) != 1 or operator.options_type != _OPTIONS[kind]:
-        raise ZoError(f"operator {operator.index} ({kind}) lacks an input, its output or its options: {DAMAGED}")
     source, weights, target = (graph.tensors[i] for i in (*operator.inputs[:2], *operator.outputs))
     bias = graph.tensors[operator.inputs[2]] if len(operator.inputs) > 2 and operator.inputs[2] >= 0 else None
     if len(weights.shape) != (2 if kind == "FULLY_CONNECTED" else 4):
         raise ZoError(f"operator {operator.index} ({kind}) has weights of shape {weights.shape}: {DAMAGED}")
     if weights.content is None:
         return None  # weights made by another op: nothing to train
-    name = _unique(_short_name(weights.name), taken)
-    _require_int8((("input", source), ("weights", weights), ("bias", bias), ("output", target)), kind, name)
+    _require_int8((("input", source), ("weights", weights), ("bias", bias), ("output", target)), kind, label)
     if bias is not None and bias.content is None:
         return None
     if kind == "FULLY_CONNECTED" and np.any(weights.zero_points != 0):
@@ -101,17 +104,17 @@ def _layer(graph: Graph, operator: Operator, ordinal: int, taken: set[str]) -> L
     outputs = weights.shape[-1] if depthwise else weights.shape[0]
     sizes = [target.shape[-1:], *([] if bias is None else [bias.shape])]
     if any(size != (outputs,) for size in sizes):
-        raise ZoError(f"layer {name} ({kind}) has {outputs} filters, but its output or bias another size: {DAMAGED}")
+        raise ZoError(f"{label.with_kind(kind)} has {outputs} filters, but its output or bias another size: {DAMAGED}")
     count = math.prod(weights.shape)
     quantizations = [tensor.quantization for tensor in (weights, source, target)]
     weight_quantization, input_quantization, output_quantization = quantizations
     if weight_quantization is None or input_quantization is None or output_quantization is None:
-        raise ZoError(f"layer {name} ({kind}) has no quantization scales: convert the model to full int8")
+        raise ZoError(f"{label.with_kind(kind)} has no quantization scales: convert the model to full int8")
     if len(weight_quantization.scales) not in (1, outputs):
-        raise ZoError(f"layer {name} ({kind}) has {len(weight_quantization.scales)} scales for {outputs}: {DAMAGED}")
+        raise ZoError(f"{label.with_kind(kind)} has {len(weight_quantization.scales)} scales for {outputs}: {DAMAGED}")
     return Layer(
         ordinal=ordinal,
-        name=name,
+        label=label,
         kind=kind,
         operator_index=operator.index,
         input=source.index,
@@ -134,26 +137,11 @@ def _groups(source: Tensor, weights: Tensor) -> int:
     return max(source.shape[-1] // max(weights.shape[3], 1), 1)
 
 
-def _require_int8(roles: tuple[tuple[str, Tensor | None], ...], kind: str, name: str) -> None:
+def _require_int8(roles: tuple[tuple[str, Tensor | None], ...], kind: str, label: LayerLabel) -> None:
     for role, tensor in roles:
         wanted = "INT32" if role == "bias" else "INT8"
         if tensor is not None and tensor.type != wanted:
             raise ZoError(
-                f"layer {name} ({kind}) has {tensor.type} {role}, not {wanted}: only full int8 models can be "
+                f"{label.with_kind(kind)} has {tensor.type} {role}, not {wanted}: only full int8 models can be "
                 "trained; convert with `tflm-zo convert`"
             )
-
-
-def _short_name(full: str) -> str:
-    for part in full.split(";"):
-        match = _NODE_SUFFIX.search(part)
-        if match:
-            return part[: match.start()].rsplit("/", 1)[-1]
-    return full.split(";")[0].rsplit("/", 1)[-1] or "layer"
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    candidate, number = name, 2
-    while candidate in taken:
-        candidate, number = f"{name}#{number}", number + 1
-    return candidate

@@ -19,12 +19,19 @@ from tflm_zo.ops.options import LOSS_CROSS_ENTROPY, LOSS_ENTROPY, LOSS_MEAN_SQUA
 _KINDS = {"cross-entropy": LOSS_CROSS_ENTROPY, "mse": LOSS_MEAN_SQUARED_ERROR, "entropy": LOSS_ENTROPY}
 LOSSES = ("auto", *_KINDS)
 
+# Operators that give the same codes in another shape.
+_SHAPES_ONLY = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
+
 
 @dataclass(frozen=True)
 class LossEnd:
-    """The int8 logits (a tensor index) and the layer that makes them, if it has a closed form."""
+    """The int8 logits (a tensor index) and the layer that makes them, if it has a closed form.
+
+    ``shape`` is that of the model's output, which may hold the same codes in another shape.
+    """
 
     logits: int
+    shape: tuple[int, ...]
     quantization: Quantization
     outputs: int
     kind: int
@@ -43,23 +50,44 @@ def find_loss_end(tree: Any, layers: list[Layer], loss: str) -> LossEnd:
         raise ZoError(f"the model has {len(graph.outputs)} outputs; training needs exactly one to take the loss of")
     producer = {o: op for op in graph.operators for o in op.outputs}
     # Walk back over what only changes the form of the result: the loss is taken of the int8 values before it.
-    output = _before(producer, graph.outputs[0], ("DEQUANTIZE",))
-    logits = _before(producer, output, ("SOFTMAX", "LOGISTIC"))
+    output = _before(producer, graph.outputs[0], ("DEQUANTIZE", *_SHAPES_ONLY))
+    squashed = _before(producer, output, ("SOFTMAX", "LOGISTIC"))
     if loss == "auto":
-        loss = "mse" if logits == output else "cross-entropy"
-    if loss == "mse":  # compares with the model's own output, the others with its logits
-        logits = output
+        loss = "mse" if squashed == output else "cross-entropy"
+    shape = graph.tensors[graph.outputs[0] if squashed == output else squashed].shape
+    # Mean squared error compares with the model's own output, the others with its logits.
+    logits = output if loss == "mse" else _before(producer, squashed, _SHAPES_ONLY)
     tensor = graph.tensors[logits]
     quantization = tensor.quantization
     if tensor.type != "INT8" or quantization is None:
         raise ZoError(
             f"the model's output {tensor.name!r} is not int8: convert the model to full int8 with `tflm-zo convert`"
         )
-    shape = tensor.shape
-    outputs = math.prod(shape)
+    outputs = math.prod(tensor.shape)
     if loss != "mse" and len(shape) > 1 and outputs != shape[-1]:
         raise ZoError(f"{loss} needs one vector of logits, but the output has shape {list(shape)}: use loss mse")
-    return LossEnd(logits, quantization, outputs, _KINDS[loss], _head(graph, layers, logits))
+    whole = graph.tensors[graph.outputs[0]].shape
+    return LossEnd(logits, whole, quantization, outputs, _KINDS[loss], _head(graph, layers, logits))
+
+
+def head_of(tree: Any, layers: list[Layer]) -> Layer | None:
+    """Return the layer that makes the logits, None without one, or if there is no one output to take a loss of."""
+    try:
+        return find_loss_end(tree, layers, "auto").head
+    except ZoError:
+        return None
+
+
+def missing_head(tree: Any, layers: list[Layer], end: LossEnd) -> str:
+    """Return why no layer of a model has a gradient in closed form, as a sentence that names what makes its output."""
+    graph = main_graph(tree)
+    maker = next((layer for layer in layers if layer.output == end.logits), None)
+    if maker is not None:
+        return f"layer {maker.name} makes the output, but {why_no_head(graph, layers, maker)}"
+    last = next((op for op in graph.operators if end.logits in op.outputs), None)
+    if last is None:
+        return "the model's output is its input"
+    return f"the model ends in operator {last.index} ({last.name}), with no layer behind it that makes classes of it"
 
 
 def _before(producer: dict[int, Operator], tensor: int, kinds: tuple[str, ...]) -> int:
@@ -71,15 +99,31 @@ def _before(producer: dict[int, Operator], tensor: int, kinds: tuple[str, ...]) 
 
 def _head(graph: Graph, layers: list[Layer], logits: int) -> Layer | None:
     for layer in layers:
-        plain = layer.activation == activation.NONE
-        # One row of features per pass: the closed form is an outer product of two vectors.
-        features = math.prod(graph.tensors[layer.input].shape)
-        single = layer.weight_count == layer.outputs * features
-        # The outer product is the whole gradient only of weights that no other layer uses.
-        own = sum(other.weights == layer.weights for other in layers) == 1
-        if layer.output == logits and layer.kind == "FULLY_CONNECTED" and plain and single and own:
-            return layer
+        if layer.output == logits:
+            return layer if not why_no_head(graph, layers, layer) else None
     return None
+
+
+def why_no_head(graph: Graph, layers: list[Layer], layer: Layer) -> str:
+    """Return why the gradient of a layer that makes the logits has no closed form, "" if it has one.
+
+    A convolution whose one window is the whole map multiplies the same codes in the same order as a fully connected
+    layer: weights [outputs][rows][columns][channels], map [rows][columns][channels].
+    """
+    if layer.activation != activation.NONE:
+        return f"has a fused {layer.activation}"
+    if layer.kind == "DEPTHWISE_CONV_2D":
+        return "gives each output its own channels alone"
+    # One row of features per pass: the closed form is an outer product of two vectors.
+    features = math.prod(graph.tensors[layer.input].shape)
+    if math.prod(graph.tensors[layer.output].shape) != layer.outputs:
+        return "has logits at many positions"
+    if layer.weight_count != layer.outputs * features:
+        return "does not see its whole input"
+    # The outer product is the whole gradient only of weights that no other layer uses.
+    if sum(other.weights == layer.weights for other in layers) != 1:
+        return "shares its weights with another layer"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -100,8 +144,8 @@ class ClosedForm:
 def closed_forms(tree: Any, layers: list[Layer], head: Layer | None) -> list[ClosedForm]:
     """Return the layers whose dL/dy follows from the head's gradient by pooling and reshaping alone.
 
-    The way from the head backwards may lead through RESHAPE, one average pooling without overlap (or MEAN over
-    the whole map) and one ADD; the tensors on it must have no other consumer.
+    The way from the head backwards may lead through operators that change shapes only, one average pooling without
+    overlap (or MEAN over the whole map) and one ADD; the tensors on it must have no other consumer.
     """
     if head is None:
         return []
@@ -116,7 +160,7 @@ def closed_forms(tree: Any, layers: list[Layer], head: Layer | None) -> list[Clo
         operator = producer[tensor]
         if not operator.inputs:
             break
-        if operator.name == "RESHAPE":
+        if operator.name in _SHAPES_ONLY:
             pass
         elif operator.name in ("AVERAGE_POOL_2D", "MEAN") and not pooled:
             found = _window(graph, operator)

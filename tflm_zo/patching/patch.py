@@ -16,7 +16,7 @@ from tflm_zo.ops.channel_statistics import ChannelStatistics, channel_statistics
 from tflm_zo.ops.names import is_patched
 from tflm_zo.ops.options import LOSS_MEAN_SQUARED_ERROR
 from tflm_zo.patching import adapter as input_adapter
-from tflm_zo.patching.loss_path import closed_forms, find_loss_end
+from tflm_zo.patching.loss_path import closed_forms, find_loss_end, missing_head
 from tflm_zo.patching.patcher import Patcher
 from tflm_zo.patching.selection import select
 
@@ -32,9 +32,11 @@ def patch(
 ) -> bytes:
     """Return ``model`` with training ops and its trainable weights in the arena.
 
-    ``model`` is any full int8 ``.tflite``; ``trainable`` is ``head`` (the last fully connected layer), ``exact``
-    (also the layers before it whose gradient has a closed form, unless the loss is mse), ``all``, ``last:K``,
-    ``bias`` or comma-separated layer names and globs; ``/bias`` behind one of these chooses biases only. ``loss``
+    ``model`` is any full int8 ``.tflite``; ``trainable`` is ``head`` (the fully connected layer that makes the logits,
+    or a convolution whose one window is its whole input), ``exact`` (also the layers before it whose gradient has a
+    closed form, unless the loss is mse), ``all``, ``last:K``, ``bias`` or comma-separated layers: names, globs,
+    operator numbers (``6``), or ``conv2d:3`` for the third of its kind (:func:`tflm_zo.model.layer_names.matching`);
+    ``/bias`` behind one of these chooses biases only. ``loss``
     is ``cross-entropy`` (target: class index), ``mse`` (target: a vector like the output), ``entropy`` (no target:
     predictions are to be certain, but not all the same) or ``auto``: cross-entropy if the model ends in SOFTMAX or
     LOGISTIC, else mse. ``adapter`` puts a trainable gain and offset for each input channel in front (see
@@ -68,7 +70,8 @@ def patch(
         exact = [] if end.kind == LOSS_MEAN_SQUARED_ERROR else [form.layer.ordinal for form in closed]
         if end.head is not None:
             exact.append(end.head.ordinal)
-        selection = select(tree, layers, trainable, frozenset(exact))
+        why = "" if exact else missing_head(tree, layers, end)
+        selection = select(layers, trainable, frozenset(exact), end.head, why)
         Patcher(tree, layers, selection, end, closed, accumulate=accumulate, reference=before).run()
         return save_model(tree)
 

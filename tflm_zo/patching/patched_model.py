@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import constant, load_model, shape_of, tensor_name
+from tflm_zo.model.graph import main_graph
+from tflm_zo.model.layer_names import LayerLabel, label_layers
 from tflm_zo.model.quantization import Quantization, quantization_of
 from tflm_zo.ops.layouts import LossInput, ModelInput, NodeInput
 from tflm_zo.ops.names import INITIAL, LOSS_OP, NODE_OP, PREFIX, custom_code, is_patched, moments_words
@@ -96,7 +98,8 @@ class Node:
 @dataclass(frozen=True)
 class PatchedModel:
     """What the host needs to know of a patched model; ``head_layer`` is the ordinal of the exact head's layer, -1
-    without one; ``reference`` is what the input adapter can be recalibrated by."""
+    without one; ``reference`` is what the input adapter can be recalibrated by; ``labels`` are what the trained layers
+    can be called by."""
 
     data: bytes
     parameters: tuple[Parameter, ...]
@@ -104,6 +107,7 @@ class PatchedModel:
     loss: LossOptions
     head_layer: int
     reference: Reference | None
+    labels: tuple[LayerLabel, ...]
     input_shape: tuple[int, ...]
     input_quantization: Quantization | None
     output_shape: tuple[int, ...]
@@ -112,7 +116,7 @@ class PatchedModel:
 
     @property
     def exact_head(self) -> bool:
-        """Whether the last fully connected layer can be trained with its exact gradient."""
+        """Whether the head can be trained with its exact gradient."""
         return self.head_layer >= 0
 
     @property
@@ -148,6 +152,7 @@ def read_patched(data: bytes) -> PatchedModel:
         loss=unpack_loss(_options(loss)),
         head_layer=_head_layer(loss, parameters),
         reference=unpack_parameters(_options(graph.operators[0])).reference,
+        labels=tuple(_labels(tree, parameters)),
         input_shape=shape_of(x),
         input_quantization=quantization_of(x),
         output_shape=shape_of(y),
@@ -166,6 +171,20 @@ def _head_layer(loss: Any, parameters: list[Parameter]) -> int:
     head = weights if residual >= 0 else bias
     trains = residual >= 0 or unpack_loss(_options(loss)).trains_bias
     return next((p.entry.layer for p in parameters if trains and p.tensor == head), -1)
+
+
+def _labels(tree: Any, parameters: list[Parameter]) -> list[LayerLabel]:
+    """The labels of the trained layers, with the names that the patched model has for them."""
+    graph = main_graph(tree)
+    found = label_layers(graph)
+    layers = {p.layer: p.tensor for p in reversed(parameters) if p.in_model}
+    labels = []
+    for name, tensor in reversed(layers.items()):
+        # Of layers that share a tensor the first has given it its name.
+        index = next((i for i in found if tensor in graph.operators[i].inputs), -1)
+        label = found.get(index, LayerLabel(name, -1, name, name, ""))
+        labels.append(replace(label, name=name))
+    return labels
 
 
 def _nodes(tree: Any, parameters: list[Parameter]) -> list[Node]:

@@ -253,7 +253,7 @@ class Patcher:
         if self.end.kind != LOSS_MEAN_SQUARED_ERROR:
             return self.editor.add_tensor("target", schema.TensorType.INT32, (1,))
         logits = self.graph.tensors[self.end.logits]
-        index = self.editor.add_tensor("target", schema.TensorType.INT8, shape_of(logits))
+        index = self.editor.add_tensor("target", schema.TensorType.INT8, self.end.shape)
         self.graph.tensors[index].quantization = logits.quantization
         return index
 

@@ -23,6 +23,7 @@ from tflm_zo.model.quantization import quantization_of
 from tflm_zo.model.samples import input_codes
 from tflm_zo.ops.names import is_patched
 from tflm_zo.patching.adapter import NAME as ADAPTER
+from tflm_zo.patching.loss_path import head_of
 from tflm_zo.realignment.filters import NAME as FILTER
 from tflm_zo.realignment.filters import NO_FILTER, add_filter
 from tflm_zo.realignment.sample_normalization import (
@@ -72,11 +73,7 @@ class Realigner:
         # out here and put back at the end.
         self._normalization = take_sample_normalization(tree)
         self._model = model if self._normalization is None else save_model(tree)
-        layers = _convolutions(tree)
-        if not layers:
-            raise ZoError("the model has no convolution to realign; train it with `tflm-zo patch` and `train` alone")
-        if any(layer.name == FILTER for layer in trainable_layers(tree)):
-            raise ZoError("the model has been realigned with a filter: realign the original model")
+        layers = layers_to_realign(tree)
         original = SimModel(self._model)
         self._input = original.inputs[0]
         source = tree.subgraphs[0].tensors[tree.subgraphs[0].inputs[0]]
@@ -131,12 +128,27 @@ class _Walk:
         return _statistics(model, index, self._tensors)
 
 
+def layers_to_realign(tree: Any) -> list[Layer]:
+    """Return the layers of a model that are realigned. Raises :class:`ZoError` if there are none, or a filter is."""
+    layers = _convolutions(tree)
+    if not layers:
+        raise ZoError("the model has no convolution to realign; train it with `tflm-zo patch` and `train` alone")
+    if any(layer.name == FILTER for layer in trainable_layers(tree)):
+        raise ZoError("the model has been realigned with a filter: realign the original model")
+    return layers
+
+
 def _convolutions(tree: Any) -> list[Layer]:
-    """The layers that are realigned: convolutions that share neither weights nor bias; not a layer in front."""
+    """The layers that are realigned: convolutions that share neither weights nor bias; no layer in front, no head.
+
+    A convolution that is the head is a fully connected layer in all but name: its outputs are logits, no features.
+    """
     layers = trainable_layers(tree)
     uses = [index for layer in layers for index in {layer.weights, layer.bias} - {-1}]
     alone = [layer for layer in layers if uses.count(layer.weights) == 1 and uses.count(layer.bias) <= 1]
-    return [layer for layer in alone if layer.kind in CONVOLUTIONS and layer.name not in (FILTER, ADAPTER)]
+    head = head_of(tree, layers)
+    convolutions = [layer for layer in alone if layer.kind in CONVOLUTIONS and layer is not head]
+    return [layer for layer in convolutions if layer.name not in (FILTER, ADAPTER)]
 
 
 def _statistics(model: SimModel, index: int, tensors: Mapping[int, np.ndarray]) -> Statistics:

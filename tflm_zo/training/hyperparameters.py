@@ -55,7 +55,7 @@ class Hyperparameters:
     method: str | Mapping[str, str] = declare(
         "auto",
         OneOf(METHODS),
-        "How layers are trained, all or those whose name a glob matches (the first that does; others: auto). exact: "
+        "How layers are trained, all or those named (the first name that fits counts; others: auto). exact: "
         "gradient in closed form; weights, nodes: weight or node perturbation; frozen: not; auto: exact where there "
         "is a closed form, weights for the input adapter and where only the bias is trained, nodes elsewhere.",
         by_layer=True,

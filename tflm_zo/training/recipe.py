@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 from tflm_zo.errors import ZoError
+from tflm_zo.model.layer_names import listing, matching
 from tflm_zo.ops.options import KIND_BIAS, KIND_WEIGHTS
 from tflm_zo.ops.step import Exact, Group, GroupMode
 from tflm_zo.patching.adapter import NAME as ADAPTER
@@ -96,7 +96,7 @@ def make_recipe(model: PatchedModel, hyper: Hyperparameters) -> Recipe:
     method it has not, or leaves nothing to train.
     """
     hyper.check()
-    _check_names(model, hyper)
+    hyper = _by_shown_names(model, hyper)
     layers = _by_layer(model)
     methods = layer_methods(model, hyper)
     recipe = Recipe(_exact(model, layers, methods))
@@ -117,6 +117,7 @@ def layer_methods(model: PatchedModel, hyper: Hyperparameters) -> dict[str, str]
 
     Raises :class:`ZoError` if a layer cannot be trained as ``hyper`` asks.
     """
+    hyper = _by_shown_names(model, hyper)
     return {name: _method(model, name, ps, hyper) for name, ps in _by_layer(model).items()}
 
 
@@ -128,22 +129,36 @@ def _by_layer(model: PatchedModel) -> dict[str, list[Parameter]]:
     return layers
 
 
-def _check_names(model: PatchedModel, hyper: Hyperparameters) -> None:
-    names = sorted(_by_layer(model))
+def _by_shown_names(model: PatchedModel, hyper: Hyperparameters) -> Hyperparameters:
+    """Return ``hyper`` with the layers that it names, in whichever way, called by the names that are shown."""
+    changed: dict[str, Any] = {}
     for option in (name for name, _, declaration in declarations(Hyperparameters) if declaration.by_layer):
         value = getattr(hyper, option)
-        for name in value if isinstance(value, Mapping) else ():
-            known = fnmatch.filter(names, name) if option == "method" else name in names
-            if not known:
+        if not isinstance(value, Mapping):
+            continue
+        values: dict[str, Any] = {}
+        for reference, wanted in value.items():
+            found = matching(model.labels, reference)
+            if not found:
                 raise ZoError(
-                    f"{option} names {name!r}, which is not trained; the trained layers are: {', '.join(names)}"
+                    f"{option} names {reference!r}, which is not trained; the trained layers (operators) are: "
+                    f"{listing(model.labels)}"
                 )
+            for position in sorted(found):
+                values.setdefault(model.labels[position].name, wanted)
+        changed[option] = values
+    return replace(hyper, **changed)
 
 
-def _method(model: PatchedModel, layer: str, parameters: list[Parameter], hyper: Hyperparameters) -> str:
-    chosen = hyper.method if isinstance(hyper.method, str) else "auto"
-    if isinstance(hyper.method, Mapping):
-        chosen = next((m for g, m in hyper.method.items() if fnmatch.fnmatchcase(layer, g)), "auto")
+def possible_methods(model: PatchedModel) -> dict[str, tuple[str, ...]]:
+    """Return by what each trainable layer could be trained, the best first."""
+    return {
+        name: tuple(m for m in ("exact", "nodes", "weights") if m in _possible(model, name, parameters))
+        for name, parameters in _by_layer(model).items()
+    }
+
+
+def _possible(model: PatchedModel, layer: str, parameters: list[Parameter]) -> list[str]:
     is_head = parameters[0].entry.layer == model.head_layer
     possible = ["frozen"]
     if is_head or any(n.layer == layer and n.closed_form for n in model.nodes):
@@ -152,6 +167,14 @@ def _method(model: PatchedModel, layer: str, parameters: list[Parameter], hyper:
         possible.append("nodes")
     if not (is_head and _trains_weights(parameters)):  # an exact head's have no headroom
         possible.append("weights")
+    return possible
+
+
+def _method(model: PatchedModel, layer: str, parameters: list[Parameter], hyper: Hyperparameters) -> str:
+    chosen = hyper.method if isinstance(hyper.method, str) else "auto"
+    if isinstance(hyper.method, Mapping):
+        chosen = hyper.method.get(layer, "auto")
+    possible = _possible(model, layer, parameters)
     if chosen == "auto":
         order = ["exact", "nodes", "weights"] if _trains_weights(parameters) else ["exact", "weights"]
         if layer == ADAPTER:
@@ -159,7 +182,7 @@ def _method(model: PatchedModel, layer: str, parameters: list[Parameter], hyper:
         return next(m for m in order if m in possible)
     if chosen not in possible:
         if isinstance(hyper.method, str):  # one method for all: the head has its own
-            return "exact" if is_head else "frozen"
+            return "exact" if parameters[0].entry.layer == model.head_layer else "frozen"
         raise ZoError(
             f"layer {layer} cannot be trained by {chosen!r} in this patched model; it can by: {', '.join(possible)}"
         )
