@@ -46,8 +46,7 @@ class BoardEngine(Engine):
 
     def predict(self, codes: np.ndarray) -> np.ndarray:
         """See :meth:`Engine.predict`."""
-        dtype = np.float32 if self.model.output_quantization is None else np.int8
-        outputs = [np.frombuffer(self.device.infer(code)[1], dtype) for code in codes]
+        outputs = [np.frombuffer(self.device.infer(code)[1], self.model.output.dtype) for code in codes]
         return np.stack(outputs).reshape(len(codes), *self.model.output_shape[1:])
 
     def evaluate(self, samples: Labelled) -> Scored:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.model.labels import Labels
 from tflm_zo.ops.step import Exact, Group
 from tflm_zo.patching.patched_model import PatchedModel
 from tflm_zo.training.hyperparameters import Hyperparameters
@@ -24,10 +25,14 @@ Advance = Callable[[int], object]
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Samples as an engine takes them: input ``codes`` (n, *input_shape) and ``targets`` (n, *target_shape)."""
+    """Samples as an engine takes them: input ``codes`` (n, *input_shape) and ``targets`` (n, *target_shape).
+
+    ``labels``: what the targets were made of, to measure by; engines do not need it.
+    """
 
     codes: np.ndarray
     targets: np.ndarray
+    labels: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
