@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tflm_zo.conversion.evaluate import plain_outputs, predict_values
+from tflm_zo.conversion.evaluate import predict_values
 from tflm_zo.conversion.keras_support import as_samples, import_tensorflow, input_shape, load_keras, predict_float
 from tflm_zo.errors import ZoError, warn_of_data
-from tflm_zo.model.labels import read_labels
+from tflm_zo.model.labels import plain_ends, read_labels
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def accuracy_report(keras_model: Any, tflite_model: bytes, x: ArrayLike, y: Arra
             f"the int8 model gives {quantized.shape[1]} outputs, '{model.name}' gives "
             f"{outputs.shape[1]}: it was not made from this Keras model"
         )
-    labels = read_labels(targets, len(inputs), plain_outputs(tflite_model))
+    labels = read_labels(targets, len(inputs), plain_ends(tflite_model)[1])
     warn_of_data([labels.note] if labels.note else [])
     (metric, of_float), (_, of_int8) = (next(iter(labels.measure(v).items())) for v in (outputs, quantized))
     return AccuracyReport(metric.replace("_", " "), of_float, of_int8, len(inputs))

@@ -6,10 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from tflm_zo.errors import warn_of_data
-from tflm_zo.model.ends import output_end, single_ends
-from tflm_zo.model.file import load_model
-from tflm_zo.model.graph import main_graph
-from tflm_zo.model.labels import Outputs, outputs_of, read_labels, sample_notes
+from tflm_zo.model.labels import plain_ends, read_labels, sample_notes
 from tflm_zo.simulator.model import SimModel
 from tflm_zo.tflm import wheel
 from tflm_zo.tflm.evaluate import predict_plain
@@ -23,7 +20,7 @@ def predict_codes(model: bytes, x: np.ndarray) -> np.ndarray:
     """
     if wheel.available():
         return predict_plain(model, x)
-    source, _ = single_ends(load_model(model))
+    source, _ = plain_ends(model)
     simulated = SimModel(model)
     codes = source.codes(x)
     # The samples' own shape is without the batch dimension, which is 1.
@@ -33,20 +30,14 @@ def predict_codes(model: bytes, x: np.ndarray) -> np.ndarray:
 
 def predict_values(model: bytes, x: np.ndarray) -> np.ndarray:
     """Return the outputs (n, ...) of a plain model for ``x`` (n, ...) as float32, in the output's real units."""
-    return single_ends(load_model(model))[1].reals(predict_codes(model, x))
-
-
-def plain_outputs(model: bytes) -> Outputs:
-    """Return what labels are compared with at the output of a plain model."""
-    graph = main_graph(load_model(model))
-    return outputs_of(graph, output_end(graph))
+    return plain_ends(model)[1].end.reals(predict_codes(model, x))
 
 
 def evaluate_plain(model: bytes, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """Return how right a plain model is on samples with labels ``y``: ``accuracy``, ``label_accuracy`` or
     ``mean_squared_error``, by what they mean to it (:mod:`tflm_zo.model.labels`)."""
-    source, _ = single_ends(load_model(model))
+    source, outputs = plain_ends(model)
     values = predict_values(model, x)
-    labels = read_labels(y, len(values), plain_outputs(model))
+    labels = read_labels(y, len(values), outputs)
     warn_of_data([*sample_notes(x, source), *([labels.note] if labels.note else [])])
     return labels.measure(values)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model.graph import Graph, Tensor, changes_type, main_graph
+from tflm_zo.model.graph import Graph, Tensor, changes_type
 from tflm_zo.model.quantization import Quantization, dequantize
 from tflm_zo.model.samples import input_codes
 
@@ -118,14 +118,6 @@ def output_end(graph: Graph, index: int | None = None) -> End:
     """Return the model's output ``index``, by default its first; raises as :func:`input_end`."""
     outer = graph.outputs[0] if index is None else index
     return _end(graph, outer, inner_output(graph, outer), "output")
-
-
-def single_ends(tree: Any) -> tuple[End, End]:
-    """Return input and output of a plain model's tree; raises :class:`ZoError` if it has several, or of other types."""
-    graph = main_graph(tree)
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise ZoError("the model must have one input and one output")
-    return input_end(graph), output_end(graph)
 
 
 def _end(graph: Graph, outer: int, inner: int, role: str) -> End:

@@ -188,9 +188,8 @@ def int8_part(graph: Graph) -> Graph:
 
     Left out are a QUANTIZE of the model's float or uint8 input and what makes its float or uint8 output
     (:func:`changes_type`), in whose place their int8 tensors are input and output; and operators that compute nothing
-    but the shape that a RESHAPE is given. Converters
-    write those where the batch size is open; TFLite Micro takes the shape of a RESHAPE from its output tensor, so a run
-    without them has the same results.
+    but the shape that a RESHAPE is given. Converters write those where the batch size is open; TFLite Micro takes the
+    shape of a RESHAPE from its output tensor, so a run without them has the same results.
     """
     without = _shape_operators(graph)
     inputs, outputs = list(graph.inputs), list(graph.outputs)
@@ -214,8 +213,8 @@ def _is_end(graph: Graph, op: Operator, outer: tuple[int, ...], inner: tuple[int
 
 
 def changes_type(graph: Graph, op: Operator, outer: tuple[int, ...], inner: tuple[int, ...]) -> bool:
-    """Whether ``op`` makes int8 ``inner`` of float or uint8 ``outer``, or the reverse, and changes nothing but the type:
-    codes of uint8 are those of int8 plus 128."""
+    """Whether ``op`` makes int8 ``inner`` of float or uint8 ``outer``, or the reverse, and changes nothing but the
+    type: codes of uint8 are those of int8 plus 128."""
     if op.name not in ("QUANTIZE", "DEQUANTIZE") or len(outer) != 1 or len(inner) != 1:
         return False
     there, here = graph.tensors[outer[0]], graph.tensors[inner[0]]

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model.ends import End, as_int8
-from tflm_zo.model.graph import Graph
+from tflm_zo.model.ends import End, as_int8, input_end, output_end
+from tflm_zo.model.file import load_model
+from tflm_zo.model.graph import Graph, main_graph
 from tflm_zo.model.quantization import Quantization, quantize
 from tflm_zo.model.samples import class_indices
 
@@ -36,7 +37,7 @@ class Outputs:
 
     count: int
     ending: str
-    end: End | None = None
+    end: End
 
     @property
     def classes(self) -> int:
@@ -44,10 +45,14 @@ class Outputs:
         return max(self.count, 2)
 
     @property
+    def quantization(self) -> Quantization | None:
+        """Scale and zero point of the int8 codes inside, None without."""
+        return self.end.quantization
+
+    @property
     def span(self) -> float:
         """How far its largest value is from its smallest one, infinite if it is float throughout."""
-        quantization = None if self.end is None else self.end.quantization
-        return np.inf if quantization is None else 255 * quantization.scale
+        return np.inf if self.quantization is None else 255 * self.quantization.scale
 
 
 def outputs_of(graph: Graph, end: End) -> Outputs:
@@ -55,6 +60,17 @@ def outputs_of(graph: Graph, end: End) -> Outputs:
     made = end.outer.index if end.inner is None else end.inner.index
     maker = next((op.name for op in graph.operators if made in op.outputs), PLAIN)
     return Outputs(int(np.prod(end.shape)), maker if maker in (SOFTMAX, SIGMOID) else PLAIN, end)
+
+
+def plain_ends(model: bytes) -> tuple[End, Outputs]:
+    """Return the input of a plain model, and what labels are compared with at its output.
+
+    Raises :class:`ZoError` if it has several of either, or of types that no command takes.
+    """
+    graph = main_graph(load_model(model))
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise ZoError("the model must have one input and one output")
+    return input_end(graph), outputs_of(graph, output_end(graph))
 
 
 @dataclass(frozen=True)
@@ -141,13 +157,13 @@ def _column(y: np.ndarray, outputs: Outputs, classes: bool, note: str) -> Labels
 def _values(rows: np.ndarray, outputs: Outputs) -> np.ndarray:
     """Targets as real values: floats as they are, codes of the output's own type by its scale, other integers as
     numbers."""
-    quantization = None if outputs.end is None else outputs.end.quantization
     if rows.dtype.kind == "f":
         wrong = ~np.isfinite(rows).all(axis=1)
         if np.any(wrong):
             raise ZoError(f"y[{int(np.argmax(wrong))}] has a value that is not finite (NaN or infinity)")
         return rows.astype(np.float64)
-    if quantization is None or outputs.end is None:
+    quantization = outputs.quantization
+    if quantization is None:
         return rows.astype(np.float64)
     if rows.dtype == np.uint8 and outputs.end.outer.type == "UINT8":
         rows = as_int8(rows)
@@ -165,19 +181,13 @@ def _named(y: np.ndarray, outputs: Outputs) -> tuple[np.ndarray, str]:
     return indices.reshape(y.shape), f"y has names: {shown} are taken for classes 0 to {len(names) - 1}, as sorted"
 
 
-def plain_labels(y: np.ndarray, samples: int, outputs: Outputs) -> np.ndarray:
-    """Return labels in their plainest form: int32 (n,) for classes, else ``y`` as it is."""
-    found = read_labels(y, samples, outputs)
-    return np.asarray(y) if found.classes is None else found.classes
-
-
-def loss_for(loss: str, y: np.ndarray | None, outputs: Outputs) -> str:
+def loss_for(loss: str, y: np.ndarray, outputs: Outputs) -> str:
     """Return which loss "auto" is for labels ``y``, where they are known before the model is patched: of bare outputs
     they decide between cross-entropy and mse, so that what :func:`~tflm_zo.patch` would guess does not matter.
 
     Other losses, and "auto" where the model itself decides, are returned as they are.
     """
-    if loss != "auto" or y is None:
+    if loss != "auto":
         return loss
     found = read_labels(y, len(np.asarray(y)), outputs)
     if found.classes is None:

@@ -60,9 +60,7 @@ def find_loss_end(tree: Any, layers: list[Layer], loss: str) -> LossEnd:
     tensor = graph.tensors[logits]
     quantization = tensor.quantization
     if tensor.type != "INT8" or quantization is None:
-        raise ZoError(
-            f"the model's output {described(tensor)}, and not int8 inside: {TO_INT8}"
-        )
+        raise ZoError(f"the model's output {described(tensor)}, and not int8 inside: {TO_INT8}")
     shape = tensor.shape
     outputs = math.prod(shape)
     if loss != "mse" and len(shape) > 1 and outputs != shape[-1]:

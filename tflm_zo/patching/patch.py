@@ -33,15 +33,15 @@ def patch(
     """Return ``model`` with training ops and its trainable weights in the arena.
 
     ``model`` is any ``.tflite`` that is int8 inside, its input and output int8, uint8 or float; ``trainable`` is
-    ``head`` (the last fully connected layer), ``exact`` (also the layers before it whose gradient has a closed form,
-    unless the loss is mse), ``all``, ``last:K``, ``bias`` or comma-separated layer names and globs; ``/bias`` behind one
-    of these chooses biases only. ``loss`` is ``cross-entropy`` (target: class index), ``mse`` (target: a vector like
-    the output), ``entropy`` (no target: predictions are to be certain, but not all the same) or ``auto``: cross-entropy
-    if the model ends in SOFTMAX or LOGISTIC, or in a layer without activation that gives a vector of logits (two or
-    more numbers, not as many as inputs, with a range of 4 or more), else mse. ``adapter`` puts a trainable gain and
-    offset for each input channel in front (see :mod:`tflm_zo.patching.adapter`). ``accumulate`` gives each layer that is
-    trained by its output a buffer for the gradient of a batch, 4 bytes a weight and bias; without it each sample is
-    applied at once, which costs no RAM.
+    ``head`` (the last fully connected layer), ``exact`` (also the layers before it whose gradient has a closed
+    form, unless the loss is mse), ``all``, ``last:K``, ``bias`` or comma-separated layer names and globs; ``/bias``
+    behind one of these chooses biases only. ``loss`` is ``cross-entropy`` (target: class index), ``mse`` (target: a
+    vector like the output), ``entropy`` (no target: predictions are to be certain, but not all the same) or
+    ``auto``: cross-entropy if the model ends in SOFTMAX or LOGISTIC, or in a layer without activation that gives a
+    vector of logits (two or more numbers, not as many as inputs, with a range of 4 or more), else mse. ``adapter``
+    puts a trainable gain and offset for each input channel in front (see :mod:`tflm_zo.patching.adapter`).
+    ``accumulate`` gives each layer that is trained by its output a buffer for the gradient of a batch, 4 bytes a
+    weight and bias; without it each sample is applied at once, which costs no RAM.
     ``reference``: samples (n, ...) from before any drift, like those that the original model was trained on. Mean and
     spread of each channel go into the model, so that the adapter can be recalibrated without labels
     (:meth:`~tflm_zo.training.trainer.Trainer.recalibrate`).

@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from tflm_zo.errors import ZoError, warn_of_data
-from tflm_zo.model.labels import PLAIN, Labels, read_labels, sample_notes, target_notes
+from tflm_zo.model.labels import PLAIN, Labels, loss_for, plain_ends, read_labels, sample_notes, target_notes
 from tflm_zo.model.quantization import Quantization, quantize
 from tflm_zo.model.samples import load_npz, load_npz_samples
 from tflm_zo.ops.options import LOSS_NAMES
@@ -57,6 +57,21 @@ def labelled(x: np.ndarray, y: np.ndarray | None, model: PatchedModel) -> Labell
     target = Quantization(np.array([model.loss.scale]), model.loss.zero_point)
     warn_of_data([*notes, *target_notes(labels, target)])
     return Labelled(codes, quantize(labels.values, target).reshape(len(codes), *model.target_shape), labels)
+
+
+def loss_and_labels(model: bytes, loss: str, x: np.ndarray, y: np.ndarray) -> tuple[str, np.ndarray]:
+    """Return which loss to patch a plain model for (:func:`~tflm_zo.model.labels.loss_for`), and its labels in their
+    plainest form, for what trains on parts of the samples.
+
+    Warns as :func:`labelled` does, once for all samples; raises :class:`ZoError` for samples or labels that do not fit.
+    """
+    source, outputs = plain_ends(model)
+    count = len(source.codes(x))
+    loss = loss_for(loss, y, outputs)
+    labels = read_labels(y, count, outputs, classes=loss == "cross-entropy" and outputs.ending == PLAIN)
+    warn_of_data([*sample_notes(x, source), *target_notes(labels, outputs.quantization)])
+    as_classes = labels.classes is not None and loss != "mse"
+    return loss, labels.classes if as_classes else np.asarray(y)
 
 
 def _classes(labels: Labels, model: PatchedModel) -> np.ndarray:
