@@ -70,8 +70,7 @@ def loss_and_labels(model: bytes, loss: str, x: np.ndarray, y: np.ndarray) -> tu
     loss = loss_for(loss, y, outputs)
     labels = read_labels(y, count, outputs, classes=loss == "cross-entropy" and outputs.ending == PLAIN)
     warn_of_data([*sample_notes(x, source), *target_notes(labels, outputs.quantization)])
-    as_classes = labels.classes is not None and loss != "mse"
-    return loss, labels.classes if as_classes else np.asarray(y)
+    return loss, np.asarray(y) if labels.classes is None or loss == "mse" else labels.classes
 
 
 def _classes(labels: Labels, model: PatchedModel) -> np.ndarray:

@@ -23,9 +23,9 @@ Names = frozenset[str]
 class LayerSets:
     """The trainable layers of the plain int8 ``model``, the input adapter among them where it is possible.
 
-    ``layers`` maps names to kinds of operators, ``head`` is the name of the exact head (None without one), ``closed``
-    those of the other layers with a closed form; ``loss`` as for :func:`tflm_zo.patch`. Raises :class:`ZoError` for models that
-    cannot be trained.
+    ``layers`` maps names to kinds of operators, ``head`` is the name of the exact head (None without one),
+    ``closed`` those of the other layers with a closed form; ``loss`` as for :func:`tflm_zo.patch`. Raises
+    :class:`ZoError` for models that cannot be trained.
     """
 
     def __init__(self, model: bytes, board: str, ram: int, flash: int, loss: str = "auto") -> None:
