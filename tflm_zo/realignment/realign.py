@@ -77,10 +77,10 @@ class Realigner:
             raise ZoError("the model has no convolution to realign; train it with `tflm-zo patch` and `train` alone")
         if any(layer.name == FILTER for layer in trainable_layers(tree)):
             raise ZoError("the model has been realigned with a filter: realign the original model")
-        original = SimModel(self._model)
-        self._input = original.inputs[0]
         source = input_end(main_graph(tree))
         self.input_shape = source.shape
+        original = SimModel(self._model)
+        self._input = original.inputs[0]
 
         def codes(samples: np.ndarray) -> np.ndarray:
             taken = source.codes(samples)
