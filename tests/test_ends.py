@@ -179,7 +179,7 @@ def test_labels_that_mean_nothing(options: dict[str, Any], y: np.ndarray, messag
 
 def test_flags_for_a_model_of_classes_say_what_to_do() -> None:
     trainer = SimTrainer(patch(small_models.small_model("logistic")))
-    with pytest.raises(ZoError, match="several labels, or with none.*patch it with loss mse"):
+    with pytest.raises(ZoError, match=r"several labels, or with none.*patch it with loss mse"):
         trainer.fit(X, FLAGS, **SETTINGS)
 
 
@@ -293,10 +293,10 @@ def test_auto_takes_logits_for_what_looks_like_them(model: bytes, loss: str) -> 
 @pytest.mark.parametrize(("scale", "y", "loss"), [(0.005, Y, "cross-entropy"), (0.1, VECTORS / 10, "mse")])
 def test_labels_decide_the_loss_where_they_are_known(scale: float, y: np.ndarray, loss: str) -> None:
     model = with_scale(small_models.small_model("none"), scale)
-    found = select_layers(model, X, y, passes=100, folds=2, verbose=False)
+    found = select_layers(model, X, y, passes=400, folds=2, verbose=False)
     assert found.loss == loss
     assert (found.untrained.accuracy is None) == (loss == "mse")
-    told = select_layers(model, X, one_hot(Y, 3), passes=100, folds=2, loss="mse", verbose=False)
+    told = select_layers(model, X, one_hot(Y, 3), passes=400, folds=2, loss="mse", verbose=False)
     assert told.loss == "mse"
 
 

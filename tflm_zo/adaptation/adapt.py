@@ -82,7 +82,7 @@ def adapt(
 
     ``y``: labels for ``x`` (classes, or vectors for a squared error), None if there are none. ``reference`` (m, ...):
     samples from before the drift, such as the representative data of the conversion; no labels. Samples are float in
-    the model's units or int8 codes.
+    the model's units, int8 codes, or uint8 images.
 
     First the model is prepared by statistics (:mod:`tflm_zo.realignment.preparation`), by the steps that the samples
     speak for (:mod:`tflm_zo.adaptation.choice`), if there is a reference. Then, with labels, what :func:`tflm_zo.patch`
@@ -97,13 +97,9 @@ def adapt(
         raise ZoError("adapt trains by labels: leave out the loss entropy, or patch with it and train")
     Hyperparameters(epochs=epochs, passes=passes).check()
     x = np.asarray(x)
-    if y is not None:
-        y = np.asarray(y)
-        if x.ndim and len(x) and (y.ndim == 0 or len(y) != len(x)):
-            raise ZoError(f"y has shape {y.shape}, but x has {len(x)} samples: give one label a sample")
     data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_bytes(model)
     if y is not None:
-        loss, y = loss_and_labels(data, loss, x, y)
+        loss, y = loss_and_labels(data, loss, x, np.asarray(y))
     with no_data_warnings():
         preparer, choice = _prepare(data, x, y, reference, loss, seed)
     prepared = choice.prepared

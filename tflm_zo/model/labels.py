@@ -26,7 +26,7 @@ from tflm_zo.model.samples import class_indices
 SOFTMAX, SIGMOID, PLAIN = "SOFTMAX", "LOGISTIC", ""
 
 # Shares from which on it is told that samples or labels do not fit their range.
-_MANY_CLIPPED = 0.2
+_MANY_CLIPPED = 0.5
 _SHOWN_NAMES = 8
 
 
@@ -215,8 +215,7 @@ def sample_notes(x: np.ndarray, end: End, name: str = "x") -> list[str]:
     clipped = clipped_note(x, end.quantization, name, "the input's range", _MANY_CLIPPED)
     if clipped:
         notes.append(f"{clipped}: are they in the units that the model was trained in?")
-    if len(x) > 1 and x.size and np.all(x == x[:1]):
-        notes.append(f"all {len(x)} samples of {name} are the same")
+    notes += constant_notes(x, name)
     quantization = end.quantization
     if x.dtype == np.uint8 and end.outer.type != "UINT8" and quantization is not None:
         pixels = np.array([0, 255])
@@ -224,6 +223,11 @@ def sample_notes(x: np.ndarray, end: End, name: str = "x") -> list[str]:
             low, high = quantization.reals(np.array([-128, 127]))
             notes.append(f"{name} is uint8: 0 to 255 are taken for the input's codes, {low:.4g} to {high:.4g}")
     return notes
+
+
+def constant_notes(x: np.ndarray, name: str) -> list[str]:
+    """Return what to tell of samples ``x`` (n, ...) that do not differ."""
+    return [f"all {len(x)} samples of {name} are the same"] if len(x) > 1 and x.size and np.all(x == x[:1]) else []
 
 
 def target_notes(labels: Labels, quantization: Quantization | None) -> list[str]:

@@ -8,9 +8,11 @@ import os
 import numpy as np
 
 from tflm_zo.errors import ZoError, warn_of_data
+from tflm_zo.model.file import load_model
 from tflm_zo.model.labels import PLAIN, Labels, loss_for, plain_ends, read_labels, sample_notes, target_notes
 from tflm_zo.model.quantization import Quantization, quantize
 from tflm_zo.model.samples import load_npz, load_npz_samples
+from tflm_zo.ops.names import is_patched
 from tflm_zo.ops.options import LOSS_NAMES
 from tflm_zo.patching.patched_model import PatchedModel
 from tflm_zo.training.engine import Labelled
@@ -65,6 +67,8 @@ def loss_and_labels(model: bytes, loss: str, x: np.ndarray, y: np.ndarray) -> tu
 
     Warns as :func:`labelled` does, once for all samples; raises :class:`ZoError` for samples or labels that do not fit.
     """
+    if is_patched(load_model(model)):
+        raise ZoError("the model is patched already: patch the original model instead")
     source, outputs = plain_ends(model)
     count = len(source.codes(x))
     loss = loss_for(loss, y, outputs)
