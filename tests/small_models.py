@@ -36,17 +36,19 @@ def small_model(
     shared: str = "",
     extreme: bool = False,
     float_ends: bool = False,
+    uint8_ends: bool = False,
     seed: int = 0,
 ) -> bytes:
     """A convolutional model of 8x8x1 samples: conv, depthwise conv, pooling, fully connected.
 
     end: what follows the fully connected layer: softmax, logistic, tanh, relu (fused) or nothing. shared: two more
     convolutions that share their weights: one "tensor", or two tensors with one "buffer". extreme: many codes
-    of weights at and near the ends of the int8 range. float_ends: float input and output, int8 within.
+    of weights at and near the ends of the int8 range. float_ends, uint8_ends: input and output of that type, int8
+    within.
     """
     b = _Builder(INPUT_SHAPE, seed, bias=bias, per_channel=per_channel, extreme=extreme)
-    if float_ends:
-        b.quantize()
+    if float_ends or uint8_ends:
+        b.quantize(TYPE.UINT8 if uint8_ends else TYPE.FLOAT32)
     b.conv("stem", 6, _square(3, 2))
     b.depthwise("spread", _square(3))
     if shared:
@@ -57,6 +59,8 @@ def small_model(
     b.finish(outputs, end)
     if float_ends:
         b.dequantize()
+    if uint8_ends:
+        b.unsigned()
     return b.bytes()
 
 
@@ -363,10 +367,11 @@ class _Builder:
         self.last = self._tensor("input", TYPE.INT8, (1, *shape), self.scale, self.zero_point)
         self.graph.inputs = np.array([self.last], dtype=np.int32)
 
-    def quantize(self) -> None:
-        """Puts a float input before the int8 one."""
+    def quantize(self, kind: int = TYPE.FLOAT32) -> None:
+        """Puts a float or uint8 input before the int8 one."""
         inner = self.last
-        outer = self._tensor("real", TYPE.FLOAT32, (1, *self.values.shape[1:]))
+        quantized = (self.scale, self.zero_point + 128) if kind == TYPE.UINT8 else ()
+        outer = self._tensor("real", kind, (1, *self.values.shape[1:]), *quantized)
         self.graph.inputs = np.array([outer], dtype=np.int32)
         self._operator(OPERATOR.QUANTIZE, OPTIONS.QuantizeOptions, schema.QuantizeOptionsT(), [outer], inner)
 
@@ -374,6 +379,13 @@ class _Builder:
         outer = self._tensor("result", TYPE.FLOAT32, (1, self.values.shape[1]))
         options = schema.DequantizeOptionsT()
         self._operator(OPERATOR.DEQUANTIZE, OPTIONS.DequantizeOptions, options, [self.last], outer)
+
+    def unsigned(self) -> None:
+        """Puts a uint8 output behind the int8 one."""
+        inner = self.graph.tensors[self.last]
+        scale, zero_point = inner.quantization.scale, int(inner.quantization.zeroPoint[0]) + 128
+        outer = self._tensor("unsigned", TYPE.UINT8, tuple(inner.shape), scale, zero_point)
+        self._operator(OPERATOR.QUANTIZE, OPTIONS.QuantizeOptions, schema.QuantizeOptionsT(), [self.last], outer)
 
     def conv(
         self,

@@ -19,7 +19,7 @@ from tflm_zo import Trainer, ZoError, adapt, patch
 from tflm_zo.adaptation import choice
 from tflm_zo.adaptation.adapt import Adaptation
 from tflm_zo.cli.main import main
-from tflm_zo.conversion.evaluate import evaluate_plain
+from tflm_zo.conversion.evaluate import evaluate_plain, predict_values
 from tflm_zo.model.file import load_model, shape_of
 from tflm_zo.model.quantization import quantization_of, quantize
 from tflm_zo.realignment.preparation import Chain, Preparer
@@ -199,16 +199,15 @@ def test_one_sigmoid_unit() -> None:
     assert chosen is not None and chosen.information is not None
 
 
-def test_float_inputs_are_only_trained() -> None:
-    """And the reason is said; without labels it is the error."""
-    model = small_models.small_model(float_ends=True)
-    found = adapt(model, X, Y, REFERENCE)
-    assert found.chain == Chain() and found.rows == () and found.history is not None
-    assert "not prepared: preparation needs an int8 input" in found.preparation
-    accuracies = [evaluate_plain(m, X, Y)["accuracy"] for m in (model, found.model)]
-    assert accuracies[1] > accuracies[0]
-    with pytest.raises(ZoError, match="preparation needs an int8 input"):
-        adapt(model, X, None, REFERENCE)
+@pytest.mark.parametrize("labelled", [False, True])
+def test_float_inputs_are_prepared_behind_their_quantize(labelled: bool) -> None:
+    """As int8 inputs are, step by step."""
+    y = Y if labelled else None
+    models = [small_models.small_model(), small_models.small_model(float_ends=True)]
+    plain, other = (adapt(model, X, y, REFERENCE) for model in models)
+    assert plain.rows and [row.chain for row in plain.rows] == [row.chain for row in other.rows]
+    assert plain.chain == other.chain and plain.preparation == other.preparation
+    np.testing.assert_array_equal(predict_values(plain.model, X), predict_values(other.model, X))
 
 
 def test_what_has_been_prepared_is_only_trained(taught: bytes) -> None:
@@ -249,12 +248,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"y": np.array(1)}, r"y has shape \(\), but x has 90 samples"),
     ({"y": Y + 5}, "but the model has 3 classes, 0 to 2"),
     ({"y": Y + 0.5}, "give integer class indices 0 to 2"),
-    ({"y": np.eye(3)[Y]}, "give class indices of shape"),
+    ({"y": np.eye(4)[Y]}, "give class indices of shape"),
     ({"x": NAN}, r"^x\[\d+\] has a value that is not finite"),
     ({"x": NAN, "reference": None}, r"^x\[\d+\] has a value that is not finite"),
     ({"x": X[:0], "y": Y[:0]}, "^x holds no samples"),
     ({"x": X[:, :5]}, r"^x has samples of shape \[5, 8, 1\], but the model's input is \[8, 8, 1\]"),
-    ({"x": X.astype(np.uint8)}, "x has dtype uint8: give float values .*, or int8 codes"),
+    ({"x": X.astype(np.uint16)}, "x has dtype uint16: give float values .*, or int8 codes, or uint8 images"),
     ({"reference": REFERENCE[:, :5]}, r"reference has samples of shape \[5, 8, 1\]"),
     ({"reference": REFERENCE[:0]}, "reference holds no samples"),
     ({"reference": NAN}, r"reference\[\d+\] has a value that is not finite"),

@@ -75,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small: bytes) -> Path:
     np.savez(path / "negative.npz", x=X, y=Y - 1)
     np.savez(path / "shape.npz", x=X[:, :5], y=Y)
     np.savez(path / "nan.npz", x=bad_x, y=Y)
-    np.savez(path / "uint8.npz", x=(X * 99).astype(np.uint8), y=Y)
+    np.savez(path / "uint16.npz", x=(X * 99).astype(np.uint16), y=Y)
     np.savez(path / "count.npz", x=X, y=Y[:-1])
     np.savez(path / "empty.npz", x=X[:0], y=Y[:0])
     np.savez(path / "scalar.npz", x=X, y=np.int64(1))
@@ -200,7 +200,7 @@ REFUSED: list[tuple[list[str], str]] = [
     ([*TRAIN, "negative.npz"], r"y\[\d+\] is class -1"),
     ([*TRAIN, "shape.npz"], r"x has samples of shape \[5, 8, 1\].*\[8, 8, 1\]"),
     ([*TRAIN, "nan.npz"], r"x\[7\].*not finite"),
-    ([*TRAIN, "uint8.npz"], "x has dtype uint8"),
+    ([*TRAIN, "uint16.npz"], "x has dtype uint16"),
     ([*TRAIN, "count.npz"], "60 samples"),
     ([*TRAIN, "empty.npz"], "no samples"),
     ([*TRAIN, "no_y.npz"], "no_y.npz has no array y"),

@@ -118,7 +118,7 @@ def test_sizes_of_samples(patched: bytes, tmp_path: Path) -> None:
     assert "kInputBytes = 64;" in header
     assert "kTargetBytes = 4;" in header
     assert f"kBatchBytes = {5 * 68};" in header
-    export_sketch(patch(small_models.dense_model("none", outputs=5), "head"), tmp_path / "b")
+    export_sketch(patch(small_models.dense_model("none", outputs=5), "head", "mse"), tmp_path / "b")
     assert "kTargetBytes = 5;" in (tmp_path / "b" / "model.h").read_text()
 
 
@@ -150,7 +150,7 @@ def test_input_and_classes_are_those_of_the_model(patched: bytes, sketch: tuple[
     assert np.float32(scale.rstrip("f")) == np.float32(model.input_quantization.scale)
     assert int(constant(header, "kInputZeroPoint")) == model.input_quantization.zero_point
     assert constant(header, "kClasses") == "3"
-    for name, end, outputs, classes in (("a", "logistic", 1, "2"), ("b", "none", 5, "0")):
+    for name, end, outputs, classes in (("a", "logistic", 1, "2"), ("b", "none", 1, "0"), ("c", "none", 5, "5")):
         export_sketch(patch(small_models.dense_model(end, outputs=outputs), "head"), tmp_path / name)
         assert constant((tmp_path / name / "model.h").read_text(), "kClasses") == classes
 

@@ -408,8 +408,14 @@ def test_model_with_float_input_and_output() -> None:
     trainer.fit(X, Y, **SETTINGS)
     assert trainer.evaluate(X, Y)["loss"] < before
     np.testing.assert_array_equal(predict_plain(trainer.bake(), X), trainer.predict(X))
-    with pytest.raises(ZoError, match="x has dtype int8"):
-        trainer.predict(np.zeros((1, 8, 8, 1), np.int8))
+    # Codes are those of the int8 tensor behind the model's QUANTIZE.
+    quantization = trainer.model.input_quantization
+    assert quantization is not None
+    codes = np.arange(-128, 128, dtype=np.int8)[:64].reshape(1, 8, 8, 1)
+    values = (quantization.scale * (codes.astype(np.float64) - quantization.zero_point)).astype(np.float32)
+    np.testing.assert_array_equal(trainer.predict(codes), trainer.predict(values))
+    with pytest.raises(ZoError, match="x has dtype int32"):
+        trainer.predict(np.zeros((1, 8, 8, 1), np.int32))
 
 
 # -- within its bounds -------------------------------------------------------------------------------------
@@ -527,17 +533,19 @@ def with_value(value: float) -> np.ndarray:
         (X[:, :7], Y, r"x has samples of shape \[7, 8, 1\].*\[8, 8, 1\]"),
         (X[0], Y[:1], r"x has samples of shape"),
         (np.zeros((0, 8, 8, 1), np.float32), Y[:0], "x holds no samples"),
-        ((X * 100).astype(np.uint8), Y, "x has dtype uint8"),
+        ((X * 100).astype(np.uint16), Y, "x has dtype uint16"),
         ((X * 100).astype(np.int32), Y, "x has dtype int32"),
         (X.astype(complex), Y, "x has dtype complex128"),
         (X, Y[:-1], r"y has shape \(47,\).*48 samples"),
         (X, np.int64(1), "y has shape"),
-        (X, np.eye(3)[Y], "y has shape.*argmax"),
+        (X, np.eye(4)[Y], "y has 4 values a sample, the model's output 3: give class indices"),
+        (X, 0.5 * np.eye(3)[Y], "y has values that are no classes.*give class indices 0 to 2.*loss mse"),
         (X, np.where(np.arange(48) == 5, 3, Y), r"y\[5\] is class 3.*3 classes"),
         (X, np.where(np.arange(48) == 5, -1, Y), r"y\[5\] is class -1"),
         (X, Y + 0.5, "y has dtype float64"),
         (X, np.where(np.arange(48) == 5, np.nan, Y), "y has dtype float64"),
-        (X, Y.astype(str), "y has dtype"),
+        (X, Y.astype(object), "y has dtype object"),
+        (X, np.where(Y == 2, "one", "two"), "y has 2 names .one, two., but the model has 3 classes"),
     ],
 )
 def test_bad_samples_are_named_and_change_nothing(

@@ -68,7 +68,7 @@ class RecordingEngine(TflmEngine):
         self.header = b"".join(map(bytes, [head, schedule, *groups]))
 
     def _input_item_bytes(self) -> int:
-        return 1 if self.model.input_quantization is not None else 4
+        return self.model.input.dtype.itemsize
 
     def step(self, samples: Labelled, batch: np.ndarray, step: int, rate_scale: float, advance: Advance) -> StepTotals:
         data = b"".join(samples.codes[i].tobytes() + samples.targets[i].tobytes() for i in batch)

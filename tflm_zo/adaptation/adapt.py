@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.adaptation.choice import Choice, Row, choose, patch_for_adapting, plain
-from tflm_zo.errors import ZoError
+from tflm_zo.errors import ZoError, no_data_warnings
 from tflm_zo.files import read_bytes
 from tflm_zo.model.file import load_model
 from tflm_zo.realignment.preparation import Chain, Prepared, Preparer, preparable_input
 from tflm_zo.training.history import History
 from tflm_zo.training.hyperparameters import Hyperparameters
+from tflm_zo.training.samples import loss_and_labels
 from tflm_zo.training.trainer import Trainer
 from tflm_zo.training.watch import explain
 
@@ -81,7 +82,7 @@ def adapt(
 
     ``y``: labels for ``x`` (classes, or vectors for a squared error), None if there are none. ``reference`` (m, ...):
     samples from before the drift, such as the representative data of the conversion; no labels. Samples are float in
-    the model's units or int8 codes.
+    the model's units, int8 codes, or uint8 images.
 
     First the model is prepared by statistics (:mod:`tflm_zo.realignment.preparation`), by the steps that the samples
     speak for (:mod:`tflm_zo.adaptation.choice`), if there is a reference. Then, with labels, what :func:`tflm_zo.patch`
@@ -96,19 +97,19 @@ def adapt(
         raise ZoError("adapt trains by labels: leave out the loss entropy, or patch with it and train")
     Hyperparameters(epochs=epochs, passes=passes).check()
     x = np.asarray(x)
-    if y is not None:
-        y = np.asarray(y)
-        if x.ndim and len(x) and (y.ndim == 0 or len(y) != len(x)):
-            raise ZoError(f"y has shape {y.shape}, but x has {len(x)} samples: give one label a sample")
     data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_bytes(model)
-    preparer, choice = _prepare(data, x, y, reference, loss, seed)
+    if y is not None:
+        loss, y = loss_and_labels(data, loss, x, np.asarray(y))
+    with no_data_warnings():
+        preparer, choice = _prepare(data, x, y, reference, loss, seed)
     prepared = choice.prepared
     codes = x if preparer is None else prepared.codes(preparer.codes(x)[:, 0])
     if y is None:
         whole = prepared.whole()
         return Adaptation(whole, whole, prepared.chain, choice.rows, choice.reason, None, 0)
     trainer = Trainer(patch_for_adapting(prepared.model, loss), seed)
-    history = trainer.fit(codes, y, epochs=epochs, passes=passes, verbose=verbose)
+    with no_data_warnings():
+        history = trainer.fit(codes, y, epochs=epochs, passes=passes, verbose=verbose)
     if history.interrupted:
         raise ZoError("interrupted: nothing is written")
     if history.guard.kept == "start":

@@ -51,13 +51,12 @@ def kept_sample_bytes(model: PatchedModel, parts: SplitModel | None) -> int:
 
 def input_bytes(model: PatchedModel) -> int:
     """Return the bytes of one sample in the model's input tensor."""
-    width = 1 if model.input_quantization is not None else 4
-    return width * math.prod(model.input_shape)
+    return model.input.bytes
 
 
 def target_bytes(model: PatchedModel) -> int:
     """Return the bytes of one label in the model's target tensor."""
-    return 4 if model.loss.classes else math.prod(model.target_shape)
+    return model.target_dtype.itemsize * math.prod(model.target_shape)
 
 
 def reference_channels(model: PatchedModel) -> int:

@@ -28,7 +28,8 @@ _EXAMPLE_LIBRARIES = {
 def model_header(model: PatchedModel, arena: int, batch: int) -> str:
     """Return model.h: sizes (``arena`` and ``batch`` in bytes) and quantization of ``model``."""
     digest = hashlib.sha256(model.data).hexdigest()
-    codes = model.input_quantization
+    is_int8 = model.input.outer.type == "INT8"
+    codes = model.input.outer.quantization
     scale, zero_point = (1.0, 0) if codes is None else (codes.scale, codes.zero_point)
     return f"""// Written by tflm-zo {_VERSION}. Export the model again instead of editing this file.
 #ifndef MODEL_H_
@@ -60,9 +61,9 @@ constexpr size_t kBatchBytes = {batch};
 // Channels of the input adapter that it can be recalibrated for; 0: the model was patched without --reference.
 constexpr uint32_t kReferenceChannels = {reference_channels(model)};
 
-// The input: its shape, and, if it is int8, the code of a value: round(value / kInputScale) + kInputZeroPoint.
+// The input: its shape, and, unless it is float, the code of a value: round(value / kInputScale) + kInputZeroPoint.
 constexpr uint32_t kInputShape[] = {{{", ".join(map(str, model.input_shape))}}};
-constexpr bool kInputIsInt8 = {"false" if codes is None else "true"};
+constexpr bool kInputIsInt8 = {"true" if is_int8 else "false"};
 constexpr float kInputScale = {scale:.8e}f;
 constexpr int32_t kInputZeroPoint = {zero_point};
 

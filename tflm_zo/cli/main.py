@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from tflm_zo.cli.options import finish, json_option
 from tflm_zo.cli.search import select, tune
 from tflm_zo.cli.serial import monitor, virtual_board
 from tflm_zo.cli.training import evaluate, train
-from tflm_zo.errors import ZoError
+from tflm_zo.errors import DataWarning, ZoError
 
 
 class _Command(click.Group):
@@ -25,10 +28,30 @@ class _Command(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _data_warnings_in_a_line():
+                return super().invoke(ctx)
         except ZoError as error:
             click.echo(f"tflm-zo: error: {error}", err=True)
             ctx.exit(1)
+
+
+@contextlib.contextmanager
+def _data_warnings_in_a_line() -> Iterator[None]:
+    """What is told of samples and labels, each once, without the place in the code that it comes from."""
+    told: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, DataWarning):
+                others(message, category, *where, **more)
+            elif str(message) not in told:
+                told.add(str(message))
+                click.echo(f"tflm-zo: warning: {message}", err=True)
+
+        warnings.showwarning = show
+        yield
 
 
 @click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})

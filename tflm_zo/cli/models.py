@@ -100,7 +100,8 @@ def realign(model: str, reference: str, data: str, output: str, filter_name: str
     type=click.Choice(LOSSES),
     default="auto",
     show_default=True,
-    help="auto: cross-entropy if the model ends in softmax or sigmoid, else mse; entropy needs no labels.",
+    help="auto: cross-entropy if the model ends in softmax, sigmoid or a vector of logits (two or more numbers, not as "
+    "many as inputs, with a range of 4 or more), else mse; entropy needs no labels.",
 )
 @click.option("--adapter", is_flag=True, help="Put a trainable gain and offset per input channel in front.")
 @click.option("--accumulate", is_flag=True, help="Keep batch gradients: 4 bytes of RAM a trained weight.")

@@ -46,13 +46,22 @@ class _Bytes(click.ParamType):
 @click.option(
     "--board", type=click.Choice(board_names()), default="nano33ble", show_default=True, help="The board to plan for."
 )
+@click.option(
+    "--loss",
+    type=click.Choice(("auto", "cross-entropy", "mse")),
+    default="auto",
+    show_default=True,
+    help="auto: what the labels say of a model without softmax or sigmoid at its end, else as for `patch`.",
+)
 @click.option("--passes", default=5000, show_default=True, help="Forward passes of each training.")
 @_FOLDS
 @click.option("--seed", default=0, show_default=True)
 @_JOBS
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
-def select(model: str, data: str, *, board: str, jobs: int | None, quiet: bool, as_json: bool, **search: int) -> None:
+def select(
+    model: str, data: str, *, board: str, loss: str, jobs: int | None, quiet: bool, as_json: bool, **search: int
+) -> None:
     """Find the layers of an int8 MODEL that are worth training on samples, and fit the board's memory.
 
     Ranks layers by what training them takes off the loss of held-out samples, per byte of RAM and per forward pass,
@@ -67,7 +76,7 @@ def select(model: str, data: str, *, board: str, jobs: int | None, quiet: bool, 
     content = read_bytes(model)
     x, y = load_npz(data)
     jobs = usable_processors() if jobs is None else jobs
-    found = select_layers(content, x, y, board=board, jobs=jobs, verbose=not quiet, **search)
+    found = select_layers(content, x, y, board=board, loss=loss, jobs=jobs, verbose=not quiet, **search)
     click.echo(_layer_table(found))
     click.echo("lower loss: on held-out samples, than without the layer; ± standard error; RAM in bytes")
     scores = _show_held_out(found)
@@ -84,7 +93,8 @@ def select(model: str, data: str, *, board: str, jobs: int | None, quiet: bool, 
             plain = "ORIGINAL.tflite"
             click.echo(f"ORIGINAL.tflite is what {model} was patched from")
         adapter = " --adapter" if found.adapter else ""
-        command = f"tflm-zo patch {shlex.quote(plain)} --trainable {shlex.quote(found.trainable)}{adapter}"
+        wanted = "" if found.loss == "auto" else f" --loss {found.loss}"
+        command = f"tflm-zo patch {shlex.quote(plain)} --trainable {shlex.quote(found.trainable)}{adapter}{wanted}"
         command += " -o model_zo.tflite"
         click.echo(f"next: {command}")
     finish(as_json, _selection_result(found, command, scores))
@@ -104,6 +114,7 @@ def _selection_result(found: Selection, command: str, scores: dict[str, dict[str
     return {
         "trainable": found.trainable,
         "adapter": found.adapter,
+        "loss": found.loss,
         "command": command,
         "scores": scores,
         "ram_bytes": [found.ram, found.ram_limit],

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from tflm_zo.conversion.diagnosis import last_op
 from tflm_zo.conversion.evaluate import predict_values
 from tflm_zo.conversion.keras_support import as_samples, import_tensorflow, input_shape, load_keras, predict_float
-from tflm_zo.errors import ZoError
+from tflm_zo.errors import ZoError, warn_of_data
+from tflm_zo.model.labels import plain_ends, read_labels
 
 
 @dataclass(frozen=True)
 class AccuracyReport:
     """Float against int8 results of one model on ``samples`` labelled samples.
 
-    ``metric`` is ``"accuracy"`` (fraction right, larger is better) or ``"mean squared error"``
-    (in the model's real output units squared, smaller is better).
+    ``metric`` is ``"accuracy"`` or ``"label accuracy"`` (fraction right, larger is better) or ``"mean
+    squared error"`` (in the model's real output units squared, smaller is better).
     """
 
     metric: str
@@ -35,10 +35,8 @@ class AccuracyReport:
 def accuracy_report(keras_model: Any, tflite_model: bytes, x: ArrayLike, y: ArrayLike) -> AccuracyReport:
     """Compare a Keras model with the int8 model made from it, the latter run in TFLM.
 
-    With ``y`` integer of shape ``(n,)`` and more than one model output this is classification:
-    the largest output wins. A single output behind a sigmoid says class 1 above 0.5.
-    Otherwise ``y`` is the target itself, as large as the outputs, and the result is the mean
-    squared error.
+    What ``y`` means, and so what is measured, is decided as for every command: see
+    :mod:`tflm_zo.model.labels`.
 
     Args:
         keras_model: as for :func:`tflm_zo.convert`.
@@ -62,28 +60,7 @@ def accuracy_report(keras_model: Any, tflite_model: bytes, x: ArrayLike, y: Arra
             f"the int8 model gives {quantized.shape[1]} outputs, '{model.name}' gives "
             f"{outputs.shape[1]}: it was not made from this Keras model"
         )
-    values_per_sample = outputs.shape[1]
-    integer = np.issubdtype(targets.dtype, np.integer)
-    binary = values_per_sample == 1 and integer and last_op(tflite_model) == "LOGISTIC"
-    if binary or (targets.ndim == 1 and values_per_sample > 1):
-        classes = max(2, values_per_sample)
-        if not integer:
-            raise ZoError(f"y has dtype {targets.dtype}: class labels must be integers")
-        if targets.min() < 0 or targets.max() >= classes:
-            raise ZoError(f"y has labels {targets.min()} to {targets.max()}, the model has classes 0 to {classes - 1}")
-
-        def score(values: NDArray[np.float32]) -> float:
-            found = values[:, 0] > 0.5 if binary else values.argmax(axis=1)
-            return float(np.mean(found == targets.reshape(-1)))
-
-        metric = "accuracy"
-    else:
-        if targets.size != outputs.size:
-            raise ZoError(f"y has {targets.size // len(inputs)} values a sample, the model gives {values_per_sample}")
-        wanted = targets.reshape(outputs.shape).astype(np.float64)
-
-        def score(values: NDArray[np.float32]) -> float:
-            return float(np.mean((values.astype(np.float64) - wanted) ** 2))
-
-        metric = "mean squared error"
-    return AccuracyReport(metric, score(outputs), score(quantized), len(inputs))
+    labels = read_labels(targets, len(inputs), plain_ends(tflite_model)[1])
+    warn_of_data([labels.note] if labels.note else [])
+    (metric, of_float), (_, of_int8) = (next(iter(labels.measure(v).items())) for v in (outputs, quantized))
+    return AccuracyReport(metric.replace("_", " "), of_float, of_int8, len(inputs))

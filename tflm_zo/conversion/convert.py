@@ -13,7 +13,8 @@ from tflm_zo.conversion.converter_process import convert_graphs, freeze
 from tflm_zo.conversion.diagnosis import find_unquantized, layer_of, phrase
 from tflm_zo.conversion.keras_support import as_samples, import_tensorflow, input_shape, load_keras, quiet
 from tflm_zo.conversion.remedies import remedy
-from tflm_zo.errors import ZoError
+from tflm_zo.errors import ZoError, warn_of_data
+from tflm_zo.model.labels import constant_notes
 
 # Calibration of one layer alone only has to run, not to give good scales.
 _ISOLATION_SAMPLES = 8
@@ -40,6 +41,7 @@ def convert(keras_model: Any, representative_data: ArrayLike | Iterable[ArrayLik
     model = load_keras(keras_model)
     expected = input_shape(model)
     samples = as_samples("representative_data", representative_data, expected, model.name)
+    warn_of_data(constant_notes(samples, "representative_data"))
     graph = freeze(tf, model, [samples.shape[1:]], model.name)
     content, failure = convert_graphs([(graph, [samples])])[0]
     failure = failure or find_unquantized(content)

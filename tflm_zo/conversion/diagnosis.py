@@ -44,11 +44,6 @@ def _operators(content: bytes) -> Iterator[tuple[str, bool, list[Any], list[str]
             )
 
 
-def last_op(content: bytes) -> str:
-    """Return the name of a model's last operator."""
-    return [name for name, _, _, _ in _operators(content)][-1]
-
-
 def find_unquantized(content: bytes) -> Failure | None:
     """The first operator that is not int8, or whose shapes are not fixed; None if there is none."""
     from tensorflow.lite.python import schema_py_generated as schema

@@ -20,6 +20,9 @@ from tflm_zo.model.file import builtin_code, builtin_name, shape_of, tensor_name
 from tflm_zo.model.quantization import Quantization, checked_quantization, decode_quantization
 from tflm_zo.model.schema import schema
 
+# Operators that give the same codes in another shape.
+SHAPES_ONLY = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
+
 _DTYPES: dict[str, Any] = {"INT8": np.dtype(np.int8), "INT32": np.dtype("<i4")}
 
 
@@ -181,18 +184,19 @@ def read_subgraph(tree: Any, number: int) -> Graph:
 def int8_part(graph: Graph) -> Graph:
     """What there is to simulate of a model: its int8 operators, between int8 inputs and outputs.
 
-    Left out are a QUANTIZE of the model's float input and a DEQUANTIZE to its float output, in whose place their int8
-    tensors are input and output; and operators that compute nothing but the shape that a RESHAPE is given. Converters
-    write those where the batch size is open; TFLite Micro takes the shape of a RESHAPE from its output tensor, so a run
-    without them has the same results. Operators with several outputs are taken apart: the simulator's have one each.
+    Left out are a QUANTIZE of the model's float or uint8 input and what makes its float or uint8 output
+    (:func:`changes_type`), in whose place their int8 tensors are input and output; and operators that compute nothing
+    but the shape that a RESHAPE is given. Converters write those where the batch size is open; TFLite Micro takes the
+    shape of a RESHAPE from its output tensor, so a run without them has the same results. Operators with several
+    outputs are taken apart: the simulator's have one each.
     """
     without = _shape_operators(graph)
     inputs, outputs = list(graph.inputs), list(graph.outputs)
     for op in graph.operators:
-        if _is_end(graph, op, "QUANTIZE", op.inputs, op.outputs, inputs):
+        if _is_end(graph, op, op.inputs, op.outputs, inputs):
             inputs[inputs.index(op.inputs[0])] = op.outputs[0]
             without.add(op.index)
-        elif _is_end(graph, op, "DEQUANTIZE", op.outputs, op.inputs, outputs):
+        elif _is_end(graph, op, op.outputs, op.inputs, outputs):
             outputs[outputs.index(op.outputs[0])] = op.inputs[0]
             without.add(op.index)
     operators = tuple(part for op in graph.operators if op.index not in without for part in _one_output(op))
@@ -208,14 +212,26 @@ def _one_output(op: Operator) -> Iterator[Operator]:
         yield replace(op, outputs=(output,), options={**op.options, "part": part})
 
 
-def _is_end(
-    graph: Graph, op: Operator, name: str, outer: tuple[int, ...], inner: tuple[int, ...], ends: list[int]
-) -> bool:
-    """Whether an operator stands between a float end of the model, which nothing else uses, and an int8 tensor."""
-    if op.name != name or outer[0] not in ends:
+def _is_end(graph: Graph, op: Operator, outer: tuple[int, ...], inner: tuple[int, ...], ends: list[int]) -> bool:
+    """Whether an operator stands between a float or uint8 end of the model, which nothing else uses, and an int8
+    tensor."""
+    if not changes_type(graph, op, outer, inner) or outer[0] not in ends:
         return False
-    users = sum(outer[0] in (*other.inputs, *other.outputs) for other in graph.operators)
-    return users == 1 and graph.tensors[outer[0]].type == "FLOAT32" and graph.tensors[inner[0]].type == "INT8"
+    return sum(outer[0] in (*other.inputs, *other.outputs) for other in graph.operators) == 1
+
+
+def changes_type(graph: Graph, op: Operator, outer: tuple[int, ...], inner: tuple[int, ...]) -> bool:
+    """Whether ``op`` makes int8 ``inner`` of float or uint8 ``outer``, or the reverse, and changes nothing but the
+    type: codes of uint8 are those of int8 plus 128."""
+    if op.name not in ("QUANTIZE", "DEQUANTIZE") or len(outer) != 1 or len(inner) != 1:
+        return False
+    there, here = graph.tensors[outer[0]], graph.tensors[inner[0]]
+    if here.type != "INT8" or here.scales.size != 1:
+        return False
+    if there.type == "UINT8":
+        same = there.scales.size == 1 and there.scale == here.scale
+        return same and there.zero_point == here.zero_point + 128
+    return there.type == "FLOAT32"
 
 
 def _shape_operators(graph: Graph) -> set[int]:

@@ -20,8 +20,9 @@ def input_codes(
 ) -> np.ndarray:
     """Return samples ``x`` (n, ...) as int8 (n, *shape), where ``shape`` is the model's input [1, ...].
 
-    float values are quantized with the model's own input scale; int8 is taken as codes. Raises :class:`ZoError`
-    for another shape or dtype, no sample at all, or values that are not finite; ``name`` is that of the samples there.
+    float values are quantized with the model's own input scale; int8 is taken as codes, uint8 as codes plus 128, as
+    images are stored. Raises :class:`ZoError` for another shape or dtype, no sample at all, or values that are not
+    finite; ``name`` is that of the samples there.
     """
     return codes_of(np.asarray(x), shape, quantization, name, "the model's input")
 
@@ -67,10 +68,12 @@ def codes_of(
     values = values.reshape(count, *shape)
     if values.dtype == np.int8 and quantization is not None:
         return values
+    if values.dtype == np.uint8 and quantization is not None:
+        return (values.astype(np.int16) - 128).astype(np.int8)
     if values.dtype.kind != "f":
         raise ZoError(
             f"{name} has dtype {values.dtype}: give float values in the units of the Keras model"
-            + (", or int8 codes" if quantization is not None else "")
+            + (", or int8 codes, or uint8 images" if quantization is not None else "")
         )
     if not np.all(np.isfinite(values)):
         flat = ~np.isfinite(values.reshape(count, -1)).all(axis=1)

@@ -16,7 +16,7 @@ from tflm_zo.model.file import shape_of, tensor_name
 from tflm_zo.model.quantization import quantization_of
 from tflm_zo.ops.channel_statistics import channel_axis
 from tflm_zo.ops.layouts import ADAPTER_UNIT
-from tflm_zo.patching.front_layer import input_tensor, insert_front_layer
+from tflm_zo.patching.front_layer import inner_input_index, input_tensor, insert_front_layer
 
 NAME = "adapter"
 
@@ -30,7 +30,8 @@ def add_adapter(tree: Any, gains: np.ndarray | None = None, offsets: np.ndarray 
     ``gains`` (positive, (channels,)) and ``offsets`` (input codes, (channels,)): what it does to a channel from the
     beginning, about the input's zero point; in the weights' scales and in the bias, so trainable from there.
 
-    Raises :class:`ZoError` if the model has several inputs, or its input is not int8 with a batch of one.
+    Behind a float or uint8 input it adapts the int8 codes that the model makes of it. Raises :class:`ZoError` if the
+    model has several inputs, or its input is not int8 inside with a batch of one.
     """
     tensor = input_tensor(tree, "the adapter")
     shape = shape_of(tensor)
@@ -59,4 +60,4 @@ def reads_the_input(tree: Any) -> bool:
     graph = tree.subgraphs[0]
     entry = next(i for i, tensor in enumerate(graph.tensors) if tensor_name(tensor) == f"{NAME}/in")
     source = next(int(op.inputs[0]) for op in graph.operators if entry in op.outputs)
-    return source == int(graph.inputs[0])
+    return source == inner_input_index(tree)

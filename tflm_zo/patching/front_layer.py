@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.model.ends import TO_INT8, described, inner_input, input_end
 from tflm_zo.model.file import schema, shape_of, tensor_name
-from tflm_zo.model.quantization import quantization_of
+from tflm_zo.model.graph import main_graph
 
 # What a layer in front consists of: the convolution, and a reshape on either side.
 FRONT_OPERATORS = 3
@@ -27,19 +28,28 @@ _TYPES = {
 }
 
 
-def input_tensor(tree: Any, what: str) -> Any:
-    """Return the tensor of the model's only input, for ``what`` that is put behind it.
+def inner_input_index(tree: Any) -> int:
+    """Return the index of the int8 tensor that the layers read of the model's first input: behind the QUANTIZE of a
+    float or uint8 input."""
+    graph = main_graph(tree)
+    return inner_input(graph, graph.inputs[0])
 
-    Raises :class:`ZoError` if the model has several inputs, or its input is not int8 with a batch of one.
+
+def input_tensor(tree: Any, what: str) -> Any:
+    """Return the int8 tensor of the model's only input, for ``what`` that is put behind it; of a float or uint8 input
+    that is the one behind its QUANTIZE.
+
+    Raises :class:`ZoError` if the model has several inputs, or its input is of another type or batch size.
     """
     graph = tree.subgraphs[0]
     if len(graph.inputs) != 1:
         raise ZoError(f"{what} needs a model with one input, this one has {len(graph.inputs)}")
-    tensor = graph.tensors[int(graph.inputs[0])]
-    shape = shape_of(tensor)
-    if tensor.type != schema.TensorType.INT8 or quantization_of(tensor) is None or shape[:1] != (1,):
-        raise ZoError(f"{what} needs an int8 input [1, ...], but {tensor_name(tensor)!r} is {list(shape)}")
-    return tensor
+    end = input_end(main_graph(tree))
+    if end.inner is None:
+        raise ZoError(f"{what} needs an input that is int8 inside, but {described(end.outer)}: {TO_INT8}")
+    if end.inner.shape[:1] != (1,):
+        raise ZoError(f"{what} needs an input [1, ...], but {described(end.inner)}: convert it with a batch size of 1")
+    return graph.tensors[end.inner.index]
 
 
 def insert_front_layer(
@@ -79,7 +89,7 @@ def insert_front_layer(
 class FrontBuilder:
     """Adds tensors and operators of a layer in front to a model tree.
 
-    ``source`` is the tensor that the layer reads: the model's input, or what
+    ``source`` is the tensor that the layer reads: the model's int8 input, or what
     :mod:`tflm_zo.realignment.sample_normalization` makes of it. Operators are called in the order of execution,
     :meth:`insert` last.
     """
@@ -91,7 +101,7 @@ class FrontBuilder:
         self._codes: dict[int, int] = {}
         self._operators: list[Any] = []
         normalized = (i for i, t in enumerate(self._graph.tensors) if tensor_name(t) == NORMALIZED)
-        self.source = next(normalized, int(self._graph.inputs[0]))
+        self.source = next(normalized, inner_input_index(tree))
 
     def insert(self, result: int) -> None:
         """Put the operators behind what makes the source, and ``result`` in place of the source for all others."""

@@ -10,7 +10,9 @@ from typing import Any
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model import activation
-from tflm_zo.model.graph import Graph, Operator, main_graph
+from tflm_zo.model.ends import TO_INT8, described, output_end
+from tflm_zo.model.graph import SHAPES_ONLY, Graph, Operator, main_graph
+from tflm_zo.model.labels import PLAIN, SIGMOID, SOFTMAX, Outputs, outputs_of
 from tflm_zo.model.layers import Layer
 from tflm_zo.model.quantization import Quantization
 from tflm_zo.model.window import read_geometry
@@ -19,8 +21,10 @@ from tflm_zo.ops.options import LOSS_CROSS_ENTROPY, LOSS_ENTROPY, LOSS_MEAN_SQUA
 _KINDS = {"cross-entropy": LOSS_CROSS_ENTROPY, "mse": LOSS_MEAN_SQUARED_ERROR, "entropy": LOSS_ENTROPY}
 LOSSES = ("auto", *_KINDS)
 
-# Operators that give the same codes in another shape.
-_SHAPES_ONLY = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
+# Bare outputs that are less apart than this at most are no logits: the likeliest of two classes could not even have a
+# probability of 0.98.
+_SPAN_OF_LOGITS = 4.0
+_LAYERS = ("FULLY_CONNECTED", "CONV_2D")
 
 
 @dataclass(frozen=True)
@@ -50,19 +54,19 @@ def find_loss_end(tree: Any, layers: list[Layer], loss: str) -> LossEnd:
         raise ZoError(f"the model has {len(graph.outputs)} outputs; training needs exactly one to take the loss of")
     producer = {o: op for op in graph.operators for o in op.outputs}
     # Walk back over what only changes the form of the result: the loss is taken of the int8 values before it.
-    output = _before(producer, graph.outputs[0], ("DEQUANTIZE", *_SHAPES_ONLY))
-    squashed = _before(producer, output, ("SOFTMAX", "LOGISTIC"))
+    end = output_end(graph)
+    output = _before(producer, graph.outputs[0] if end.inner is None else end.inner.index, SHAPES_ONLY)
+    squashed = _before(producer, output, (SOFTMAX, SIGMOID))
     if loss == "auto":
-        loss = "mse" if squashed == output else "cross-entropy"
+        maker = producer.get(_before(producer, squashed, SHAPES_ONLY))
+        loss = _automatic(graph, outputs_of(graph, end), maker)
     shape = graph.tensors[graph.outputs[0] if squashed == output else squashed].shape
     # Mean squared error compares with the model's own output, the others with its logits.
-    logits = output if loss == "mse" else _before(producer, squashed, _SHAPES_ONLY)
+    logits = output if loss == "mse" else _before(producer, squashed, SHAPES_ONLY)
     tensor = graph.tensors[logits]
     quantization = tensor.quantization
     if tensor.type != "INT8" or quantization is None:
-        raise ZoError(
-            f"the model's output {tensor.name!r} is not int8: convert the model to full int8 with `tflm-zo convert`"
-        )
+        raise ZoError(f"the model's output {described(tensor)}, and not int8 inside: {TO_INT8}")
     outputs = math.prod(tensor.shape)
     if loss != "mse" and len(shape) > 1 and outputs != shape[-1]:
         raise ZoError(f"{loss} needs one vector of logits, but the output has shape {list(shape)}: use loss mse")
@@ -88,6 +92,20 @@ def missing_head(tree: Any, layers: list[Layer], end: LossEnd) -> str:
     if last is None:
         return "the model's output is its input"
     return f"the model ends in operator {last.index} ({last.name}), with no layer behind it that makes classes of it"
+
+
+def _automatic(graph: Graph, outputs: Outputs, maker: Operator | None) -> str:
+    """The loss that "auto" is. Bare outputs are taken for logits where they look like them: a vector, from a layer
+    without activation, not as long as the input (which an autoencoder gives back), and with a range that a softmax
+    makes something of; sines, coordinates and embeddings stay within a narrow one."""
+    if outputs.ending != PLAIN:
+        return "cross-entropy"
+    shape = graph.tensors[graph.outputs[0]].shape
+    vector = outputs.count > 1 and outputs.count == shape[-1]
+    inputs = math.prod(graph.tensors[graph.inputs[0]].shape)
+    layer = maker is not None and maker.name in _LAYERS and maker.activation == activation.NONE
+    logits = vector and layer and outputs.count != inputs and outputs.span >= _SPAN_OF_LOGITS
+    return "cross-entropy" if logits else "mse"
 
 
 def _before(producer: dict[int, Operator], tensor: int, kinds: tuple[str, ...]) -> int:
@@ -160,7 +178,7 @@ def closed_forms(tree: Any, layers: list[Layer], head: Layer | None) -> list[Clo
         operator = producer[tensor]
         if not operator.inputs:
             break
-        if operator.name in _SHAPES_ONLY:
+        if operator.name in SHAPES_ONLY:
             pass
         elif operator.name in ("AVERAGE_POOL_2D", "MEAN") and not pooled:
             found = _window(graph, operator)

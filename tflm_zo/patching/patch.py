@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model.file import damage_reported, load_model, save_model, shape_of
+from tflm_zo.model.ends import TO_INT8, described, input_end
+from tflm_zo.model.file import damage_reported, load_model, save_model
+from tflm_zo.model.graph import main_graph
 from tflm_zo.model.layers import trainable_layers
-from tflm_zo.model.quantization import quantization_of
-from tflm_zo.model.samples import input_codes
 from tflm_zo.ops.channel_statistics import ChannelStatistics, channel_statistics
 from tflm_zo.ops.names import is_patched
 from tflm_zo.ops.options import LOSS_MEAN_SQUARED_ERROR
@@ -32,16 +32,18 @@ def patch(
 ) -> bytes:
     """Return ``model`` with training ops and its trainable weights in the arena.
 
-    ``model`` is any full int8 ``.tflite``; ``trainable`` is ``head`` (the fully connected layer that makes the logits,
-    or a convolution whose one window is its whole input), ``exact`` (also the layers before it whose gradient has a
-    closed form, unless the loss is mse), ``all``, ``last:K``, ``bias`` or comma-separated layers: names, globs,
-    operator numbers (``6``), or ``conv2d:3`` for the third of its kind (:func:`tflm_zo.model.layer_names.matching`);
-    ``/bias`` behind one of these chooses biases only. ``loss``
-    is ``cross-entropy`` (target: class index), ``mse`` (target: a vector like the output), ``entropy`` (no target:
+    ``model`` is any ``.tflite`` that is int8 inside, its input and output int8, uint8 or float; ``trainable`` is
+    ``head`` (the fully connected layer that makes the logits, or a convolution whose one window is its whole input),
+    ``exact`` (also the layers before it whose gradient has a closed form, unless the loss is mse), ``all``, ``last:K``,
+    ``bias`` or comma-separated layers: names, globs, operator numbers (``6``), or ``conv2d:3`` for the third of its
+    kind (:func:`tflm_zo.model.layer_names.matching`); ``/bias`` behind one of these chooses biases only. ``loss`` is
+    ``cross-entropy`` (target: class index), ``mse`` (target: a vector like the output), ``entropy`` (no target:
     predictions are to be certain, but not all the same) or ``auto``: cross-entropy if the model ends in SOFTMAX or
-    LOGISTIC, else mse. ``adapter`` puts a trainable gain and offset for each input channel in front (see
-    :mod:`tflm_zo.patching.adapter`). ``accumulate`` gives each layer that is trained by its output a buffer for the
-    gradient of a batch, 4 bytes a weight and bias; without it each sample is applied at once, which costs no RAM.
+    LOGISTIC, or in a layer without activation that gives a vector of logits (two or more numbers, not as many as
+    inputs, with a range of 4 or more), else mse. ``adapter`` puts a trainable gain and offset for each input channel in
+    front (see :mod:`tflm_zo.patching.adapter`). ``accumulate`` gives each layer that is trained by its output a buffer
+    for the gradient of a batch, 4 bytes a weight and bias; without it each sample is applied at once, which costs no
+    RAM.
     ``reference``: samples (n, ...) from before any drift, like those that the original model was trained on. Mean and
     spread of each channel go into the model, so that the adapter can be recalibrated without labels
     (:meth:`~tflm_zo.training.trainer.Trainer.recalibrate`).
@@ -80,8 +82,13 @@ def _reference_statistics(tree: Any, x: np.ndarray) -> ChannelStatistics:
     """Statistics of reference samples in the model's input codes."""
     if not input_adapter.reads_the_input(tree):
         raise ZoError("something in front of the adapter changes the samples: such a model takes no reference")
-    tensor = tree.subgraphs[0].tensors[int(tree.subgraphs[0].inputs[0])]
-    codes = input_codes(x, shape_of(tensor), quantization_of(tensor))
+    source = input_end(main_graph(tree))
+    if source.outer.type != "INT8":
+        # A board adds up the codes that it is sent, as they are.
+        raise ZoError(
+            f"reference samples need an int8 input, but {described(source.outer)}: leave them out, or {TO_INT8}"
+        )
+    codes = source.codes(x, "reference")
     if len(codes) < 2:
         raise ZoError("reference has one sample: give at least 2, better some hundred")
     return channel_statistics(codes)

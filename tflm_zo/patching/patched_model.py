@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.model.ends import End, input_end, output_end
 from tflm_zo.model.file import constant, load_model, shape_of, tensor_name
 from tflm_zo.model.graph import main_graph
+from tflm_zo.model.labels import Outputs, outputs_of
 from tflm_zo.model.layer_names import LayerLabel, label_layers
-from tflm_zo.model.quantization import Quantization, quantization_of
+from tflm_zo.model.quantization import Quantization
 from tflm_zo.ops.layouts import LossInput, ModelInput, NodeInput
 from tflm_zo.ops.names import INITIAL, LOSS_OP, NODE_OP, PREFIX, custom_code, is_patched, moments_words
 from tflm_zo.ops.options import (
@@ -108,11 +110,35 @@ class PatchedModel:
     head_layer: int
     reference: Reference | None
     labels: tuple[LayerLabel, ...]
-    input_shape: tuple[int, ...]
-    input_quantization: Quantization | None
-    output_shape: tuple[int, ...]
-    output_quantization: Quantization | None
+    input: End
+    output: End
+    outputs: Outputs
     target_shape: tuple[int, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the input tensor, [1, ...]."""
+        return self.input.shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the output tensor, [1, ...]."""
+        return self.output.shape
+
+    @property
+    def input_quantization(self) -> Quantization | None:
+        """Scale and zero point of the input's int8 codes; None for a model without any."""
+        return self.input.quantization
+
+    @property
+    def output_quantization(self) -> Quantization | None:
+        """Scale and zero point of the output's int8 codes; None for a model without any."""
+        return self.output.quantization
+
+    @property
+    def target_dtype(self) -> np.dtype:
+        """Type of the target tensor's elements: int32 for a class, int8 for codes."""
+        return np.dtype(np.int32 if self.loss.classes else np.int8)
 
     @property
     def exact_head(self) -> bool:
@@ -142,7 +168,8 @@ def read_patched(data: bytes) -> PatchedModel:
     graph = tree.subgraphs[0]
     if len(graph.inputs) != 3:
         raise ZoError(f"the model has {len(graph.inputs) - 2} inputs; training needs exactly one")
-    x, y = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
+    described = main_graph(tree)
+    output = output_end(described)
     parameters = parameter_table(tree)
     loss = next(op for op in graph.operators if custom_code(tree, op) == LOSS_OP)
     return PatchedModel(
@@ -153,10 +180,9 @@ def read_patched(data: bytes) -> PatchedModel:
         head_layer=_head_layer(loss, parameters),
         reference=unpack_parameters(_options(graph.operators[0])).reference,
         labels=tuple(_labels(tree, parameters)),
-        input_shape=shape_of(x),
-        input_quantization=quantization_of(x),
-        output_shape=shape_of(y),
-        output_quantization=quantization_of(y),
+        input=input_end(described),
+        output=output,
+        outputs=outputs_of(described, output),
         target_shape=shape_of(graph.tensors[graph.inputs[ModelInput.TARGET_INPUT]]),
     )
 

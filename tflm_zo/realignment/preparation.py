@@ -106,7 +106,7 @@ def preparable_input(tree: Any) -> Any:
 
 
 class Preparer:
-    """Makes chains of one model: an int8 ``.tflite``, not patched.
+    """Makes chains of one model: a ``.tflite`` that is int8 inside, not patched.
 
     ``reference`` (n, ...): samples from before the drift; ``x`` (m, ...): samples after it; float in the model's units
     or int8 codes, no labels. Raises :class:`ZoError` if the model cannot be prepared at all, or for unusable samples.

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model.file import constant, load_model, save_model, schema, shape_of
+from tflm_zo.model.ends import input_end
+from tflm_zo.model.file import constant, load_model, save_model, schema
+from tflm_zo.model.graph import main_graph
 from tflm_zo.model.layers import Layer, trainable_layers
-from tflm_zo.model.quantization import quantization_of
-from tflm_zo.model.samples import input_codes
 from tflm_zo.ops.names import is_patched
 from tflm_zo.patching.adapter import NAME as ADAPTER
 from tflm_zo.patching.loss_path import head_of
@@ -74,13 +74,13 @@ class Realigner:
         self._normalization = take_sample_normalization(tree)
         self._model = model if self._normalization is None else save_model(tree)
         layers = layers_to_realign(tree)
+        source = input_end(main_graph(tree))
+        self.input_shape = source.shape
         original = SimModel(self._model)
         self._input = original.inputs[0]
-        source = tree.subgraphs[0].tensors[tree.subgraphs[0].inputs[0]]
-        self.input_shape = shape_of(source)
 
         def codes(samples: np.ndarray) -> np.ndarray:
-            taken = input_codes(samples, self.input_shape, quantization_of(source))
+            taken = source.codes(samples)
             taken = original.codes(np.ascontiguousarray(taken[:_MOST_SAMPLES, 0]))
             return taken if self._normalization is None else normalize_codes(taken, self._normalization)
 

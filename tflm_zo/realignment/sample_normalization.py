@@ -21,7 +21,14 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import constant, schema, shape_of, tensor_name
 from tflm_zo.model.quantization import quantization_of
-from tflm_zo.patching.front_layer import NORMALIZE, NORMALIZED, FrontBuilder, input_tensor, quantized
+from tflm_zo.patching.front_layer import (
+    NORMALIZE,
+    NORMALIZED,
+    FrontBuilder,
+    inner_input_index,
+    input_tensor,
+    quantized,
+)
 
 ALL, CHANNEL = "all", "channel"
 AXES = (ALL, CHANNEL)
@@ -155,15 +162,16 @@ def take_sample_normalization(tree: Any) -> SampleNormalization | None:
     names = [tensor_name(t) for t in graph.tensors]
     if NORMALIZED not in names:
         return None
-    result, source = names.index(NORMALIZED), int(graph.inputs[0])
-    # Its operators are the first ones of the model.
+    result, source = names.index(NORMALIZED), inner_input_index(tree)
+    # Its operators are the first ones of the model, but for the QUANTIZE of a float or uint8 input.
+    first = next((i + 1 for i, op in enumerate(graph.operators) if source in op.outputs), 0)
     ahead = next(i + 1 for i, op in enumerate(graph.operators) if result in op.outputs)
-    ours = {int(i) for op in graph.operators[:ahead] for i in (*op.inputs, *op.outputs)} - {source}
+    ours = {int(i) for op in graph.operators[first:ahead] for i in (*op.inputs, *op.outputs)} - {source}
     normalization = _read(tree, {names[i].removeprefix(f"{NORMALIZE}/"): graph.tensors[i] for i in ours})
     kept = [i for i in range(len(graph.tensors)) if i not in ours]
     number = {old: new for new, old in enumerate(kept)}
     number |= {-1: -1, result: number[source]}
-    graph.operators = graph.operators[ahead:]
+    graph.operators = [*graph.operators[:first], *graph.operators[ahead:]]
     for holder in (graph, *graph.operators):
         holder.inputs = np.array([number[int(i)] for i in holder.inputs], dtype=np.int32)
         holder.outputs = np.array([number[int(i)] for i in holder.outputs], dtype=np.int32)

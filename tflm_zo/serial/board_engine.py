@@ -10,13 +10,25 @@ import numpy as np
 
 from tflm_zo.board.memory import board_trees
 from tflm_zo.errors import ZoError
+from tflm_zo.model.labels import PLAIN
+from tflm_zo.ops.options import LOSS_CROSS_ENTROPY
 from tflm_zo.patching.frozen_prefix import layer_count, split
 from tflm_zo.patching.patched_model import PatchedModel, model_hash
 from tflm_zo.serial.device import Device
 from tflm_zo.serial.link import BoardRestarted, position_of
 from tflm_zo.tflm.arena import plan_arena
 from tflm_zo.tflm.layouts import TFLM_32
-from tflm_zo.training.engine import Advance, Engine, Executions, Labelled, Position, Scored, StepSettings, Store
+from tflm_zo.training.engine import (
+    Advance,
+    Engine,
+    Executions,
+    Labelled,
+    Position,
+    Scored,
+    StepSettings,
+    Store,
+    said_classes,
+)
 from tflm_zo.training.engines import make_engine
 from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.local_engine import make_schedule
@@ -46,16 +58,22 @@ class BoardEngine(Engine):
 
     def predict(self, codes: np.ndarray) -> np.ndarray:
         """See :meth:`Engine.predict`."""
-        dtype = np.float32 if self.model.output_quantization is None else np.int8
-        outputs = [np.frombuffer(self.device.infer(code)[1], dtype) for code in codes]
+        outputs = [np.frombuffer(self.device.infer(code)[1], self.model.output.dtype) for code in codes]
         return np.stack(outputs).reshape(len(codes), *self.model.output_shape[1:])
 
     def evaluate(self, samples: Labelled) -> Scored:
-        """See :meth:`Engine.evaluate`."""
+        """See :meth:`Engine.evaluate`; a second pass for samples whose answer the report leaves open."""
         pairs = zip(samples.codes, samples.targets, strict=True)
         found = [self.device.evaluate(code, target) for code, target in pairs]
         losses = np.array([one.loss for one in found], dtype=np.float32)
-        return Scored(losses, np.array([one.prediction for one in found]) if self.model.loss.classes else None)
+        if not self.model.loss.classes:
+            return Scored(losses, None)
+        classes = np.array([one.prediction for one in found])
+        labels = samples.targets[:, 0]
+        close = np.flatnonzero((labels >= 0) & _close_calls(self.model, losses, classes == labels))
+        if len(close):
+            classes[close] = said_classes(self.model, self.predict(samples.codes[close]), classes[close])
+        return Scored(losses, classes)
 
     # -- training ------------------------------------------------------------------------------------------
 
@@ -160,6 +178,27 @@ class BoardEngine(Engine):
             return Executions(metrics.passes * layer_count(self.model.data), 0)
         done = metrics.passes * parts.suffix_layers + metrics.frozen_runs * parts.prefix_layers
         return Executions(done, (metrics.passes - metrics.frozen_runs) * parts.prefix_layers)
+
+
+def _close_calls(model: PatchedModel, losses: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Of which samples (bool (n,)) the output might say another class than the report, whose prediction is ``right`` or
+    not.
+
+    The report has the largest logit, and outputs whose logits differ may have the same code of 1/256. The loss tells
+    how far the label's probability is from that of the others.
+    """
+    loss = model.loss
+    if model.outputs.ending == PLAIN:  # the output is the logits
+        return np.zeros(len(losses), dtype=bool)
+    if loss.kind != LOSS_CROSS_ENTROPY:
+        return np.ones(len(losses), dtype=bool)
+    p = np.exp(-losses.astype(np.float64))
+    with np.errstate(divide="ignore"):
+        ahead = np.log(p) - np.log1p(-p)  # of all others together
+        behind = np.log1p(-p) - np.log(loss.classes - 1) - np.log(p)  # at least, of the best of the others
+    # Rounded outputs, and logits that are rounded where the loss is not.
+    margin = loss.scale + (loss.classes + 16) / 256
+    return np.asarray(np.where(right, ahead, behind) < margin)
 
 
 class BoardStore(Store):

@@ -150,12 +150,11 @@ class HostApp:
     def _make_tensors(self, parts: SplitModel | None) -> None:
         """The memory that the app fills before a pass and reads after it, of the rest and of the frozen layers."""
         self._inputs = [
-            np.zeros(self._model.input_shape, np.float32 if self._model.input_quantization is None else np.int8),
+            np.zeros(self._model.input_shape, self._model.input.dtype),
             np.zeros(COMMAND_WORDS, np.int32),
-            np.zeros(self._model.target_shape, np.int32 if self._model.loss.classes else np.int8),
+            np.zeros(self._model.target_shape, self._model.target_dtype),
         ]
-        result = np.float32 if self._model.output_quantization is None else np.int8
-        self._outputs = [np.zeros(self._model.output_shape, result), np.zeros(REPORT_WORDS, np.int32)]
+        self._outputs = [np.zeros(self._model.output_shape, self._model.output.dtype), np.zeros(REPORT_WORDS, np.int32)]
         self._frozen_input: list[np.ndarray] = []
         self._frozen_outputs: list[np.ndarray] = []
         if parts is not None:

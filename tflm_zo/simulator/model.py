@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.model.ends import as_int8, as_uint8
 from tflm_zo.model.graph import Graph, Tensor, int8_part
 from tflm_zo.model.quantization import dequantize
 from tflm_zo.model.variables import sample_graph
@@ -33,7 +34,7 @@ class SimModel:
     Outputs are the same to the bit as those of TFLite Micro's reference kernels. ``instruction_set`` is
     "auto" (the fastest here), "portable", "avx2", "avx512vnni" or "neon"; the results do not depend on it. Use
     a model in one thread at a time. A model that keeps a state starts each sample from a cleared one. If it has a
-    float input or output, inputs and outputs are the int8 tensors behind and before these; :meth:`codes` and
+    float or uint8 input or output, inputs and outputs are the int8 tensors behind and before these; :meth:`codes` and
     :meth:`reals` convert. Raises :class:`ZoError` for models with
     operators or types outside the simulator's set, for an unknown or unavailable instruction set, and if the
     engine is not built.
@@ -43,8 +44,7 @@ class SimModel:
         whole = sample_graph(model)
         graph = int8_part(whole)
         self._graph: Graph = graph
-        # A float output can only be that of a DEQUANTIZE.
-        self._dequantizes = any(whole.tensors[i].type == "FLOAT32" for i in whole.outputs)
+        self._output_type = whole.tensors[whole.outputs[0]].type if whole.outputs else ""
         check_operators(graph)
         for index in (*graph.inputs, *graph.outputs):
             tensor = graph.tensors[index]
@@ -83,14 +83,21 @@ class SimModel:
         return self._engine
 
     def codes(self, x: np.ndarray) -> np.ndarray:
-        """Return samples as :meth:`run` takes them: int8 as they are, float32 as the model's QUANTIZE makes them."""
+        """Return samples as :meth:`run` takes them: int8 as they are, float32 and uint8 as the model's QUANTIZE makes
+        them."""
         tensor = self.tensors[self.inputs[0]]
+        if x.dtype == np.uint8:
+            return as_int8(x)
         return x if x.dtype == np.int8 else quantize_reals(x, tensor.scale, tensor.zero_point)
 
     def reals(self, outputs: np.ndarray) -> np.ndarray:
-        """Return outputs of :meth:`run` as the model has them: float32 behind a DEQUANTIZE, else unchanged."""
+        """Return outputs of :meth:`run` as the model has them: float32 behind a DEQUANTIZE, uint8 behind a QUANTIZE to
+        that, else unchanged."""
         quantization = self.tensors[self.outputs[0]].quantization
-        if not self._dequantizes or quantization is None:
+        if self._output_type == "UINT8":
+            return as_uint8(outputs)
+        # A float output can only be that of a DEQUANTIZE.
+        if self._output_type != "FLOAT32" or quantization is None:
             return outputs
         return dequantize(outputs, quantization)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.model.labels import SIGMOID, Labels, predicted_classes
 from tflm_zo.ops.step import Exact, Group
 from tflm_zo.patching.patched_model import PatchedModel
 from tflm_zo.training.hyperparameters import Hyperparameters
@@ -24,10 +25,14 @@ Advance = Callable[[int], object]
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Samples as an engine takes them: input ``codes`` (n, *input_shape) and ``targets`` (n, *target_shape)."""
+    """Samples as an engine takes them: input ``codes`` (n, *input_shape) and ``targets`` (n, *target_shape).
+
+    ``labels``: what the targets were made of, to measure by; engines do not need it.
+    """
 
     codes: np.ndarray
     targets: np.ndarray
+    labels: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -60,6 +65,19 @@ class Scored:
 
     losses: np.ndarray
     classes: np.ndarray | None
+
+
+def said_classes(model: PatchedModel, outputs: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Return the classes (n,) that a model's outputs (n, ...), as it stores them, say.
+
+    ``predictions``: those that the loss op reports, from the logits, whose codes may differ where those of the outputs
+    are the same. Who has the outputs alone, as the plain model's users have, sees what this returns. A single logit
+    without a sigmoid is no probability: there the report counts.
+    """
+    values = model.output.reals(outputs).reshape(len(outputs), -1)
+    if values.shape[1] == 1 and model.outputs.ending != SIGMOID:
+        return predictions
+    return predicted_classes(values)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tflm_zo.errors import ZoError
+from tflm_zo.errors import ZoError, no_data_warnings
 from tflm_zo.ops.counter_random import permutation
 from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.training.simulator_engine import SimulatorEngine
@@ -93,9 +93,10 @@ def score_fold(
     trainer = _simulated(model, seed + fold)
     # The fold judges this fit, so the fit holds out none of its own samples.
     settings = {"epochs": passes, "passes": passes, "verbose": False, "holdout": 0.0} | dict(hyperparameters)
-    if trainer.fit(samples.x[kept], samples.y[kept], **settings).interrupted:
-        raise KeyboardInterrupt
-    losses, hits = trainer.sample_scores(samples.x[held_out], samples.y[held_out])
+    with no_data_warnings():
+        if trainer.fit(samples.x[kept], samples.y[kept], **settings).interrupted:
+            raise KeyboardInterrupt
+        losses, hits = trainer.sample_scores(samples.x[held_out], samples.y[held_out])
     return Score(losses, hits, trainer.progress.passes)
 
 
@@ -103,7 +104,8 @@ def score_untrained(model: bytes, samples: Samples) -> Score:
     """Score the patched ``model`` as it is, on all folds in their order."""
     trainer = _simulated(model)
     order = np.concatenate(samples.folds)
-    losses, hits = trainer.sample_scores(samples.x[order], samples.y[order])
+    with no_data_warnings():
+        losses, hits = trainer.sample_scores(samples.x[order], samples.y[order])
     return Score(losses, hits, 0)
 
 

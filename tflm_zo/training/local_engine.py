@@ -25,8 +25,7 @@ class LocalEngine(Engine):
     def __init__(self, model: PatchedModel) -> None:
         super().__init__(model)
         self._schedule: Schedule | None = None
-        classes = model.loss.classes > 0
-        self.no_target = np.zeros(model.target_shape, dtype=np.int32 if classes else np.int8)
+        self.no_target = np.zeros(model.target_shape, dtype=model.target_dtype)
         report = self._empty_pass(make_command())
         low, high = (int(v) for v in report["state_address"])
         self._state = OpState(low | high << 32)
@@ -107,8 +106,7 @@ class LocalEngine(Engine):
             raise ZoError("recalibration needs an input adapter with a reference, and at least 2 samples")
 
     def _empty_pass(self, command: np.ndarray) -> np.void:
-        dtype = np.int8 if self.model.input_quantization is not None else np.float32
-        return self.run(np.zeros(self.model.input_shape, dtype=dtype), self.no_target, command)
+        return self.run(np.zeros(self.model.input_shape, dtype=self.model.input.dtype), self.no_target, command)
 
 
 def as_report(words: np.ndarray) -> np.void:

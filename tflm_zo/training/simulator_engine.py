@@ -14,7 +14,7 @@ from tflm_zo.patching.bake import bake
 from tflm_zo.patching.patched_model import PatchedModel
 from tflm_zo.tflm import wheel
 from tflm_zo.tflm.interpreter import Interpreter
-from tflm_zo.training.engine import Advance, Labelled, Scored, StepSettings
+from tflm_zo.training.engine import Advance, Labelled, Scored, StepSettings, said_classes
 from tflm_zo.training.host_arena import host_arena_bytes
 from tflm_zo.training.local_engine import LocalEngine
 from tflm_zo.training.recipe import Recipe
@@ -57,8 +57,7 @@ class SimulatorEngine(LocalEngine):
         reports, outputs = self._run_all(samples, make_command(LOSS))
         if not self.model.loss.classes:
             return Scored(reports["loss"], None)
-        one_unit = self.model.loss.outputs == 1
-        return Scored(reports["loss"], reports["prediction"] if one_unit else _argmax(outputs))
+        return Scored(reports["loss"], said_classes(self.model, outputs, reports["prediction"]))
 
     def configure(self, recipe: Recipe, settings: StepSettings, head_rate: float, step: int) -> None:
         """See :meth:`Engine.configure`."""
@@ -117,7 +116,3 @@ class SimulatorEngine(LocalEngine):
         reports, outputs = self._passes.run(native, commands, np.arange(len(samples)), want_outputs=True)
         assert outputs is not None
         return reports, outputs.reshape(len(samples), *self.model.output_shape[1:])
-
-
-def _argmax(outputs: np.ndarray) -> np.ndarray:
-    return outputs.reshape(len(outputs), -1).argmax(axis=1)

@@ -7,7 +7,7 @@ import numpy as np
 
 from tflm_zo.ops.command import LOSS, make_command
 from tflm_zo.patching.patched_model import PatchedModel
-from tflm_zo.training.engine import Advance, Executions, Labelled, Scored
+from tflm_zo.training.engine import Advance, Executions, Labelled, Scored, said_classes
 from tflm_zo.training.local_engine import LocalEngine, as_report
 from tflm_zo.training.step_totals import StepTotals, sum_in_order
 from tflm_zo.training.tflm_passes import TrainingInterpreter
@@ -37,15 +37,15 @@ class TflmEngine(LocalEngine):
 
     def evaluate(self, samples: Labelled) -> Scored:
         """See :meth:`Engine.evaluate`."""
-        command, losses, classes = make_command(LOSS), [], []
-        # One sigmoid unit: the output holds no argmax, but the report has the class.
-        reported = self.model.loss.outputs == 1
+        command, losses, predictions, outputs = make_command(LOSS), [], [], []
         for sample, target in zip(samples.codes, samples.targets, strict=True):
             report = self.run(sample, target, command)
             losses.append(report["loss"])
-            classes.append(int(report["prediction"] if reported else np.argmax(self._interpreter.output())))
-        known = np.array(classes) if self.model.loss.classes > 0 else None
-        return Scored(np.array(losses, dtype=np.float32), known)
+            predictions.append(int(report["prediction"]))
+            outputs.append(self._interpreter.output())
+        known = self.model.loss.classes > 0
+        classes = said_classes(self.model, np.concatenate(outputs), np.array(predictions)) if known else None
+        return Scored(np.array(losses, dtype=np.float32), classes)
 
     def step(self, samples: Labelled, batch: np.ndarray, step: int, rate_scale: float, advance: Advance) -> StepTotals:
         """See :meth:`Engine.step`."""

@@ -13,8 +13,6 @@ import numpy as np
 
 from tflm_zo.errors import ZoError
 from tflm_zo.files import read_bytes
-from tflm_zo.model.quantization import dequantize
-from tflm_zo.model.samples import input_codes
 from tflm_zo.patching.bake import bake
 from tflm_zo.patching.patched_model import PatchedModel, read_patched
 from tflm_zo.tflm.interpreter import check_arena
@@ -26,7 +24,7 @@ from tflm_zo.training.fit import Fit, Listeners
 from tflm_zo.training.history import History
 from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.keeping import Keeping, StoreKeeping
-from tflm_zo.training.samples import sample_codes
+from tflm_zo.training.samples import labelled
 from tflm_zo.training.session import Session
 from tflm_zo.training.training_state import Progress
 
@@ -136,7 +134,7 @@ class Trainer:
                 "the model has nothing to recalibrate by: patch it with the adapter and reference samples "
                 "(--adapter --reference before.npz)"
             )
-        codes = input_codes(x, self.model.input_shape, self.model.input_quantization)
+        codes = self.model.input.codes(x)
         if len(codes) < 2:
             raise ZoError("x has one sample: recalibration needs at least 2, better some hundred")
         return codes
@@ -145,13 +143,11 @@ class Trainer:
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Return the model's outputs for ``x`` (n, ...) as float32 (n, ...)."""
-        outputs = self.predict_codes(x)
-        quantization = self.model.output_quantization
-        return outputs if outputs.dtype != np.int8 or quantization is None else dequantize(outputs, quantization)
+        return self.model.output.reals(self.predict_codes(x))
 
     def predict_codes(self, x: np.ndarray) -> np.ndarray:
-        """Return the model's outputs for ``x`` as it stores them (int8 codes), shape (n, ...)."""
-        return self.engine.predict(input_codes(x, self.model.input_shape, self.model.input_quantization))
+        """Return the model's outputs for ``x`` as it stores them (int8 or uint8 codes, or float32), shape (n, ...)."""
+        return self.engine.predict(self.model.input.codes(x))
 
     def evaluate(self, x: np.ndarray, y: np.ndarray | None = None) -> dict[str, float]:
         """Return ``loss`` and, for classes, ``accuracy`` (of the model's int8 output) on samples and labels.
@@ -166,7 +162,7 @@ class Trainer:
         return sample_scores(self.engine, self._labelled(x, y))
 
     def _labelled(self, x: np.ndarray, y: np.ndarray | None) -> Labelled:
-        return Labelled(*sample_codes(x, y, self.model))
+        return labelled(x, y, self.model)
 
     # -- weights -------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from tflm_zo.patching.patch import patch
 from tflm_zo.realignment.filters import FILTERS, NO_FILTER
 from tflm_zo.realignment.realign import Realigner
 from tflm_zo.training.folds import into_folds, join, score_fold
+from tflm_zo.training.samples import loss_and_labels
 
 # Short trainings tell filters apart; the loss of untrained models would mislead (docs/research.md).
 _FOLDS, _EPOCHS = 2, 4
@@ -29,11 +30,12 @@ def choose_filter(model: bytes, reference: np.ndarray, x: np.ndarray, y: np.ndar
     names = [name for name, kernel in FILTERS.items() if len(kernel) <= side]
     if not names:
         raise ZoError(f"filters are for images, and the model's input is {list(realigner.input_shape)}")
+    loss, y = loss_and_labels(model, "auto", x, y)
     samples = into_folds(x, y, _FOLDS, seed)
     passes = _EPOCHS * (len(samples.x) - len(samples.x) // _FOLDS)
     losses = {}
     for name in [NO_FILTER, *names]:
-        patched = patch(realigner.run(name))
+        patched = patch(realigner.run(name), loss=loss)
         scores = [score_fold(patched, samples, fold, seed, passes, {}) for fold in range(_FOLDS)]
         losses[name] = join(scores).loss
     return dict(sorted(losses.items(), key=lambda item: item[1]))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tflm_zo.errors import no_data_warnings
 from tflm_zo.model.file import load_model
 from tflm_zo.model.layers import Layer, trainable_layers
 from tflm_zo.model.window import trailing_padding
@@ -40,18 +41,19 @@ class RelativeGradient:
 
 
 class GradientProbe:
-    """Measures the plain int8 ``model`` on samples ``x`` with labels ``y``, all of them in every pass.
+    """Measures the plain int8 ``model`` on samples ``x`` with labels ``y``, all of them in every pass; ``loss`` as for
+    :func:`tflm_zo.patch`.
 
     Raises :class:`~tflm_zo.errors.ZoError` for models that cannot be trained or simulated, and unusable samples.
     """
 
-    def __init__(self, model: bytes, x: np.ndarray, y: np.ndarray) -> None:
+    def __init__(self, model: bytes, x: np.ndarray, y: np.ndarray, loss: str = "auto") -> None:
         self._tree = load_model(model)
         self._layers = trainable_layers(self._tree)
-        self._end = find_loss_end(self._tree, self._layers, "auto")
+        self._end = find_loss_end(self._tree, self._layers, loss)
         self._closed = {form.layer.name: form for form in closed_forms(self._tree, self._layers, self._end.head)}
         self._by_name = {layer.name: layer for layer in self._layers}
-        patched = read_patched(patch(model, "last:1"))
+        patched = read_patched(patch(model, "last:1", loss))
         codes, targets = sample_codes(x, y, patched)
         self._targets = targets.reshape(len(codes), -1)
         self._count = len(codes)
@@ -171,9 +173,10 @@ class GradientProbe:
         return self._sim.constant(layer.weights).astype(np.float64)
 
 
-def measure_gradient(model: bytes, x: np.ndarray, y: np.ndarray, name: str, seed: int) -> RelativeGradient:
+def measure_gradient(model: bytes, x: np.ndarray, y: np.ndarray, loss: str, name: str, seed: int) -> RelativeGradient:
     """Return :meth:`GradientProbe.relative_gradient` of one layer; a call for another process."""
-    return GradientProbe(model, x, y).relative_gradient(name, seed)
+    with no_data_warnings():
+        return GradientProbe(model, x, y, loss).relative_gradient(name, seed)
 
 
 def _along_channels(layer: Layer, scales: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.progress_bar import ProgressBar
 from tflm_zo.simulator.model import SimModel
 from tflm_zo.training.folds import Samples, Score, into_folds, join, score_fold, score_untrained
+from tflm_zo.training.samples import loss_and_labels
 from tflm_zo.tuning.gradients import RelativeGradient, measure_gradient
 from tflm_zo.tuning.layer_sets import LayerSets, Names
 from tflm_zo.tuning.workers import Workers
@@ -76,7 +77,7 @@ class LayerValue:
 class Selection:
     """The layers, those that bring most per byte first, and the best set found within the memory.
 
-    ``trainable`` and ``adapter`` are arguments of :func:`~tflm_zo.patch`; ``trainable`` is "" if nothing
+    ``trainable``, ``adapter`` and ``loss`` are arguments of :func:`~tflm_zo.patch`; ``trainable`` is "" if nothing
     is gained by training. ``untrained``, ``default`` (what ``patch`` trains by default; None without closed forms,
     or if it does not fit) and ``chosen`` are held-out scores. ``ram`` and ``flash``: bytes on the board (0 if
     nothing is trained), of ``ram_limit`` and ``flash_limit``. ``sets``: how many sets were trained.
@@ -85,6 +86,7 @@ class Selection:
     layers: tuple[LayerValue, ...]
     trainable: str
     adapter: bool
+    loss: str
     untrained: Score
     default: Score | None
     chosen: Score
@@ -107,6 +109,7 @@ def select_layers(
     folds: int = FOLDS,
     seed: int = 0,
     jobs: int = 1,
+    loss: str = "auto",
     verbose: bool = True,
 ) -> Selection:
     """Find the layers of the int8 ``model`` that are worth training on samples ``x`` with labels ``y``.
@@ -118,15 +121,17 @@ def select_layers(
     ``ram`` or ``flash`` bytes on ``board`` (default: as much as it has) are left out. A patched model is judged as
     the model that it was made from.
 
-    ``jobs`` processes train side by side; the result does not depend on them. Raises :class:`ZoError` for models
-    that cannot be trained or simulated, unusable samples, and if nothing fits.
+    ``loss`` is one of cross-entropy and mse; auto: what the labels say of outputs without softmax or sigmoid, else what
+    :func:`~tflm_zo.patch` takes. ``jobs`` processes train side by side; the result does not depend on them. Raises
+    :class:`ZoError` for models that cannot be trained or simulated, unusable samples, and if nothing fits.
     """
     if passes < 1:
         raise ZoError(f"passes is {passes}: it must be 1 or more")
     device = find_board(board)
     model = _plain(model)
     SimModel(model)  # raises if the model cannot be simulated
-    sets = LayerSets(model, board, device.ram if ram is None else ram, device.flash if flash is None else flash)
+    loss, y = loss_and_labels(model, loss, x, y)
+    sets = LayerSets(model, board, device.ram if ram is None else ram, device.flash if flash is None else flash, loss)
     samples = into_folds(x, y, folds, seed)
     try:
         with Workers(jobs) as workers:
@@ -191,6 +196,7 @@ class _Selector:
             layers=tuple(replace(value, verdict=self._verdict(value, base, chosen)) for value in values),
             trainable=sets.trainable(chosen) if chosen else "",
             adapter=ADAPTER in chosen,
+            loss=sets.loss,
             untrained=self._scores[frozenset()],
             default=self._scores.get(sets.default) if sets.default else None,
             chosen=self._scores[chosen],
@@ -206,8 +212,8 @@ class _Selector:
     def _gradients(self) -> dict[str, RelativeGradient]:
         rows = permutation(self._seed, 1, len(self._samples.x))[:_GRADIENT_SAMPLES]
         x, y = self._samples.x[rows], self._samples.y[rows]
-        names = [name for name in self._sets.layers if name != ADAPTER]
-        calls = {name: (measure_gradient, self._model, x, y, name, self._seed) for name in names}
+        names, loss = [name for name in self._sets.layers if name != ADAPTER], self._sets.loss
+        calls = {name: (measure_gradient, self._model, x, y, loss, name, self._seed) for name in names}
         with ProgressBar(len(calls), self._verbose, "gradient") as bar:
             return self._workers.run(calls, bar)
 

@@ -23,15 +23,17 @@ Names = frozenset[str]
 class LayerSets:
     """The trainable layers of the plain int8 ``model``, the input adapter among them where it is possible.
 
-    ``layers`` maps names to kinds of operators, ``head`` is the name of the exact head (None without one), ``closed``
-    those of the other layers with a closed form. Raises :class:`ZoError` for models that cannot be trained.
+    ``layers`` maps names to kinds of operators, ``head`` is the name of the exact head (None without one),
+    ``closed`` those of the other layers with a closed form; ``loss`` as for :func:`tflm_zo.patch`. Raises
+    :class:`ZoError` for models that cannot be trained.
     """
 
-    def __init__(self, model: bytes, board: str, ram: int, flash: int) -> None:
+    def __init__(self, model: bytes, board: str, ram: int, flash: int, loss: str = "auto") -> None:
         self._model, self._board, self.ram_limit, self.flash_limit = model, board, ram, flash
+        self.loss = loss
         tree = load_model(model)
         layers = trainable_layers(tree)
-        end = find_loss_end(tree, layers, "auto")
+        end = find_loss_end(tree, layers, loss)
         self.layers = {layer.name: layer.kind for layer in layers}
         self.head = None if end.head is None else end.head.name
         self.closed = frozenset(form.layer.name for form in closed_forms(tree, layers, end.head))
@@ -60,7 +62,7 @@ class LayerSets:
     def patched(self, names: Names) -> bytes:
         """The model patched to train these layers."""
         if names not in self._patched:
-            self._patched[names] = patch(self._model, self.trainable(names), adapter=ADAPTER in names)
+            self._patched[names] = patch(self._model, self.trainable(names), self.loss, adapter=ADAPTER in names)
         return self._patched[names]
 
     def plan(self, names: Names) -> MemoryPlan:
