@@ -41,9 +41,9 @@ def small_model(
 ) -> bytes:
     """A convolutional model of 8x8x1 samples: conv, depthwise conv, pooling, fully connected.
 
-    end: what follows the fully connected layer: softmax, logistic, tanh, relu (fused) or nothing. shared: two more
-    convolutions that share their weights: one "tensor", or two tensors with one "buffer". extreme: many codes
-    of weights at and near the ends of the int8 range. float_ends, uint8_ends: input and output of that type, int8
+    end: what follows the fully connected layer: softmax, log-softmax, logistic, tanh, relu (fused) or nothing. shared:
+    two more convolutions that share their weights: one "tensor", or two tensors with one "buffer". extreme: many
+    codes of weights at and near the ends of the int8 range. float_ends, uint8_ends: input and output of that type, int8
     within.
     """
     b = _Builder(INPUT_SHAPE, seed, bias=bias, per_channel=per_channel, extreme=extreme)
@@ -616,9 +616,17 @@ class _Builder:
         output = self._tensor("squashed", TYPE.INT8, (1, *self.values.shape[1:]), 1 / 128, 0)
         self._operator(OPERATOR.TANH, OPTIONS.NONE, None, [self.last], output)
 
+    def log_softmax(self) -> None:
+        """Which the simulator does not know."""
+        output = self._tensor("logarithms", TYPE.INT8, (1, self.values.shape[1]), 16 / 256, 127)
+        self._operator(
+            OPERATOR.LOG_SOFTMAX, OPTIONS.LogSoftmaxOptions, schema.LogSoftmaxOptionsT(), [self.last], output
+        )
+
     def finish(self, outputs: int, end: str) -> None:
         self.dense("dense", outputs, activation="RELU" if end == "relu" else "NONE")
-        {"softmax": self.softmax, "logistic": self.logistic, "tanh": self.tanh}.get(end, lambda: None)()
+        ends = {"softmax": self.softmax, "logistic": self.logistic, "tanh": self.tanh, "log-softmax": self.log_softmax}
+        ends.get(end, lambda: None)()
 
     def bytes(self) -> bytes:
         self.graph.outputs = np.array([self.last], dtype=np.int32)

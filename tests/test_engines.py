@@ -286,9 +286,9 @@ def test_names_of_engines(model: bytes) -> None:
 
 
 def test_what_the_simulator_does_not_know_is_trained_in_tflm() -> None:
-    unknown = patch(small_models.small_model("tanh"), "all", "mse")
+    unknown = patch(small_models.small_model("log-softmax"), "all", "mse")
     assert isinstance(Trainer(unknown).engine, TflmEngine)
-    with pytest.raises(ZoError, match="TANH"):
+    with pytest.raises(ZoError, match="LOG_SOFTMAX"):
         Trainer(unknown, engine="simulator")
 
 

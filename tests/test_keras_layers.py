@@ -21,7 +21,6 @@ pytestmark = pytest.mark.slow
 REFUSED = {
     "ELU": "hard_swish",
     "GRU": "reset_after=False",
-    "GRU, unroll=True": "reset_after=False",
     "LSTM": "unroll=True",
     "LayerNormalization": "BatchNormalization",
     "SimpleRNN": "unroll=True",

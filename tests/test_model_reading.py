@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_simulator_forward import Builder, Wheel, activation_code, conv_options, int8, output_size
+from operator_models import Builder, Wheel, activation_code, conv_options, int8, output_size
 from tflite_micro.tensorflow.lite.python import schema_py_generated as schema
 
 from tflm_zo import Trainer, patch

@@ -284,8 +284,8 @@ def test_errors_and_accounting(small: bytes) -> None:
         SimTrainer(model, arena_size=2000)
     with pytest.raises(ZoError, match="no training ops"):
         SimTrainer(small)
-    with pytest.raises(ZoError, match="TANH"):
-        SimTrainer(patch(small_models.small_model("tanh"), "all", "mse"))
+    with pytest.raises(ZoError, match="LOG_SOFTMAX"):
+        SimTrainer(patch(small_models.small_model("log-softmax"), "all", "mse"))
     with pytest.raises(ZoError, match="class"):
         SimTrainer(model).fit(X, Y + 7, verbose=False)
 

@@ -241,7 +241,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small: bytes) -> Path:
     path = tmp_path_factory.mktemp("tune")
     (path / "zo.tflite").write_bytes(patch(small, "all"))
     (path / "plain.tflite").write_bytes(small)
-    (path / "tanh.tflite").write_bytes(patch(small_models.small_model("tanh"), "all", "mse"))
+    (path / "log.tflite").write_bytes(patch(small_models.small_model("log-softmax"), "all", "mse"))
     np.savez(path / "data.npz", x=X, y=Y)
     np.savez(path / "other.npz", x=X[::-1], y=Y[::-1])
     (path / "unknown.json").write_text('{"learning_rate": 1}')
@@ -296,7 +296,7 @@ REFUSED: list[tuple[list[str], str]] = [
     ([*TUNE, "--study", "text.study"], "text.study cannot be used as the study's file"),
     ([*TUNE, "--study", "absent/x"], "absent/x cannot be used as the study's file"),
     (["tune", "plain.tflite", "--data", "data.npz", "-o", "OUT"], "patch it first"),
-    (["tune", "tanh.tflite", "--data", "data.npz", *SHORT, "-o", "OUT"], "does not run TANH (operator"),
+    (["tune", "log.tflite", "--data", "data.npz", *SHORT, "-o", "OUT"], "does not run LOG_SOFTMAX (operator"),
     (["tune", "zo.tflite", "--data", "data.npz", "-o", "absent/OUT"], "cannot write absent"),
 ]
 

@@ -115,7 +115,6 @@ CASES = (
     Case("LSTM, unroll=True", "sequence", _recurrent("LSTM", unroll=True)),
     Case("LSTM", "sequence", _recurrent("LSTM")),
     Case("GRU, unroll=True, reset_after=False", "sequence", _recurrent("GRU", unroll=True, reset_after=False)),
-    Case("GRU, unroll=True", "sequence", _recurrent("GRU", unroll=True)),
     Case("GRU", "sequence", _recurrent("GRU")),
     Case("SimpleRNN, unroll=True", "sequence", _recurrent("SimpleRNN", unroll=True)),
     Case("SimpleRNN", "sequence", _recurrent("SimpleRNN")),

@@ -7,10 +7,11 @@ import re
 
 _OTHERWISE = "replace it, or do its work outside the model"
 
-# By a word of the message, a layer's type or an operator's name: the first that is in it counts.
+# By a word of the message, a layer's type or an operator's name: the first that is in it counts. With reset_after, a GRU
+# splits a constant, which TensorFlow's converter leaves in float now and then.
 _REMEDIES = (
-    ("GRU", "make it with unroll=True, reset_after=False"),
-    ("LSTM|SimpleRNN|RNN|Bidirectional", "make it with unroll=True"),
+    ("GRU|GRUCell", "make it with unroll=True, reset_after=False"),
+    ("LSTM|LSTMCell|SimpleRNN|SimpleRNNCell|RNN|Bidirectional", "make it with unroll=True"),
     (
         "LayerNormalization|GroupNormalization|UnitNormalization",
         "BatchNormalization becomes a part of the layer before",
