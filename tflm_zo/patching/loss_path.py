@@ -11,6 +11,7 @@ from typing import Any
 from tflm_zo.errors import ZoError
 from tflm_zo.model import activation
 from tflm_zo.model.graph import Graph, Operator, main_graph
+from tflm_zo.model.layer_names import operator_numbers
 from tflm_zo.model.layers import Layer
 from tflm_zo.model.quantization import Quantization
 from tflm_zo.model.window import read_geometry
@@ -87,7 +88,8 @@ def missing_head(tree: Any, layers: list[Layer], end: LossEnd) -> str:
     last = next((op for op in graph.operators if end.logits in op.outputs), None)
     if last is None:
         return "the model's output is its input"
-    return f"the model ends in operator {last.index} ({last.name}), with no layer behind it that makes classes of it"
+    number = operator_numbers(graph).get(last.index, last.index)
+    return f"the model ends in operator {number} ({last.name}), with no layer behind it that makes classes of it"
 
 
 def _before(producer: dict[int, Operator], tensor: int, kinds: tuple[str, ...]) -> int:
