@@ -10,9 +10,14 @@ from typing import Any
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model import activation
+<<<<<<< HEAD
 from tflm_zo.model.ends import TO_INT8, described, output_end
 from tflm_zo.model.graph import SHAPES_ONLY, Graph, Operator, main_graph
 from tflm_zo.model.labels import PLAIN, SIGMOID, SOFTMAX, Outputs, outputs_of
+=======
+from tflm_zo.model.graph import Graph, Operator, main_graph
+from tflm_zo.model.layer_names import operator_numbers
+>>>>>>> heads
 from tflm_zo.model.layers import Layer
 from tflm_zo.model.quantization import Quantization
 from tflm_zo.model.window import read_geometry
@@ -91,7 +96,8 @@ def missing_head(tree: Any, layers: list[Layer], end: LossEnd) -> str:
     last = next((op for op in graph.operators if end.logits in op.outputs), None)
     if last is None:
         return "the model's output is its input"
-    return f"the model ends in operator {last.index} ({last.name}), with no layer behind it that makes classes of it"
+    number = operator_numbers(graph).get(last.index, last.index)
+    return f"the model ends in operator {number} ({last.name}), with no layer behind it that makes classes of it"
 
 
 def _automatic(graph: Graph, outputs: Outputs, maker: Operator | None) -> str:
