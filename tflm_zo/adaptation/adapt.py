@@ -11,8 +11,8 @@ import numpy as np
 
 from tflm_zo.adaptation.choice import Choice, Row, choose, patch_for_adapting, plain
 from tflm_zo.errors import ZoError
-from tflm_zo.files import read_bytes
 from tflm_zo.model.file import load_model
+from tflm_zo.model.storage import read_model
 from tflm_zo.realignment.preparation import Chain, Prepared, Preparer, preparable_input
 from tflm_zo.training.history import History
 from tflm_zo.training.hyperparameters import Hyperparameters
@@ -100,7 +100,7 @@ def adapt(
         y = np.asarray(y)
         if x.ndim and len(x) and (y.ndim == 0 or len(y) != len(x)):
             raise ZoError(f"y has shape {y.shape}, but x has {len(x)} samples: give one label a sample")
-    data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_bytes(model)
+    data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_model(model)
     preparer, choice = _prepare(data, x, y, reference, loss, seed)
     prepared = choice.prepared
     codes = x if preparer is None else prepared.codes(preparer.codes(x)[:, 0])

@@ -19,7 +19,8 @@ from tflm_zo.cli.options import (
     show_fit,
 )
 from tflm_zo.errors import ZoError
-from tflm_zo.files import read_bytes, require_writable
+from tflm_zo.files import require_writable
+from tflm_zo.model.storage import read_model
 from tflm_zo.training.engines import ENGINES
 
 
@@ -61,7 +62,7 @@ def train(
     from tflm_zo.training.trainer import Trainer
 
     require_writable(output)
-    trainer = Trainer(read_bytes(model), seed=seed, arena_size=arena_size, engine=engine)
+    trainer = Trainer(read_model(model), seed=seed, arena_size=arena_size, engine=engine)
     x, y = load_npz_for(trainer.model, data)
     held_out = load_npz_for(trainer.model, test) if test else None
     if resume:
@@ -108,7 +109,7 @@ def evaluate(model: str, data: str, checkpoint: str | None, as_json: bool) -> No
     from tflm_zo.training.samples import load_npz_for
     from tflm_zo.training.trainer import Trainer
 
-    model_bytes = read_bytes(model)
+    model_bytes = read_model(model)
     if is_patched(load_model(model_bytes)):
         trainer = Trainer(model_bytes)
         if checkpoint:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.files import read_bytes
 from tflm_zo.model.quantization import dequantize
 from tflm_zo.model.samples import input_codes
+from tflm_zo.model.storage import read_model
 from tflm_zo.patching.bake import bake
 from tflm_zo.patching.patched_model import PatchedModel, read_patched
 from tflm_zo.tflm.interpreter import check_arena
@@ -51,7 +51,7 @@ class Trainer:
         arena_size: int | None = None,
         engine: str | Engine = "auto",
     ) -> None:
-        data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_bytes(model)
+        data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_model(model)
         self.engine = engine if isinstance(engine, Engine) else make_engine(engine, read_patched(data))
         if self.engine.model.data != data:
             raise ZoError("the engine runs another model: make it from this one")
