@@ -352,6 +352,71 @@ def test_going_on_with_other_arguments_ends(everything: bytes) -> None:
         np.testing.assert_array_equal(trainer.weights[name], value)
 
 
+def test_a_second_day_starts_from_the_first(everything: bytes, tmp_path: Path) -> None:
+    """Without resume a checkpoint's weights are a start for other samples, and the steps are counted on; with it the
+    other samples are refused, with what to do."""
+    x, y = small_models.separable_samples(30, 9)
+    first = trained(everything, seed=4)
+    first.save(tmp_path / "state")
+    again = TflmTrainer(everything, 77)
+    again.load(tmp_path / "state")
+    for trainer in (first, again):
+        before = trainer.weights
+        with pytest.raises(ZoError, match=r"is finished, and had other samples: .*without\s+resume .*--checkpoint"):
+            trainer.fit(x, y, resume=True, **SETTINGS)
+        with pytest.raises(ZoError, match="is finished, and had other samples"):
+            trainer.fit(X, (Y + 1) % 3, resume=True, **SETTINGS)
+        for name, value in before.items():
+            np.testing.assert_array_equal(trainer.weights[name], value)
+        steps = trainer.progress.step
+        history = trainer.fit(x, y, **SETTINGS)
+        assert len(history.epochs) == SETTINGS["epochs"] and trainer.progress.step > steps
+    assert_same_weights(first, again)
+    part = TflmTrainer(everything)
+    part.fit(X, Y, callbacks=[lambda *_: True], **SETTINGS)
+    with pytest.raises(ZoError, match="give the same samples, or to train on these from its best weights"):
+        part.fit(x, y, resume=True, **SETTINGS)
+    part.fit(x, y, **SETTINGS)
+
+
+def test_weights_that_were_set_are_a_new_start(everything: bytes, tmp_path: Path) -> None:
+    trainer = TflmTrainer(everything)
+    trainer.fit(X, Y, callbacks=[lambda *_: True], **SETTINGS)
+    steps = trainer.progress.step
+    wanted = trained(everything, seed=8).weights
+    trainer.set_weights(wanted)
+    assert (trainer.progress.step, trainer.progress.epoch, trainer.progress.rates) == (steps, 0, None)
+    trainer.save(tmp_path / "state")
+    other = TflmTrainer(everything)
+    other.load(tmp_path / "state")
+    for one in (trainer, other):
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(one.weights[name], value)
+        history = one.fit(X, Y, resume=True, **SETTINGS)  # nothing is left of the fit before
+        assert len(history.epochs) == SETTINGS["epochs"]
+    assert_same_weights(trainer, other)
+
+
+def test_federated_averaging(small: bytes) -> None:
+    """docs/federated.md: three trainers, each with samples of its own, and a common model by averaging."""
+    model = patch(small, "exact")
+    clients = [TflmTrainer(model, seed) for seed in range(3)]
+    x, y = small_models.separable_samples(90, 2)
+    rng = np.random.default_rng(0)
+    start = clients[0].evaluate(x, y)["loss"]
+    for _ in range(3):
+        for number, client in enumerate(clients):
+            client.fit(x[number::3], y[number::3], epochs=1, holdout=0.0, **QUIET)
+        average = {}
+        for name, value in clients[0].weights.items():
+            mean = np.mean([client.weights[name] for client in clients], axis=0)
+            average[name] = np.floor(mean + rng.random(mean.shape)).astype(value.dtype)
+        for client in clients:
+            client.set_weights(average)
+    assert clients[0].bake() == clients[1].bake() == clients[2].bake()
+    assert clients[0].evaluate(x, y)["loss"] < 0.9 * start
+
+
 def test_resume_without_a_fit_before_is_a_fit(everything: bytes) -> None:
     assert_same_weights(trained(everything), trained(everything, resume=True))
 

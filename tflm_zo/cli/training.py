@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,9 @@ from tflm_zo.files import require_writable
 from tflm_zo.model.storage import read_model
 from tflm_zo.training.engines import ENGINES
 
+if TYPE_CHECKING:
+    from tflm_zo.training.trainer import Trainer
+
 
 @click.command()
 @click.argument("model", type=IN_FILE)
@@ -39,7 +42,12 @@ from tflm_zo.training.engines import ENGINES
     help="What carries the passes out; auto: the simulator where it knows the model, else TFLM. The bits are the same.",
 )
 @click.option("--arena-size", type=int, help="Bytes; default: as much as the model needs.")
-@click.option("--resume", type=IN_FILE, help="A checkpoint of an interrupted training to go on from.")
+@click.option(
+    "--checkpoint", type=IN_FILE, help="Weights to start from: those of an earlier training, on whatever samples."
+)
+@click.option(
+    "--resume", type=IN_FILE, help="A checkpoint of an interrupted training to go on with; same samples and options."
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
 def train(
@@ -51,6 +59,7 @@ def train(
     seed: int,
     engine: str,
     arena_size: int | None,
+    checkpoint: str | None,
     resume: str | None,
     quiet: bool,
     as_json: bool,
@@ -65,11 +74,7 @@ def train(
     trainer = Trainer(read_model(model), seed=seed, arena_size=arena_size, engine=engine)
     x, y = load_npz_for(trainer.model, data)
     held_out = load_npz_for(trainer.model, test) if test else None
-    if resume:
-        trainer.load(resume)
-        given = click.get_current_context().get_parameter_source("seed") != click.core.ParameterSource.DEFAULT
-        if given and seed != trainer.seed:
-            raise ZoError(f"{resume} goes on with its own seed, {trainer.seed}: leave out seed {seed}")
+    _load(trainer, checkpoint, resume, seed)
     before = trainer.evaluate(*held_out) if held_out else {}
     if method:
         hyperparameters["method"] = methods_by_layer(method)
@@ -93,6 +98,18 @@ def train(
         after = trainer.evaluate(*held_out)
         result |= report_scores(before, after)
     finish(as_json, result)
+
+
+def _load(trainer: Trainer, checkpoint: str | None, resume: str | None, seed: int) -> None:
+    """Bring the trainer to where an earlier training has come, if there was one."""
+    if checkpoint and resume:
+        raise ZoError("--checkpoint starts a training from weights, --resume goes on with one: give one of both")
+    path = checkpoint or resume
+    if path:
+        trainer.load(path)
+        given = click.get_current_context().get_parameter_source("seed") != click.core.ParameterSource.DEFAULT
+        if given and seed != trainer.seed:
+            raise ZoError(f"{path} goes on with its own seed, {trainer.seed}: leave out seed {seed}")
 
 
 @click.command(name="eval")
