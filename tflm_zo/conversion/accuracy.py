@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from tflm_zo.conversion.diagnosis import last_op
 from tflm_zo.conversion.evaluate import predict_values
-from tflm_zo.conversion.keras_support import as_samples, import_tensorflow, input_shape, load_keras, predict_float
+from tflm_zo.conversion.keras_files import load_keras
+from tflm_zo.conversion.keras_support import as_samples, import_tensorflow, input_shape, predict_float
 from tflm_zo.errors import ZoError
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tflm_zo.conversion.keras_support import first_line
+from tflm_zo.conversion.keras_support import cause, scope_name
 from tflm_zo.model.file import builtin_code
 
 _FLOAT_TYPES = ("FLOAT32", "FLOAT16", "FLOAT64", "BFLOAT16", "COMPLEX64", "COMPLEX128")
@@ -81,7 +81,7 @@ def explain(text: str, content: bytes) -> Failure:
                 return Failure(f"TFLM has no op {name}", tuple(names))
             if failed and index == int(failed[2]):
                 return Failure(f"TFLM cannot run its op {name} in int8", tuple(names))
-        return Failure(f"TFLM cannot run the result: {first_line(text)}", ())
+        return Failure(f"TFLM cannot run the result: {cause(text)}", ())
     # The compiler marks the place as loc("name") or as loc(fused["Op:", "name"]).
     places = [name for group in re.findall(r"loc\(([^\n]*)", text) for name in _quoted(group)]
     needs = re.search(r"'(?:tf|tfl)\.(\w+)' op is neither a custom op nor a flex op", text)
@@ -92,7 +92,7 @@ def explain(text: str, content: bytes) -> Failure:
         return Failure(f"TFLite has no builtin op for {op}", tuple(places))
     if quantize:
         return Failure(f"TFLite has no int8 version of op {quantize[1]}", tuple(places))
-    return Failure(f"the TensorFlow converter says: {first_line(text)}", tuple(places))
+    return Failure(f"the TensorFlow converter says: {cause(text)}", tuple(places))
 
 
 def _quoted(text: str) -> list[str]:
@@ -102,7 +102,7 @@ def _quoted(text: str) -> list[str]:
 
 def layer_of(model: Any, names: Sequence[str], output_origin: str) -> str | None:
     """The Keras layer in whose name scope one of the op names lies, as a phrase for a message."""
-    layers = {layer.name: layer for layer in model._flatten_layers(include_self=False)}
+    layers = {scope_name(layer.name): layer for layer in model._flatten_layers(include_self=False)}
     for joined in names:
         # TFLite joins the names of fused ops by ';', and calls the model's output Identity.
         for name in [output_origin] if joined.startswith("Identity") else joined.split(";"):
@@ -113,7 +113,7 @@ def layer_of(model: Any, names: Sequence[str], output_origin: str) -> str | None
                 if match in layers:
                     path.append(match)
             if path:
-                return phrase("/".join(path), layers[path[-1]])
+                return phrase("/".join(layers[part].name for part in path), layers[path[-1]])
     return None
 
 
