@@ -14,14 +14,14 @@ from tflm_zo.realignment.filters import FILTERS, NO_FILTER
 
 
 @click.command()
-@click.argument("model", type=IN_FILE)
+@click.argument("model", type=click.Path())
 @click.option("--data", required=True, type=IN_FILE, help=".npz with representative x, and y for accuracies.")
 @click.option(
     "-o", "--output", required=True, type=OUT_FILE, help="The int8 .tflite to write, or .h, .cc or .cpp for a C array."
 )
 @json_option
 def convert(model: str, data: str, output: str, as_json: bool) -> None:
-    """Convert a Keras model (.keras, .h5) to a full int8 .tflite."""
+    """Convert a Keras model (.keras, .h5, or a SavedModel directory) to a full int8 .tflite."""
     from tflm_zo.conversion.accuracy import accuracy_report
     from tflm_zo.conversion.convert import convert as to_int8
     from tflm_zo.model.samples import load_npz_samples
