@@ -55,7 +55,10 @@ class _Array:
             raise ZoError(f"array {self.name} (line {self.line}) has no end: the file is cut off")
         if _INCLUDED in self.body:
             raise ZoError(f"array {self.name} (line {self.line}) takes its values from another file: give that one")
-        values = _text(self.body) if self.body.startswith('"') else self._numbers()
+        is_text = self.body.startswith('"')
+        values = _text(self.body) if is_text else self._numbers()
+        if is_text and self.length == str(len(values) - 1):
+            values = values[:-1]  # C leaves out the zero behind a string if there is no room for it
         if self.length.isdecimal() and int(self.length) != len(values):
             raise ZoError(f"array {self.name} is declared with {self.length} values and has {len(values)}: damaged")
         low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
@@ -258,14 +261,14 @@ def _arrays(text: str) -> Iterator[_Array]:
 
 def _declared(head: str) -> tuple[str, str, int] | None:
     """Name, length and bytes of an element, if what stands before a ``{`` or ``"`` declares an array."""
-    head = head.rstrip()
-    before = head.removesuffix("=").rstrip()
+    assigned = head.rstrip().endswith("=")
+    before = head.rstrip().removesuffix("=").rstrip()
     template = re.fullmatch(r"array\s*<([^<>;]*),\s*(\w+)\s*>\s*(\w+)", before[max(before.rfind("array"), 0) :][:300])
     if template:
         return template[3], template[2], _width(template[1])
     end = before.rfind("]")
     start = before.rfind("[", 0, end)
-    if start < 0 or "=" in before[end:] or (before is head and ")" in before[end:]):
+    if start < 0 or "=" in before[end:] or (not assigned and ")" in before[end:]):
         return None  # as in `int main(int argc, char* argv[]) {`
     name = re.search(r"([A-Za-z_]\w*)\s*$", before[:start][-300:])
     if name is None:
@@ -288,7 +291,7 @@ def _characters(text: str) -> list[int]:
     values = []
     for hexadecimal, octal, escape, plain in _CHARACTERS.findall(text):
         if hexadecimal:
-            values.append(int(hexadecimal[-16:], 16))
+            values.append(int(hexadecimal.lstrip("0")[:8] or "0", 16))  # so much is no byte, whatever follows
         elif octal:
             values.append(int(octal, 8))
         elif escape:
