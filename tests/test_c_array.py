@@ -20,6 +20,7 @@ from tflm_zo.model.storage import read_model, write_model
 
 MODEL = small_models.small_model("softmax")
 OTHER = small_models.small_model("linear") if small_models.small_model("linear") != MODEL else b""
+STRANGERS = Path(__file__).parents[2] / "shared" / "data" / "strangers"
 HEX = ", ".join(f"0x{byte:02x}" for byte in MODEL)
 OTHER_HEX = ", ".join(f"0x{byte:02X}" for byte in OTHER)
 DECIMAL = ",\n".join(str(byte) for byte in MODEL)
@@ -182,6 +183,13 @@ def test_round_trip(tmp_path: Path, name: str) -> None:
     assert read_model(tmp_path / name) == MODEL
     write_model(f"{tmp_path / name}:chosen", MODEL)
     assert read_model(f"{tmp_path / name}:chosen") == MODEL
+
+
+@pytest.mark.skipif(not STRANGERS.exists(), reason="the shared models of strangers are not here")
+def test_round_trip_of_models_of_strangers(tmp_path: Path) -> None:
+    for path in STRANGERS.glob("*.tflite"):
+        write_model(tmp_path / f"{path.stem}.h", path.read_bytes())
+        assert read_model(tmp_path / f"{path.stem}.h") == path.read_bytes(), path
 
 
 def test_other_names_are_binary(tmp_path: Path) -> None:
