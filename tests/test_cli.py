@@ -139,6 +139,24 @@ def test_training_without_labels(folder: Path, tmp_path: Path) -> None:
     assert set(result_of(folder, "eval", zo, "--data", "no_y.npz", "--checkpoint", state)) == {"loss"}
 
 
+def test_a_second_day_is_trained_from_the_first(folder: Path, tmp_path: Path) -> None:
+    words = ["train", "head.tflite", "--epochs", "2", "--quiet", "--data"]
+    result_of(folder, *words, "data.npz", "-o", str(tmp_path / "day1"))
+    done = result_of(folder, *words, "test.npz", "--checkpoint", str(tmp_path / "day1"), "-o", str(tmp_path / "day2"))
+    assert done["forward_passes"] > 0
+    both = TflmTrainer(str(folder / "head.tflite"))
+    with np.load(folder / "data.npz") as one, np.load(folder / "test.npz") as other:
+        both.fit(one["x"], one["y"], epochs=2, verbose=False)
+        both.fit(other["x"], other["y"], epochs=2, verbose=False)
+    trainer = TflmTrainer(str(folder / "head.tflite"))
+    trainer.load(tmp_path / "day2")
+    assert trainer.bake() == both.bake() and trainer.progress == both.progress
+    refused = run(folder, *words, "test.npz", "--resume", str(tmp_path / "day1"), "-o", str(tmp_path / "no"))
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+    assert "is finished, and had other samples" in refused.stderr and "--checkpoint" in refused.stderr
+    assert not (tmp_path / "no").exists()
+
+
 def test_going_on_with_a_finished_training_says_so(folder: Path, tmp_path: Path) -> None:
     """--resume of a training that is complete trains nothing and keeps the weights."""
     words = ["train", "head.tflite", "--data", "data.npz", "--epochs", "2", "--quiet", "-o"]
@@ -218,6 +236,8 @@ REFUSED: list[tuple[list[str], str]] = [
     ([*TRAIN, "data.npz", "--resume", "head.state", "--seed", "5"], "goes on with its own seed, 0"),
     ([*TRAIN, "data.npz", "--resume", "head.state", "--config", "seed5.json"], "goes on with its own seed, 0"),
     ([*TRAIN, "data.npz", "--resume", "cut.state"], "cut.state is not a checkpoint, or is damaged"),
+    ([*TRAIN, "data.npz", "--checkpoint", "cut.state"], "cut.state is not a checkpoint, or is damaged"),
+    ([*TRAIN, "data.npz", "--resume", "head.state", "--checkpoint", "head.state"], "give one of both"),
     (["train", "all.tflite", "-o", "OUT", "--data", "data.npz", "--method", "weights", "--sigma", "99"], "sigma is 99"),
     (["train", "all.tflite", "-o", "OUT", "--data", "data.npz", "--method", "weights", "--lr", "-1"], "lr is -1"),
     (["train", "model.tflite", "-o", "OUT", "--data", "data.npz"], "no training ops: patch it first"),

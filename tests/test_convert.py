@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from build_once import BuildOnce
 
 from tflm_zo.conversion.accuracy import accuracy_report
 from tflm_zo.conversion.convert import convert
-from tflm_zo.conversion.keras_support import predict_float
+from tflm_zo.conversion.keras_files import load_keras
+from tflm_zo.conversion.keras_support import predict_float, quiet
 from tflm_zo.errors import ZoError
 
 pytest.importorskip("tensorflow", reason="converting needs TensorFlow (extra: convert)")
@@ -24,6 +27,7 @@ pytest.importorskip("keras", reason="converting needs Keras (extra: convert)")
 schema = pytest.importorskip("tensorflow.lite.python.schema_py_generated")
 runtime = pytest.importorskip("tflite_micro").runtime
 
+import h5py  # noqa: E402
 import keras  # noqa: E402 - a module, not what importorskip returns: mypy wants to know what is subclassed
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -210,6 +214,157 @@ def test_report_of_a_sigmoid_is_accuracy() -> None:
     assert report.int8_value == pytest.approx(0.75, abs=0.05)
 
 
+def close_to_float(model: Any, source: Any = None) -> str:
+    """Convert ``model`` (or the file of it), compare what it gives; returns the names of its operators."""
+    x = normal(30, *model.input_shape[1:])
+    wanted = predict_float(model, x)
+    content = convert(model if source is None else source, x)
+    assert np.abs(run_tflm(content, x) - wanted).max() < 0.05 * np.ptp(wanted) + 0.01
+    return " ".join(tensors_and_ops(content)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "SimpleRNN"])
+def test_recurrent_layers_are_unrolled(name: str) -> None:
+    """By default they are loops. A GRU without training has a split whose outputs are not all used."""
+    layers = keras.layers
+    recurrent = getattr(layers, name)(4, return_sequences=name == "LSTM")
+    model = keras.Sequential([keras.Input((4, 3)), layers.Bidirectional(recurrent), layers.Flatten(), layers.Dense(2)])
+    assert "WHILE" not in close_to_float(model)
+    assert not recurrent.unroll
+
+
+@pytest.mark.slow
+def test_mixed_precision_and_names_that_tensorflow_refuses() -> None:
+    layers = keras.layers
+    inner = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(5, dtype="mixed_float16", name="\u00b5 inner")], name="a b"
+    )
+    model = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(8, name="my layer", dtype="mixed_float16"), inner, layers.Dense(2, name="_x")]
+    )
+    close_to_float(model)
+    assert [layer.name for layer in model.layers] == ["my layer", "a b", "_x"]
+    assert model.layers[0].compute_dtype == "float16"
+    bad = keras.Sequential([keras.Input((6,)), layers.Dense(4), ErrorFunction(name="my curve")])
+    with pytest.raises(ZoError, match=r"layer 'my curve' \(ErrorFunction\)"):
+        convert(bad, normal(4, 6))
+
+
+@pytest.mark.slow
+def test_saved_model_directories(tmp_path: Path) -> None:
+    model = small_cnn()
+    with quiet():
+        model.export(tmp_path / "exported", verbose=False)
+    close_to_float(model, tmp_path / "exported")
+    x, labels = normal(6, 8, 8, 2), np.zeros(6, np.int32)
+    report = accuracy_report(tmp_path / "exported", convert(model, x), x, labels)
+    assert report.float_value == np.mean(predict_float(model, x).argmax(axis=1) == 0)
+    with quiet():
+        sequential(keras.layers.LSTM(4), (5, 6)).export(tmp_path / "loop", verbose=False)
+    with pytest.raises(ZoError, match="the model has a loop: build recurrent layers with unroll=True"):
+        convert(tmp_path / "loop", normal(4, 5, 6))
+
+
+def test_folders_that_are_no_saved_model(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    with pytest.raises(ZoError, match=r"is a folder, but no SavedModel: there is no saved_model\.pb"):
+        convert(tmp_path, normal(4, 6))
+    (tmp_path / "saved_model.pb").write_bytes(b"broken")
+    with pytest.raises(ZoError, match="cannot load"):
+        convert(tmp_path, normal(4, 6))
+    module = tf.Module()
+    tf.saved_model.save(module, str(tmp_path / "none"))
+    with pytest.raises(ZoError, match=r"has 0 signatures .*signatures="):
+        convert(tmp_path / "none", normal(4, 6))
+
+    specs = [tf.TensorSpec((None, 6), name="a"), tf.TensorSpec((None, 6), name="b")]
+    add = tf.function(lambda a, b: a + b, input_signature=specs)
+    tf.saved_model.save(module, str(tmp_path / "two"), signatures=add)
+    with pytest.raises(ZoError, match=r"has 2 inputs \(a, b\)"):
+        convert(tmp_path / "two", normal(4, 6))
+
+
+def as_keras_2(config: Any) -> Any:
+    """A configuration with what Keras 2 wrote besides: arguments that Keras 3 does not know, and other words."""
+    if isinstance(config, list):
+        return [as_keras_2(part) for part in config]
+    if not isinstance(config, dict):
+        return config
+    config = {key: as_keras_2(value) for key, value in config.items()}
+    name, values = config.get("class_name"), config.get("config")
+    if name == "DTypePolicy":
+        return {"class_name": "Policy", "config": {"name": values["name"]}}
+    if name in ("Functional", "Sequential"):
+        config |= {"module": f"keras.src.engine.{name.lower()}", "registered_name": name}
+    if name in ("DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose"):
+        values["groups"] = 1
+    if name == "SeparableConv2D":
+        values |= {"kernel_initializer": {"class_name": "GlorotUniform", "config": {}}, "kernel_regularizer": None}
+    if name == "GRU":
+        values["time_major"] = False
+    if name == "BatchNormalization":
+        values["axis"] = [3]
+    return config
+
+
+def keras_2_layers() -> Any:
+    layers = keras.layers
+    source = keras.Input((8, 8, 2))
+    x = layers.DepthwiseConv2D(3)(source)
+    x = layers.BatchNormalization()(layers.SeparableConv2D(3, 3)(x))
+    x = layers.Conv2DTranspose(2, 3, dtype="mixed_float16")(x)
+    x = layers.GRU(4)(layers.Reshape((6, 12))(x))
+    return keras.Model(source, layers.Dense(2)(x))
+
+
+@pytest.mark.parametrize("ending", ["h5", "keras"])
+def test_files_of_keras_2(tmp_path: Path, ending: str) -> None:
+    model, path = keras_2_layers(), tmp_path / f"model.{ending}"
+    model.save(path)
+    if ending == "h5":
+        with h5py.File(path, "r+") as archive:
+            archive.attrs["model_config"] = json.dumps(as_keras_2(json.loads(archive.attrs["model_config"])))
+    else:
+        with zipfile.ZipFile(path) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        parts["config.json"] = json.dumps(as_keras_2(json.loads(parts["config.json"]))).encode()
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in parts.items():
+                archive.writestr(name, data)
+    before = path.read_bytes()
+    with pytest.raises((TypeError, ValueError, AttributeError)):
+        keras.models.load_model(path, compile=False)
+    x = normal(5, 8, 8, 2)
+    np.testing.assert_array_equal(predict_float(load_keras(path), x), predict_float(model, x))
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class_name": "TFOpLambda"}, r"Unknown layer: 'TFOpLambda'.*SavedModel directory"),
+        ({"class_name": "Mine"}, r"Unknown layer: 'Mine'.*pass the model object"),
+        (
+            {"groups": 2},
+            r"Unrecognized keyword arguments passed to Dense: \{'groups': 2\} \(if it was made with Keras 2",
+        ),
+    ],
+)
+def test_the_cause_is_told_whole(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = tmp_path / "model.h5"
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense_of_a_long_name" * 9)]).save(path)
+    with h5py.File(path, "r+") as archive:
+        config = json.loads(archive.attrs["model_config"])
+        dense = config["config"]["layers"][-1]
+        dense.update(change) if "class_name" in change else dense["config"].update(change)
+        archive.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(ZoError, match=message) as caught:
+        convert(path, normal(4, 4))
+    assert "\n" not in str(caught.value)
+
+
 def sequential(layer: Any, shape: tuple[int, ...] = (6,)) -> Any:
     dense = keras.layers.Dense
     return keras.Sequential([keras.Input(shape), dense(8, name="before"), layer, dense(2)])
@@ -226,10 +381,17 @@ def nested() -> Any:
     return sequential(block)
 
 
-def crashing_inside() -> Any:
-    recurrent = keras.layers.LSTM(4, name="memory")
-    block = keras.Sequential([keras.Input((5, 8)), recurrent], name="block")
-    return sequential(block, (5, 6))
+@keras.saving.register_keras_serializable(package="test_convert")
+class Looping(keras.layers.Layer):
+    """A loop of its own, which TFLite keeps."""
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.while_loop(lambda i, _: i < 4, lambda i, x: (i + 1, x / 2 + 1), (0, x))[1]
+
+
+def loop_inside() -> Any:
+    block = keras.Sequential([keras.Input((8,)), Looping(name="memory")], name="block")
+    return sequential(block)
 
 
 @pytest.mark.slow
@@ -247,9 +409,9 @@ def crashing_inside() -> Any:
         ),
         (functional_operation, r"'sin\w*' \(Sin\).*no int8 version of op SIN"),
         (nested, r"'block/deep' \(ErrorFunction\)"),
-        (crashing_inside, r"'block/memory' \(LSTM\)"),
+        (loop_inside, r"'block/memory' \(Looping\).*unroll=True"),
     ],
-    ids=["no-op", "not-in-tflm", "not-int8-in-tflm", "operation", "nested", "crash"],
+    ids=["no-op", "not-in-tflm", "not-int8-in-tflm", "operation", "nested", "loop"],
 )
 def test_what_cannot_become_int8_names_the_layer(
     build: Any, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

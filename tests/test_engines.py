@@ -214,6 +214,49 @@ def test_values_that_cannot_be_perturbed_are_refused_with_nothing_changed(make: 
     assert_equal(values(engine), before)
 
 
+def test_weights_are_set_by_name(make: Make, model: bytes) -> None:
+    fit: dict[str, Any] = {"epochs": 1, "batch_size": 8, "holdout": 0.0, "verbose": False}
+    trainer, reference = Trainer(model, 5, engine=make(model)), TflmTrainer(model, 5)
+    reference.fit(X, Y, **fit)
+    trainer.set_weights(reference.weights)
+    assert trainer.bake() == reference.bake()
+    # What is beside the weights is no part of them.
+    beside = TflmTrainer(model, 5)
+    beside.set_weights(reference.weights)
+    for one in (trainer, beside):
+        one.fit(X, Y, **fit)
+    assert trainer.bake() == beside.bake()
+    assert_equal(values(trainer.engine), values(beside.engine))
+    name, bias = next((n, w) for n, w in beside.weights.items() if w.dtype == np.int32)
+    before = trainer.weights
+    trainer.set_weights({name: bias + 1})
+    for other, value in trainer.weights.items():
+        np.testing.assert_array_equal(value, before[other] + (other == name), err_msg=other)
+    assert not np.any(
+        [values(trainer.engine)[p.index] for p in trainer.model.parameters if p.name == f"{name}/residual"]
+    )
+
+
+def test_weights_that_do_not_fit_are_refused_with_nothing_changed(make: Make, model: bytes) -> None:
+    trainer = Trainer(model, engine=make(model))
+    train(trainer.engine)
+    before, progress = values(trainer.engine), trainer.progress
+    weights = {name: value // 2 for name, value in trainer.weights.items()}
+    first, bias = next(iter(weights)), next(n for n, w in weights.items() if w.dtype == np.int32)
+    lowest = np.full_like(weights[bias], np.iinfo(np.int32).min)
+    for wrong, message in (
+        ({**weights, "other/weights": weights[first]}, "no 'other/weights' is trained: the model has "),
+        ({**weights, first: weights[first].astype(np.float32)}, f"{first} is float32 of shape .* it must be int8"),
+        ({**weights, first: weights[first].ravel()}, f"{first} is int8 of shape .* it must be int8 of shape"),
+        ({**weights, first: weights[first].tolist()}, f"{first} is int64 of shape"),
+        ({**weights, bias: lowest}, f"{bias} are out of range"),
+    ):
+        with pytest.raises(ZoError, match=message):
+            trainer.set_weights(wrong)
+        assert_equal(values(trainer.engine), before)
+        assert trainer.progress is progress
+
+
 def test_recalibration(make: Make, model: bytes) -> None:
     engine, reference = make(model), TflmEngine(read_patched(model))
     codes = sample_codes(0.6 * X + 0.3, Y, engine.model)[0]

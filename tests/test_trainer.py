@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -350,6 +351,66 @@ def test_going_on_with_other_arguments_ends(everything: bytes) -> None:
     trainer.fit(X, Y, resume=True, **(SETTINGS | {"passes": 200}))
     for name, value in before.items():
         np.testing.assert_array_equal(trainer.weights[name], value)
+
+
+def test_a_second_day_starts_from_the_first(everything: bytes, tmp_path: Path) -> None:
+    """Without resume a checkpoint's weights are a start for other samples, and the steps are counted on; with it the
+    other samples are refused, with what to do."""
+    x, y = small_models.separable_samples(30, 9)
+    first = trained(everything, seed=4)
+    first.save(tmp_path / "state")
+    again = TflmTrainer(everything, 77)
+    again.load(tmp_path / "state")
+    for trainer in (first, again):
+        before = trainer.weights
+        with pytest.raises(ZoError, match=r"is finished, and had other samples: .*without\s+resume .*--checkpoint"):
+            trainer.fit(x, y, resume=True, **SETTINGS)
+        with pytest.raises(ZoError, match="is finished, and had other samples"):
+            trainer.fit(X, (Y + 1) % 3, resume=True, **SETTINGS)
+        for name, value in before.items():
+            np.testing.assert_array_equal(trainer.weights[name], value)
+        steps = trainer.progress.step
+        history = trainer.fit(x, y, **SETTINGS)
+        assert len(history.epochs) == SETTINGS["epochs"] and trainer.progress.step > steps
+    assert_same_weights(first, again)
+    part = TflmTrainer(everything)
+    part.fit(X, Y, callbacks=[lambda *_: True], **SETTINGS)
+    with pytest.raises(ZoError, match="give the same samples, or to train on these from its best weights"):
+        part.fit(x, y, resume=True, **SETTINGS)
+    part.fit(x, y, **SETTINGS)
+
+
+def test_weights_that_were_set_are_a_new_start(everything: bytes, tmp_path: Path) -> None:
+    trainer = TflmTrainer(everything)
+    trainer.fit(X, Y, callbacks=[lambda *_: True], **SETTINGS)
+    steps = trainer.progress.step
+    wanted = trained(everything, seed=8).weights
+    trainer.set_weights(wanted)
+    assert (trainer.progress.step, trainer.progress.epoch, trainer.progress.rates) == (steps, 0, None)
+    trainer.save(tmp_path / "state")
+    other = TflmTrainer(everything)
+    other.load(tmp_path / "state")
+    for one in (trainer, other):
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(one.weights[name], value)
+        history = one.fit(X, Y, resume=True, **SETTINGS)  # nothing is left of the fit before
+        assert len(history.epochs) == SETTINGS["epochs"]
+    assert_same_weights(trainer, other)
+
+
+def test_federated_averaging_as_the_docs_have_it(small: bytes) -> None:
+    """Three trainers, each with samples of its own, come to a common model that knows all of them."""
+    text = (Path(__file__).parents[1] / "docs" / "going_on.md").read_text()
+    program = next(part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def average" in part)
+    trainers = [TflmTrainer(patch(small, "exact"), seed) for seed in range(3)]
+    x, y = small_models.separable_samples(90, 2)
+    before = trainers[0].evaluate(x, y)["loss"]
+    samples = [(x[start:end], y[start:end]) for start, end in ((0, 20), (20, 50), (50, 90))]
+    # The example shows what a user writes; a progress bar for each fit is no part of it.
+    quiet = program.replace("holdout=0.0)", "holdout=0.0, verbose=False)")
+    exec(quiet, {"np": np, "trainers": trainers, "samples_of_each": samples, "rounds": 3})
+    assert trainers[0].bake() == trainers[1].bake() == trainers[2].bake()
+    assert trainers[0].evaluate(x, y)["loss"] < 0.9 * before
 
 
 def test_resume_without_a_fit_before_is_a_fit(everything: bytes) -> None:

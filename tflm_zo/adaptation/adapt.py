@@ -11,8 +11,8 @@ import numpy as np
 
 from tflm_zo.adaptation.choice import Choice, Row, choose, patch_for_adapting, plain
 from tflm_zo.errors import ZoError, no_data_warnings
-from tflm_zo.files import read_bytes
 from tflm_zo.model.file import load_model
+from tflm_zo.model.storage import read_model
 from tflm_zo.realignment.preparation import Chain, Prepared, Preparer, preparable_input
 from tflm_zo.training.history import History
 from tflm_zo.training.hyperparameters import Hyperparameters
@@ -97,7 +97,7 @@ def adapt(
         raise ZoError("adapt trains by labels: leave out the loss entropy, or patch with it and train")
     Hyperparameters(epochs=epochs, passes=passes).check()
     x = np.asarray(x)
-    data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_bytes(model)
+    data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_model(model)
     if y is not None:
         loss, y = loss_and_labels(data, loss, x, np.asarray(y))
     with no_data_warnings():

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from tflm_zo.cli.options import IN_FILE, OUT_FILE, finish, hyperparameter_option, json_option, report_scores
-from tflm_zo.files import read_bytes, require_writable, write_atomic
+from tflm_zo.files import require_writable
+from tflm_zo.model.storage import read_model, write_model
 from tflm_zo.patching.loss_path import LOSSES
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data", required=True, type=IN_FILE, help=".npz with x from after the drift, and y if there are labels."
 )
-@click.option("-o", "--output", required=True, type=OUT_FILE, help="The adapted int8 .tflite to write.")
+@click.option("-o", "--output", required=True, type=OUT_FILE, help="The adapted int8 .tflite (or .h, .cc) to write.")
 @click.option("--test", type=IN_FILE, help=".npz with x and y to measure before and after.")
 @hyperparameter_option("epochs")
 @hyperparameter_option("passes")
@@ -53,13 +54,13 @@ def adapt(
     from tflm_zo.model.samples import load_npz, load_npz_samples
 
     require_writable(output)
-    content = read_bytes(model)
+    content = read_model(model)
     x, y = load_npz_samples(data)
     before = load_npz_samples(reference)[0] if reference else None
     held_out = load_npz(test) if test else None
     scores = evaluate_plain(content, *held_out) if held_out else {}
     found = adapt_model(content, x, y, before, epochs=epochs, passes=passes, loss=loss, seed=seed, verbose=not quiet)
-    write_atomic(output, found.model)
+    write_model(output, found.model)
     _show_adaptation(found)
     click.echo(f"{output}: {len(found.model)} bytes, {found.passes} forward passes of training")
     result = found.as_dict()

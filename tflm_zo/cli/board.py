@@ -8,7 +8,7 @@ import click
 from tflm_zo.board.arduino import DEFAULT_EXAMPLE
 from tflm_zo.board.boards import board_names
 from tflm_zo.cli.options import IN_FILE, OUT_FILE, finish, json_option
-from tflm_zo.files import read_bytes
+from tflm_zo.model.storage import read_model
 
 _MODEL = click.argument("model", type=IN_FILE)
 _BOARD = click.option(
@@ -46,7 +46,7 @@ def export_arduino(
     from tflm_zo.board.arduino import export_sketch
 
     done = export_sketch(
-        read_bytes(model),
+        read_model(model),
         output,
         board=board,
         tflm_library=tflm_library,
@@ -80,7 +80,7 @@ def export_arduino_library(model: str | None, output: str, tflm_library: str, ba
     """Write the ops and the app as an Arduino library, for sketches of your own; with MODEL, examples too."""
     from tflm_zo.board.arduino import export_library
 
-    data = None if model is None else read_bytes(model)
+    data = None if model is None else read_model(model)
     files = export_library(output, data, tflm_library=tflm_library, batch_size=batch_size)
     click.echo(f"{output}: {len(files)} files; put the folder into the libraries folder of your sketchbook")
     finish(as_json, {"files": files})
@@ -98,7 +98,7 @@ def plan(model: str, board: str, tflm_library: str, batch_size: int, picture: st
     from tflm_zo.board.memory_plan import plan_memory
     from tflm_zo.board.plan_report import plan_picture, plan_text
 
-    result = plan_memory(read_bytes(model), board, tflm_library=tflm_library, batch_size=batch_size)
+    result = plan_memory(read_model(model), board, tflm_library=tflm_library, batch_size=batch_size)
     click.echo(plan_text(result))
     if picture:
         plan_picture(result, picture)

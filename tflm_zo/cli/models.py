@@ -9,18 +9,20 @@ import click
 
 from tflm_zo.cli.options import IN_FILE, OUT_FILE, finish, json_option
 from tflm_zo.errors import ZoError
-from tflm_zo.files import read_bytes, write_atomic
+from tflm_zo.model.storage import read_model, write_model
 from tflm_zo.patching.loss_path import LOSSES
 from tflm_zo.realignment.filters import FILTERS, NO_FILTER
 
 
 @click.command()
-@click.argument("model", type=IN_FILE)
+@click.argument("model", type=click.Path())
 @click.option("--data", required=True, type=IN_FILE, help=".npz with representative x, and y for accuracies.")
-@click.option("-o", "--output", required=True, type=OUT_FILE, help="The int8 .tflite to write.")
+@click.option(
+    "-o", "--output", required=True, type=OUT_FILE, help="The int8 .tflite to write, or .h, .cc or .cpp for a C array."
+)
 @json_option
 def convert(model: str, data: str, output: str, as_json: bool) -> None:
-    """Convert a Keras model (.keras, .h5) to a full int8 .tflite."""
+    """Convert a Keras model (.keras, .h5, or a SavedModel directory) to a full int8 .tflite."""
     from tflm_zo.conversion.accuracy import accuracy_report
     from tflm_zo.conversion.convert import convert as to_int8
     from tflm_zo.model.samples import load_npz_samples
@@ -36,7 +38,7 @@ def convert(model: str, data: str, output: str, as_json: bool) -> None:
         report = accuracy_report(model, tflite, x, y)
         result |= {"metric": report.metric, "float": report.float_value, "int8": report.int8_value}
         click.echo(str(report))
-    write_atomic(output, tflite)
+    write_model(output, tflite)
     finish(as_json, result)
 
 
@@ -44,7 +46,7 @@ def convert(model: str, data: str, output: str, as_json: bool) -> None:
 @click.argument("model", type=IN_FILE)
 @click.option("--reference", required=True, type=IN_FILE, help=".npz with x from before the drift.")
 @click.option("--data", required=True, type=IN_FILE, help=".npz with x from after the drift; y for --filter auto only.")
-@click.option("-o", "--output", required=True, type=OUT_FILE, help="The realigned int8 .tflite to write.")
+@click.option("-o", "--output", required=True, type=OUT_FILE, help="The realigned int8 .tflite (or .h, .cc) to write.")
 @click.option(
     "--filter",
     "filter_name",
@@ -60,7 +62,7 @@ def realign(model: str, reference: str, data: str, output: str, filter_name: str
     from tflm_zo.realignment.realign import realign as bring_back
     from tflm_zo.tuning.filter_choice import choose_filter
 
-    content, before = read_bytes(model), load_npz_samples(reference)[0]
+    content, before = read_model(model), load_npz_samples(reference)[0]
     result: dict[str, Any] = {}
     if filter_name == "auto":
         after, labels = load_npz(data)
@@ -71,7 +73,7 @@ def realign(model: str, reference: str, data: str, output: str, filter_name: str
     else:
         after = load_npz_samples(data)[0]
     realigned = bring_back(content, before, after, filter_name)
-    write_atomic(output, realigned)
+    write_model(output, realigned)
     click.echo(
         f"{output}: realigned on {len(after)} samples, filter {filter_name}; train it with `tflm-zo patch` and "
         "`tflm-zo train`"
@@ -87,7 +89,7 @@ def realign(model: str, reference: str, data: str, output: str, filter_name: str
 
 @click.command()
 @click.argument("model", type=IN_FILE)
-@click.option("-o", "--output", required=True, type=OUT_FILE, help="The patched .tflite to write.")
+@click.option("-o", "--output", required=True, type=OUT_FILE, help="The patched .tflite (or .h, .cc) to write.")
 @click.option(
     "--trainable",
     default="exact",
@@ -126,11 +128,11 @@ def patch(
     from tflm_zo.training.inspection import inspect as look
 
     before = None if reference is None else load_npz_samples(reference)[0]
-    patched = add_training(read_bytes(model), trainable, loss, adapter=adapter, accumulate=accumulate, reference=before)
+    patched = add_training(read_model(model), trainable, loss, adapter=adapter, accumulate=accumulate, reference=before)
     found = look(patched)
     if found.not_run:
         raise ZoError(found.not_run)
-    write_atomic(output, patched)
+    write_model(output, patched)
     trained = [row for row in found.layers if row.ram_bytes]
     click.echo(
         f"{output}: {len(trained)} of {len(found.layers)} layers trainable, loss {found.loss}, "
@@ -156,7 +158,7 @@ def inspect(model: str, as_json: bool) -> None:
     from tflm_zo.cli.verdicts import layer_table, verdicts
     from tflm_zo.training.inspection import inspect as look
 
-    content = read_bytes(model)
+    content = read_model(model)
     found = look(content)
     click.echo(layer_table(found.layers, found.patched))
     if found.patched:
@@ -183,15 +185,15 @@ def inspect(model: str, as_json: bool) -> None:
 @click.command()
 @click.argument("model", type=IN_FILE)
 @click.option("--checkpoint", type=IN_FILE, required=True, help="Trained weights, from train.")
-@click.option("-o", "--output", required=True, type=OUT_FILE, help="The plain int8 .tflite to write.")
+@click.option("-o", "--output", required=True, type=OUT_FILE, help="The plain int8 .tflite (or .h, .cc) to write.")
 @json_option
 def bake(model: str, checkpoint: str, output: str, as_json: bool) -> None:
     """Write trained weights back into a plain int8 .tflite."""
     from tflm_zo.training.trainer import Trainer
 
-    trainer = Trainer(read_bytes(model))
+    trainer = Trainer(read_model(model))
     trainer.load(checkpoint)
     baked = trainer.bake()
-    write_atomic(output, baked)
+    write_model(output, baked)
     click.echo(f"{output}: {len(baked)} bytes, runs on any TFLite or TFLM")
     finish(as_json, {"model_bytes": len(baked)})

@@ -14,7 +14,8 @@ from click.core import ParameterSource
 from tflm_zo.board.boards import board_names
 from tflm_zo.cli.config_file import write_config
 from tflm_zo.cli.options import IN_FILE, OUT_FILE, finish, hyperparameter_options, json_option, methods_by_layer
-from tflm_zo.files import read_bytes, require_writable
+from tflm_zo.files import require_writable
+from tflm_zo.model.storage import read_model
 
 if TYPE_CHECKING:
     from tflm_zo.training.folds import Score
@@ -73,7 +74,7 @@ def select(
     from tflm_zo.tuning.layer_selection import select_layers
     from tflm_zo.tuning.workers import usable_processors
 
-    content = read_bytes(model)
+    content = read_model(model)
     x, y = load_npz(data)
     jobs = usable_processors() if jobs is None else jobs
     found = select_layers(content, x, y, board=board, loss=loss, jobs=jobs, verbose=not quiet, **search)
@@ -194,7 +195,7 @@ def tune(
     require_writable(output)
     x, y = load_npz(data)
     tuned = search(
-        read_bytes(model),
+        read_model(model),
         x,
         y,
         study or f"{output}.study",

@@ -23,7 +23,8 @@ from tflm_zo.cli.options import (
     show_fit,
 )
 from tflm_zo.errors import ZoError
-from tflm_zo.files import read_bytes, require_writable, write_atomic
+from tflm_zo.files import require_writable
+from tflm_zo.model.storage import read_model, write_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +65,7 @@ def virtual_board(model: str, flash: str | None, batch_size: int, link: str | No
             click.echo(_LEDS[led])
         shown[0] = led
 
-    with HostApp(read_bytes(model), terminal.line, flash_path, batch_size, show) as app:
+    with HostApp(read_model(model), terminal.line, flash_path, batch_size, show) as app:
         if link:
             Path(link).unlink(missing_ok=True)
             Path(link).symlink_to(terminal.name)
@@ -80,7 +81,9 @@ def virtual_board(model: str, flash: str | None, batch_size: int, link: str | No
 @click.command()
 @click.option("--port", required=True, help="Serial port of the board, such as /dev/ttyACM0 or COM3.")
 @click.option("--data", required=True, type=IN_FILE, help=".npz with x and y to learn from; loss entropy needs no y.")
-@click.option("-o", "--output", required=True, type=OUT_FILE, help="The plain int8 .tflite with the adapted weights.")
+@click.option(
+    "-o", "--output", required=True, type=OUT_FILE, help="The plain int8 .tflite (or .h, .cc) with the adapted weights."
+)
 @click.option("--test", type=IN_FILE, help=".npz with x and y to measure before and after.")
 @click.option(
     "--recalibrate", is_flag=True, help="First undo a drift of the input's channels by x alone; --passes 0: only that."
@@ -146,7 +149,7 @@ def monitor(
         callbacks = [] if patience is None else [Patience(patience)]
         history = trainer.fit(x, y, verbose=not quiet, resume=resume, callbacks=callbacks, **hyperparameters)
     baked = trainer.bake()
-    write_atomic(output, baked)
+    write_model(output, baked)
     click.echo(f"{output}: {len(baked)} bytes, runs on any TFLite or TFLM")
     result = _show_run(trainer, device.link, history, {"recalibration_samples": len(x)} if recalibrate else {})
     if held_out:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,8 +19,12 @@ from tflm_zo.cli.options import (
     show_fit,
 )
 from tflm_zo.errors import ZoError
-from tflm_zo.files import read_bytes, require_writable
+from tflm_zo.files import require_writable
+from tflm_zo.model.storage import read_model
 from tflm_zo.training.engines import ENGINES
+
+if TYPE_CHECKING:
+    from tflm_zo.training.trainer import Trainer
 
 
 @click.command()
@@ -38,7 +42,12 @@ from tflm_zo.training.engines import ENGINES
     help="What carries the passes out; auto: the simulator where it knows the model, else TFLM. The bits are the same.",
 )
 @click.option("--arena-size", type=int, help="Bytes; default: as much as the model needs.")
-@click.option("--resume", type=IN_FILE, help="A checkpoint of an interrupted training to go on from.")
+@click.option(
+    "--checkpoint", type=IN_FILE, help="Weights to start from: those of an earlier training, on whatever samples."
+)
+@click.option(
+    "--resume", type=IN_FILE, help="A checkpoint of an interrupted training to go on with; same samples and options."
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
 def train(
@@ -50,6 +59,7 @@ def train(
     seed: int,
     engine: str,
     arena_size: int | None,
+    checkpoint: str | None,
     resume: str | None,
     quiet: bool,
     as_json: bool,
@@ -61,14 +71,10 @@ def train(
     from tflm_zo.training.trainer import Trainer
 
     require_writable(output)
-    trainer = Trainer(read_bytes(model), seed=seed, arena_size=arena_size, engine=engine)
+    trainer = Trainer(read_model(model), seed=seed, arena_size=arena_size, engine=engine)
     x, y = load_npz_for(trainer.model, data)
     held_out = load_npz_for(trainer.model, test) if test else None
-    if resume:
-        trainer.load(resume)
-        given = click.get_current_context().get_parameter_source("seed") != click.core.ParameterSource.DEFAULT
-        if given and seed != trainer.seed:
-            raise ZoError(f"{resume} goes on with its own seed, {trainer.seed}: leave out seed {seed}")
+    _load(trainer, checkpoint, resume, seed)
     before = trainer.evaluate(*held_out) if held_out else {}
     if method:
         hyperparameters["method"] = methods_by_layer(method)
@@ -94,6 +100,18 @@ def train(
     finish(as_json, result)
 
 
+def _load(trainer: Trainer, checkpoint: str | None, resume: str | None, seed: int) -> None:
+    """Bring the trainer to where an earlier training has come, if there was one."""
+    if checkpoint and resume:
+        raise ZoError("--checkpoint starts a training from weights, --resume goes on with one: give one of both")
+    path = checkpoint or resume
+    if path:
+        trainer.load(path)
+        given = click.get_current_context().get_parameter_source("seed") != click.core.ParameterSource.DEFAULT
+        if given and seed != trainer.seed:
+            raise ZoError(f"{path} goes on with its own seed, {trainer.seed}: leave out seed {seed}")
+
+
 @click.command(name="eval")
 @click.argument("model", type=IN_FILE)
 @click.option("--data", required=True, type=IN_FILE, help=".npz with x and y.")
@@ -108,7 +126,7 @@ def evaluate(model: str, data: str, checkpoint: str | None, as_json: bool) -> No
     from tflm_zo.training.samples import load_npz_for
     from tflm_zo.training.trainer import Trainer
 
-    model_bytes = read_bytes(model)
+    model_bytes = read_model(model)
     if is_patched(load_model(model_bytes)):
         trainer = Trainer(model_bytes)
         if checkpoint:

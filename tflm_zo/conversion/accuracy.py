@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tflm_zo.conversion.evaluate import predict_values
-from tflm_zo.conversion.keras_support import as_samples, import_tensorflow, input_shape, load_keras, predict_float
+from tflm_zo.conversion.keras_files import load_keras
+from tflm_zo.conversion.keras_support import as_samples, import_tensorflow, input_shape, predict_float
 from tflm_zo.errors import ZoError, warn_of_data
 from tflm_zo.model.labels import plain_ends, read_labels
 

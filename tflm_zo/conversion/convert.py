@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tflm_zo.conversion.converter_process import convert_graphs, freeze
-from tflm_zo.conversion.diagnosis import find_unquantized, layer_of, phrase
-from tflm_zo.conversion.keras_support import as_samples, import_tensorflow, input_shape, load_keras, quiet
-from tflm_zo.conversion.remedies import remedy
+from tflm_zo.conversion.converter_process import FrozenGraph, convert_graphs, freeze
+from tflm_zo.conversion.diagnosis import Failure, find_unquantized, layer_of, phrase
+from tflm_zo.conversion.graph_edits import without_splits
+from tflm_zo.conversion.keras_files import load_keras
+from tflm_zo.conversion.keras_support import as_samples, import_tensorflow, input_shape, quiet
+from tflm_zo.conversion.remedies import LOOP_REMEDY, remedy
 from tflm_zo.errors import ZoError, warn_of_data
 from tflm_zo.model.labels import constant_notes
 
@@ -21,7 +23,7 @@ _ISOLATION_SAMPLES = 8
 
 
 def convert(keras_model: Any, representative_data: ArrayLike | Iterable[ArrayLike]) -> bytes:
-    """Convert a Keras 3 model to a fully int8 ``.tflite`` with int8 input and output.
+    """Convert a Keras model to a fully int8 ``.tflite`` with int8 input and output.
 
     Weights of convolutions get one scale per output channel; those of fully connected layers one
     per tensor, because TFLM releases still found on boards know no other. The batch dimension of
@@ -29,7 +31,8 @@ def convert(keras_model: Any, representative_data: ArrayLike | Iterable[ArrayLik
 
     Args:
         keras_model: a built ``keras.Model`` with one float input and one output, or the path of a
-            ``.keras`` or ``.h5`` file (files written by Keras 2 included).
+            ``.keras`` or ``.h5`` file (files written by Keras 2 included) or of a SavedModel directory. Recurrent
+            layers are unrolled over the time steps of the samples, and what computes in float16 computes in float32.
         representative_data: float array ``(n, ...)`` or an iterable of ``n >= 1`` samples of shape
             ``(...)``, in the units the model is fed; they set the ranges of the activations.
 
@@ -43,15 +46,22 @@ def convert(keras_model: Any, representative_data: ArrayLike | Iterable[ArrayLik
     samples = as_samples("representative_data", representative_data, expected, model.name)
     warn_of_data(constant_notes(samples, "representative_data"))
     graph = freeze(tf, model, [samples.shape[1:]], model.name)
-    content, failure = convert_graphs([(graph, [samples])])[0]
-    failure = failure or find_unquantized(content)
+    content, failure = _converted(graph, samples)
+    if failure is not None and "SPLIT" in failure.reason:
+        graph = without_splits(tf, graph)
+        content, failure = _converted(graph, samples)
     if failure is None:
         return content
     layer = layer_of(model, failure.names, graph.scopes, graph.origin) or _isolate(tf, keras, model, samples)
     if layer is None:
         layer = f"model '{model.name}'"
     message = f"{layer} cannot become int8: {failure.reason}"
-    raise ZoError(f"{message}; {remedy(message)}")
+    raise ZoError(f"{message}; {LOOP_REMEDY if graph.loops else remedy(message)}")
+
+
+def _converted(graph: FrozenGraph, samples: NDArray[np.float32]) -> tuple[bytes, Failure | None]:
+    content, failure = convert_graphs([(graph, [samples])])[0]
+    return content, failure or find_unquantized(content)
 
 
 def _isolate(tf: Any, keras: Any, model: Any, samples: NDArray[np.float32], outer: str = "") -> str | None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tflm_zo.conversion.diagnosis import Failure, explain, find_unquantized
-from tflm_zo.conversion.keras_support import first_line, quiet
+from tflm_zo.conversion.keras_support import cause, plain_inference, quiet
 from tflm_zo.conversion.layer_scopes import recorded_scopes
 from tflm_zo.errors import ZoError
 from tflm_zo.tflm import wheel
@@ -43,6 +43,7 @@ class FrozenGraph:
     output: str
     origin: str  # Name of the node that computes the output; TFLite drops it.
     scopes: dict[str, str]  # Names of Keras layers by the scopes of their nodes.
+    loops: bool = False  # Whether loops are left in it, which TFLite keeps, and cannot make int8.
 
 
 def freeze(tf: Any, function: Callable[..., Any], shapes: Sequence[tuple[int, ...]], name: str) -> FrozenGraph:
@@ -57,20 +58,19 @@ def freeze(tf: Any, function: Callable[..., Any], shapes: Sequence[tuple[int, ..
 
     specs = [tf.TensorSpec((1, *shape), tf.float32, name=_INPUT.format(index)) for index, shape in enumerate(shapes)]
     try:
-        with quiet(), recorded_scopes(tf, function) as scopes:
+        with quiet(), recorded_scopes(tf, function) as scopes, plain_inference(function):
             concrete = tf.function(call, autograph=False).get_concrete_function(*specs)
             frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
     except Exception as error:  # Whatever the user's own layers raise when traced.
-        raise ZoError(
-            f"model '{name}' cannot be traced on one sample of shape {shapes[0]}: {first_line(error)}"
-        ) from error
+        raise ZoError(f"model '{name}' cannot be traced on one sample of shape {shapes[0]}: {cause(error)}") from error
     if len(frozen.outputs) != 1:
         raise ZoError(f"model '{name}' has {len(frozen.outputs)} outputs: only models with one output can be converted")
     operation = frozen.outputs[0].op
     while operation.type == "Identity" and operation.inputs:
         operation = operation.inputs[0].op
-    content = frozen.graph.as_graph_def().SerializeToString()
-    return FrozenGraph(content, frozen.outputs[0].name, operation.name, scopes)
+    definition = frozen.graph.as_graph_def()
+    loops = any(node.op in ("While", "StatelessWhile") for node in definition.node)
+    return FrozenGraph(definition.SerializeToString(), frozen.outputs[0].name, operation.name, scopes, loops)
 
 
 def convert_graphs(
@@ -115,7 +115,7 @@ def convert_graphs(
                 log_text = (root / _LOG_FILE).read_text(encoding="utf-8", errors="replace")
                 if status > 0:  # A Python error of the child itself, not a fault of the model.
                     last = (log_text.strip().splitlines() or ["no message"])[-1]
-                    raise ZoError(f"the TensorFlow converter did not run: {first_line(last)}")
+                    raise ZoError(f"the TensorFlow converter did not run: {cause(last)}")
                 reason = f"the TensorFlow converter crashes on it (signal {-status})"
                 results.append((b"", Failure(reason, ())))
                 break

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tflm_zo.conversion.keras_support import first_line
+from tflm_zo.conversion.keras_support import cause
 from tflm_zo.model.file import builtin_code
 
 _FLOAT_TYPES = ("FLOAT32", "FLOAT16", "FLOAT64", "BFLOAT16", "COMPLEX64", "COMPLEX128")
@@ -76,7 +76,7 @@ def explain(text: str, content: bytes) -> Failure:
                 return Failure(f"TFLM has no op {name}", tuple(names))
             if failed and index == int(failed[2]):
                 return Failure(f"TFLM cannot run its op {name} in int8", tuple(names))
-        return Failure(f"TFLM cannot run the result: {first_line(text)}", ())
+        return Failure(f"TFLM cannot run the result: {cause(text)}", ())
     # The compiler marks the place as loc("name") or as loc(fused["Op:", "name"]).
     places = [name for group in re.findall(r"loc\(([^\n]*)", text) for name in _quoted(group)]
     needs = re.search(r"'(?:tf|tfl)\.(\w+)' op is neither a custom op nor a flex op", text)
@@ -87,7 +87,7 @@ def explain(text: str, content: bytes) -> Failure:
         return Failure(f"TFLite has no builtin op for {op}", tuple(places))
     if quantize:
         return Failure(f"TFLite has no int8 version of op {quantize[1]}", tuple(places))
-    return Failure(f"the TensorFlow converter says: {first_line(text)}", tuple(places))
+    return Failure(f"the TensorFlow converter says: {cause(text)}", tuple(places))
 
 
 def _quoted(text: str) -> list[str]:

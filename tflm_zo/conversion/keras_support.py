@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from tflm_zo.errors import ZoError
 
 _PREDICT_BATCH = 256
+_MOST_CAUSE = 400
 
 
 @contextlib.contextmanager
@@ -54,51 +55,65 @@ def import_tensorflow() -> tuple[Any, Any]:
             import keras
             import tensorflow as tf
     except ImportError as error:
-        raise ZoError(f"converting needs TensorFlow ({first_line(error)}): pip install tflm-zo[convert]") from error
+        raise ZoError(f"converting needs TensorFlow ({cause(error)}): pip install tflm-zo[convert]") from error
     if keras.backend.backend() != "tensorflow":
         raise ZoError(f"Keras runs on {keras.backend.backend()}: set the environment variable KERAS_BACKEND=tensorflow")
     return tf, keras
 
 
-def first_line(error: BaseException | str) -> str:
-    """The first line of a message that may have many, at most 200 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200].rstrip(".:") if lines else type(error).__name__
+def cause(error: BaseException | str) -> str:
+    """What a message of many lines comes to, in one of at most 400 characters: what Keras wraps into others, with
+    configurations of layers and shapes of arguments around it."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    text = re.split(r"Exception encountered(?: when calling [^\n]*)?[.:]\s", text)[-1]
+    text = text.split("\nArguments received by")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[0].rstrip(".:") if len(lines[0]) <= _MOST_CAUSE else lines[0][:_MOST_CAUSE] + " ..."
 
 
-def load_keras(keras_model: Any) -> Any:
-    """Return ``keras_model`` itself, or the Keras model in the ``.keras`` or ``.h5`` file it names.
+def scope_name(name: str) -> str:
+    """Return a layer's name as TensorFlow takes it for the scope of its operators: Keras allows spaces and more."""
+    scope = re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", name)
+    return scope if scope[:1].isalnum() or scope[:1] == "." else f"layer{scope}"
 
-    Raises:
-        ZoError: no such file, not a Keras model, or it needs code that the file does not hold.
-    """
-    _, keras = import_tensorflow()
-    if isinstance(keras_model, keras.Model):
-        return keras_model
-    if not isinstance(keras_model, (str, os.PathLike)):
-        raise ZoError(f"expected a Keras 3 model or the path of one, got {type(keras_model).__name__}")
-    path = Path(keras_model)
-    if path.suffix not in (".keras", ".h5", ".hdf5"):
-        raise ZoError(f"{path}: not a Keras file; save the model as .keras or .h5")
-    if not path.is_file():
-        raise ZoError(f"cannot read {path}: no such file")
+
+@contextlib.contextmanager
+def plain_inference(model: Any) -> Iterator[None]:
+    """Around tracing a Keras model: recurrent layers are unrolled, since loops cannot become int8; what computes in
+    float16 does so in float32; and names are such that TensorFlow takes them. All is undone afterwards."""
+    import keras
+
+    changed: list[tuple[Any, str, Any]] = []
+
+    def change(layer: Any, attribute: str, value: Any) -> None:
+        before = getattr(layer, attribute)
+        if before != value:
+            changed.append((layer, attribute, before))
+            setattr(layer, attribute, value)
+
     try:
-        # Only inference matters here, so an optimizer or loss that does not load is no obstacle.
-        with quiet():
-            return keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises nearly every type here, by file and by version.
-        raise ZoError(
-            f"cannot load {path}: {first_line(error)} (a model with layers of your own: load it "
-            "in Python and pass the model object)"
-        ) from error
+        for layer in model._flatten_layers():
+            change(layer, "name", scope_name(layer.name))
+            if isinstance(layer, keras.layers.RNN):
+                change(layer, "unroll", True)
+            if layer.compute_dtype in ("float16", "bfloat16"):
+                change(layer, "dtype_policy", keras.dtype_policies.get("float32"))
+        yield
+    finally:
+        for layer, attribute, before in reversed(changed):
+            setattr(layer, attribute, before)
 
 
 def predict_float(model: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the outputs ``(n, values per sample)`` of a Keras model in inference mode."""
+    # A model may be for batches of one size only.
+    batch = next((source.shape[0] for source in getattr(model, "inputs", None) or []), None) or _PREDICT_BATCH
     with quiet():
         parts = [
-            np.asarray(model(x[start : start + _PREDICT_BATCH], training=False))
-            for start in range(0, len(x), _PREDICT_BATCH)
+            np.asarray(model(x[start : start + batch], training=False), dtype=np.float32)
+            for start in range(0, len(x), batch)
         ]
     return np.concatenate(parts).reshape(len(x), -1).astype(np.float32)
 
@@ -150,7 +165,7 @@ def as_samples(
             data = np.stack([np.asarray(sample, dtype=np.float32) for sample in data])
         samples = np.ascontiguousarray(data, dtype=np.float32)
     except (ValueError, TypeError) as error:
-        raise ZoError(f"{name} must be an array (n, ...) or samples of one shape: {first_line(error)}") from error
+        raise ZoError(f"{name} must be an array (n, ...) or samples of one shape: {cause(error)}") from error
     if samples.ndim < 2 or len(samples) == 0:
         raise ZoError(f"{name} has shape {samples.shape}: at least one sample (n, ...) is needed")
     # Image and audio arrays often leave out a channel axis of length one.

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import re
 
+LOOP_REMEDY = "the model has a loop: build recurrent layers with unroll=True, and leave out loops of your own"
 _OTHERWISE = "replace it, or do its work outside the model"
 
-# By a word of the message, a layer's type or an operator's name: the first that is in it counts. With reset_after, a GRU
-# splits a constant, which TensorFlow's converter leaves in float now and then.
+# By a word of the message, a layer's type or an operator's name: the first that is in it counts. With reset_after, a
+# GRU splits a constant, which TensorFlow's converter leaves in float now and then.
 _REMEDIES = (
     ("GRU|GRUCell", "make it with unroll=True, reset_after=False"),
     ("LSTM|LSTMCell|SimpleRNN|SimpleRNNCell|RNN|Bidirectional", "make it with unroll=True"),

@@ -45,8 +45,8 @@ def load_model(data: bytes) -> Any:
     data = bytes(data)
     if len(data) < 8 or data[4:8] != FILE_IDENTIFIER:
         raise ZoError(
-            "not a TFLite model (no TFL3 identifier): give a .tflite file, or convert a Keras "
-            "model with `tflm-zo convert`"
+            "not a TFLite model (no TFL3 identifier): give a .tflite file or C source that holds it as an array, or "
+            "convert a Keras model with `tflm-zo convert`"
         )
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))

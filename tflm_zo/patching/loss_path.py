@@ -10,14 +10,10 @@ from typing import Any
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model import activation
-<<<<<<< HEAD
 from tflm_zo.model.ends import TO_INT8, described, output_end
 from tflm_zo.model.graph import SHAPES_ONLY, Graph, Operator, main_graph
 from tflm_zo.model.labels import PLAIN, SIGMOID, SOFTMAX, Outputs, outputs_of
-=======
-from tflm_zo.model.graph import Graph, Operator, main_graph
 from tflm_zo.model.layer_names import operator_numbers
->>>>>>> heads
 from tflm_zo.model.layers import Layer
 from tflm_zo.model.quantization import Quantization
 from tflm_zo.model.window import read_geometry

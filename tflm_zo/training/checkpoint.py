@@ -43,13 +43,15 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Seed, progress, the best weights; of a fit that was not finished also the last ones and its guard."""
+    """Seed, progress, the best weights; of a fit that was not finished also the last ones and its guard; a number by
+    which its samples are known."""
 
     seed: int
     progress: Progress
     best: Snapshot
     unfinished: Snapshot | None
     guard: WatchState | None
+    samples: int | None = None
 
 
 def save(path: str | os.PathLike[str], model: PatchedModel, state: Checkpoint) -> None:
@@ -68,6 +70,7 @@ def save(path: str | os.PathLike[str], model: PatchedModel, state: Checkpoint) -
         "progress": {name: getattr(state.progress, name) for name in _COUNTERS},
         "rates": None if rates is None else vars(rates),
         "guard": None if state.guard is None else state.guard.values,
+        "samples": state.samples,
     }
     arrays = _arrays(model, "", state.best)
     if state.unfinished is not None:
@@ -94,6 +97,9 @@ def load(path: str | os.PathLike[str], model: PatchedModel) -> Checkpoint:
         digest, seed = head["model"], int(head["seed"])
         progress = _progress(head["progress"], head["rates"]) if known else Progress()
         guard = _guard(head["guard"], arrays) if known else None
+        samples = head.get("samples")  # written since the file format has been in use
+        if samples is not None and type(samples) is not int:
+            raise ValueError("samples")
     except _DAMAGE as error:
         raise ZoError(f"{path} is not a checkpoint, or is damaged") from error
     if not known:
@@ -103,7 +109,7 @@ def load(path: str | os.PathLike[str], model: PatchedModel) -> Checkpoint:
     unfinished = None
     if any(name.startswith(_UNFINISHED) for name in arrays):
         unfinished = _snapshot(path, arrays, _UNFINISHED, model)
-    return Checkpoint(seed, progress, _snapshot(path, arrays, "", model), unfinished, guard)
+    return Checkpoint(seed, progress, _snapshot(path, arrays, "", model), unfinished, guard, samples)
 
 
 def _arrays(model: PatchedModel, prefix: str, snapshot: Snapshot) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ import threading
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,8 @@ class Fit:
     def _begin(self, resume: bool) -> FitPlan:
         """Bring session and engine to where the fit starts or goes on; returns the plan of its phase."""
         watch, session = self._watch, self._session
+        if resume:
+            session.require_samples(self._samples_name)
         probes = passes_to_measure(self._recipe, self._hyper, len(watch.trains))
         self._run = self._keeping.begin(session, self._name, resume)
         if resume:
@@ -131,7 +134,14 @@ class Fit:
             session.progress = Progress(step=session.progress.step)
             session.forget_watch()
             self._keeping.forget()
+        session.samples = self._samples_name
         return plan
+
+    @cached_property
+    def _samples_name(self) -> int:
+        """A number by which the samples are known; labels count if the loss needs them."""
+        targets = self._samples.targets.tobytes() if self._engine.model.loss.needs_labels else b""
+        return zlib.crc32(targets, zlib.crc32(self._samples.codes.tobytes()))
 
     def _name(self, first_step: int) -> int:
         """A number (not 0) by which the progress of an engine is known to belong to this fit."""

@@ -65,6 +65,10 @@ class Keeping:
     def recalibrated(self, session: Session) -> None:
         """The input adapter was set by statistics."""
 
+    def replaced(self, session: Session) -> None:
+        """The weights were set from outside: an unfinished fit cannot be gone on with."""
+        self.forget()
+
     def forget(self) -> None:
         """Forget what only an unfinished fit needs."""
         self.kept = self.suspended = None
@@ -194,6 +198,12 @@ class StoreKeeping(Keeping):
 
     def recalibrated(self, session: Session) -> None:
         """See :meth:`Keeping.recalibrated`."""
+        if self._store.saves:
+            self._store.save(session.progress.step)
+
+    def replaced(self, session: Session) -> None:
+        """See :meth:`Keeping.replaced`."""
+        self.forget_run()
         if self._store.saves:
             self._store.save(session.progress.step)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tflm_zo.errors import ZoError
 from tflm_zo.training.training_state import Progress
 from tflm_zo.training.watch import Watch, WatchState, restore, state_of
 
@@ -12,12 +13,29 @@ from tflm_zo.training.watch import Watch, WatchState, restore, state_of
 @dataclass
 class Session:
     """``seed`` of every random choice; ``progress``; ``watch``: the guard of the fit in work or interrupted;
-    ``stored_watch``: what a checkpoint has of it, or a finished fit has left."""
+    ``stored_watch``: what a checkpoint has of it, or a finished fit has left; ``samples``: a number by which those of
+    the last fit are known, None if they are not."""
 
     seed: int
     progress: Progress = field(default_factory=Progress)
     watch: Watch | None = None
     stored_watch: WatchState | None = None
+    samples: int | None = None
+
+    def require_samples(self, samples: int) -> None:
+        """Raise :class:`ZoError` if the fit to go on with had others."""
+        if self.samples in (None, samples):
+            return
+        state = self.watch_state
+        if state is None or state.values["finished"]:
+            raise ZoError(
+                "the fit to resume is finished, and had other samples: to train on these from its weights, fit without "
+                "resume (tflm-zo train --checkpoint instead of --resume)"
+            )
+        raise ZoError(
+            "the fit to resume had other samples: give the same samples, or to train on these from its best weights, "
+            "fit without resume (tflm-zo train --checkpoint instead of --resume)"
+        )
 
     @property
     def watch_state(self) -> WatchState | None:
@@ -29,6 +47,12 @@ class Session:
         state = self.watch_state
         if state is not None:
             restore(watch, state)
+
+    def begin_anew(self) -> None:
+        """The next fit, at the next step, is not the last one."""
+        self.progress = Progress(step=self.progress.step)
+        self.samples = None
+        self.forget_watch()
 
     def forget_watch(self) -> None:
         """Forget the guard of the last fit."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
-from tflm_zo.files import read_bytes
+from tflm_zo.model.storage import read_model
+from tflm_zo.ops.options import KIND_RESIDUAL, KIND_WEIGHTS
 from tflm_zo.patching.bake import bake
 from tflm_zo.patching.patched_model import PatchedModel, read_patched
 from tflm_zo.tflm.interpreter import check_arena
@@ -26,7 +27,7 @@ from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.keeping import Keeping, StoreKeeping
 from tflm_zo.training.samples import labelled
 from tflm_zo.training.session import Session
-from tflm_zo.training.training_state import Progress
+from tflm_zo.training.training_state import Progress, Snapshot
 
 Callback = Callable[["Trainer", dict[str, float]], Any]
 
@@ -49,7 +50,7 @@ class Trainer:
         arena_size: int | None = None,
         engine: str | Engine = "auto",
     ) -> None:
-        data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_bytes(model)
+        data = bytes(model) if isinstance(model, (bytes, bytearray)) else read_model(model)
         self.engine = engine if isinstance(engine, Engine) else make_engine(engine, read_patched(data))
         if self.engine.model.data != data:
             raise ZoError("the engine runs another model: make it from this one")
@@ -172,6 +173,37 @@ class Trainer:
         values = self.engine.read().values
         return {p.name: values[p.index].reshape(p.shape) for p in self.model.parameters if p.in_model}
 
+    def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Set trained tensors by the names, shapes and types that :attr:`weights` has; others keep their values.
+
+        What rounding has left behind for a layer's weights (its residual) becomes 0; momentum states stay. The next fit
+        begins from here, and one that was interrupted cannot be resumed. A board saves a checkpoint, if it makes any.
+
+        Raises :class:`ZoError`, with nothing changed, if a tensor is not trained, has another shape or type, or holds a
+        value that could not be perturbed: weights that the model was patched with at -123 to 123 stay in that range,
+        biases keep the same distance, in steps of theirs, from the ends of int32. Averages of such values are in it.
+        """
+        values = self.engine.read().values
+        trained = {p.name: p for p in self.model.parameters if p.in_model}
+        given = {name: np.asarray(value) for name, value in weights.items()}
+        for name, value in given.items():
+            if name not in trained:
+                raise ZoError(f"no {name!r} is trained: the model has {', '.join(trained)}")
+            parameter = trained[name]
+            if value.dtype != parameter.dtype or value.shape != parameter.shape:
+                raise ZoError(
+                    f"{name} is {value.dtype} of shape {value.shape}: it must be {parameter.dtype} of shape "
+                    f"{parameter.shape}"
+                )
+            values[parameter.index] = value.reshape(-1)
+        set_layers = {trained[name].entry.layer for name in given if trained[name].kind == KIND_WEIGHTS}
+        for parameter in self.model.parameters:
+            if parameter.kind == KIND_RESIDUAL and parameter.entry.layer in set_layers:
+                values[parameter.index] = np.zeros(parameter.count, parameter.dtype)
+        self.engine.write(Snapshot(values, {}))
+        self._session.begin_anew()
+        self._keeping.replaced(self._session)
+
     def bake(self) -> bytes:
         """Return a plain int8 ``.tflite`` with the trained weights."""
         return bake(self.model.data, dict(enumerate(self.engine.read().values)))
@@ -187,7 +219,8 @@ class Trainer:
         if self._keeping.kept is not None:
             best, unfinished = self._keeping.kept, self._keeping.suspended or current
         session = self._session
-        state = checkpoint.Checkpoint(session.seed, session.progress, best, unfinished, session.watch_state)
+        guard = session.watch_state
+        state = checkpoint.Checkpoint(session.seed, session.progress, best, unfinished, guard, session.samples)
         checkpoint.save(path, self.model, state)
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -206,7 +239,7 @@ class Trainer:
             self.engine.write(before)
             raise ZoError(f"{path}: {error}: the file is damaged") from error
         self._keeping.forget()
-        self._session = Session(saved.seed, saved.progress, stored_watch=saved.guard)
+        self._session = Session(saved.seed, saved.progress, stored_watch=saved.guard, samples=saved.samples)
         if saved.unfinished is not None:
             self._keeping.kept, self._keeping.suspended = saved.best, saved.unfinished
 
