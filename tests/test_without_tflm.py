@@ -32,7 +32,11 @@ Y = RNG.integers(0, 3, 24).astype(np.int32)
 
 def run(program: str, *arguments: str | Path, status: int = 0) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT + program, *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", WITHOUT + program, *map(str, arguments)],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == status, done.stderr
     return done.stdout + done.stderr
