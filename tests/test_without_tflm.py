@@ -23,6 +23,8 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ai_edge_litert") is None, reason="without TFLM's wheel the schema is LiteRT's: install it"
 )
 
+# Where the programs run: with -c Python looks for modules there first, and the source tree has nothing compiled.
+HERE = Path(__file__).parent
 # As if the wheel were not installed.
 WITHOUT = "import sys; sys.modules['tflite_micro'] = None; "
 RNG = np.random.default_rng(8)
@@ -33,7 +35,7 @@ Y = RNG.integers(0, 3, 24).astype(np.int32)
 def run(program: str, *arguments: str | Path, status: int = 0) -> str:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT + program, *map(str, arguments)],
-        cwd=here,
+        cwd=HERE,
         capture_output=True,
         text=True,
         check=False,
