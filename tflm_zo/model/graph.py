@@ -8,8 +8,7 @@ What reads a model reads it through :class:`Graph`; what changes one edits its t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -187,8 +186,7 @@ def int8_part(graph: Graph) -> Graph:
     Left out are a QUANTIZE of the model's float or uint8 input and what makes its float or uint8 output
     (:func:`changes_type`), in whose place their int8 tensors are input and output; and operators that compute nothing
     but the shape that a RESHAPE is given. Converters write those where the batch size is open; TFLite Micro takes the
-    shape of a RESHAPE from its output tensor, so a run without them has the same results. Operators with several
-    outputs are taken apart: the simulator's have one each.
+    shape of a RESHAPE from its output tensor, so a run without them has the same results.
     """
     without = _shape_operators(graph)
     inputs, outputs = list(graph.inputs), list(graph.outputs)
@@ -199,17 +197,8 @@ def int8_part(graph: Graph) -> Graph:
         elif _is_end(graph, op, op.outputs, op.inputs, outputs):
             outputs[outputs.index(op.outputs[0])] = op.inputs[0]
             without.add(op.index)
-    operators = tuple(part for op in graph.operators if op.index not in without for part in _one_output(op))
+    operators = tuple(op for op in graph.operators if op.index not in without)
     return Graph(graph.tensors, operators, tuple(inputs), tuple(outputs))
-
-
-def _one_output(op: Operator) -> Iterator[Operator]:
-    """A builtin operator with several outputs as one for each, which its option ``part`` counts; others as they are."""
-    if len(op.outputs) < 2 or op.name.startswith("CUSTOM"):
-        yield op
-        return
-    for part, output in enumerate(op.outputs):
-        yield replace(op, outputs=(output,), options={**op.options, "part": part})
 
 
 def _is_end(graph: Graph, op: Operator, outer: tuple[int, ...], inner: tuple[int, ...], ends: list[int]) -> bool:

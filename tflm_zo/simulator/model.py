@@ -13,7 +13,7 @@ from tflm_zo.errors import ZoError
 from tflm_zo.model.ends import as_int8, as_uint8
 from tflm_zo.model.graph import Graph, Tensor, int8_part
 from tflm_zo.model.quantization import dequantize
-from tflm_zo.model.variables import sample_graph
+from tflm_zo.model.sample_graph import sample_graph
 from tflm_zo.simulator.engine import Engine
 from tflm_zo.simulator.fixed_point import quantize_reals
 from tflm_zo.simulator.lowering import check_operators, lower

@@ -13,7 +13,7 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model, schema, shape_of, tensor_name
 from tflm_zo.model.graph import int8_part
-from tflm_zo.model.variables import sample_graph
+from tflm_zo.model.sample_graph import sample_graph
 from tflm_zo.ops.command import COMMAND_DTYPE, REPORT_DTYPE
 from tflm_zo.ops.names import PREFIX
 from tflm_zo.patching.bake import bake

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streaming models' variables, seen from one sample: a model that is reset before each sample reads initial values.
+"""What a model does with one sample, in operators of one output each.
 
-A variable is what VAR_HANDLE names, READ_VARIABLE reads and ASSIGN_VARIABLE writes; a second subgraph, which CALL_ONCE
-runs, gives the initial values.
+A streaming model that is reset before each sample reads the initial values of its variables. A variable is what
+VAR_HANDLE names, READ_VARIABLE reads and ASSIGN_VARIABLE writes; a second subgraph, which CALL_ONCE runs, gives the
+initial values.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +24,7 @@ _ON_VARIABLES = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")
 def sample_graph(model_bytes: bytes) -> Graph:
     """Return what the main subgraph of a ``.tflite`` model does with a single sample, from a cleared state.
 
+    Operators with several outputs are taken apart: there is one for each output, and its option ``part`` says which.
     What reads a variable is a constant, or what was assigned before in the same pass; what only leads to an assignment
     is left out. Raises :class:`ZoError` if the bytes are not a TFLite model, have subgraphs for other purposes, or
     variables that are not int8.
@@ -34,8 +37,20 @@ def sample_graph(model_bytes: bytes) -> Graph:
             f"the model has {len(tree.subgraphs)} subgraphs; the simulator runs models with one, beside those that "
             "initialize variables"
         )
-    if not any(op.name in _ON_VARIABLES for op in graph.operators):
-        return graph
+    if any(op.name in _ON_VARIABLES for op in graph.operators):
+        graph = _without_variables(tree, graph, once)
+    return replace(graph, operators=tuple(part for op in graph.operators for part in _parts(op)))
+
+
+def _parts(op: Operator) -> Iterator[Operator]:
+    if len(op.outputs) < 2 or op.name.startswith("CUSTOM"):
+        yield op
+        return
+    for part, output in enumerate(op.outputs):
+        yield replace(op, outputs=(output,), options={**op.options, "part": part})
+
+
+def _without_variables(tree: Any, graph: Graph, once: list[int]) -> Graph:
     initial: dict[str, Tensor] = {}
     for number in once:
         initial |= _initial_values(tree, number)
