@@ -68,6 +68,7 @@ CASES = (
     Case("Conv2D", "image", _layer("Conv2D", filters=5, kernel_size=3, activation="relu")),
     Case("Conv2D, groups", "image", _layer("Conv2D", filters=6, kernel_size=3, groups=2)),
     Case("Conv2D, dilation", "image", _layer("Conv2D", filters=5, kernel_size=3, dilation_rate=2)),
+    Case("Conv1DTranspose", "sequence", _layer("Conv1DTranspose", filters=5, kernel_size=3, strides=2)),
     Case("Conv2DTranspose", "image", _layer("Conv2DTranspose", filters=5, kernel_size=3, strides=2)),
     Case("SeparableConv1D", "sequence", _layer("SeparableConv1D", filters=5, kernel_size=3)),
     Case("SeparableConv2D", "image", _layer("SeparableConv2D", filters=5, kernel_size=3)),
