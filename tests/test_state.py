@@ -11,17 +11,21 @@ import pytest
 import small_models
 from click.testing import CliRunner
 from test_monitor import Board, connect
+from trainers import SimTrainer, TflmTrainer
 
 import tflm_zo
 from tflm_zo.cli.main import main
 from tflm_zo.conversion.evaluate import evaluate_plain, predict_codes
 from tflm_zo.model.file import load_model
+from tflm_zo.model.labels import plain_ends
 from tflm_zo.model.state import read_state
+from tflm_zo.simulator.model import SimModel
 from tflm_zo.tflm import wheel
 
 pytestmark = pytest.mark.skipif(not wheel.available(), reason="TFLM's wheel is needed")
 
-MODELS = ("zero point 0", "zero point 7", "tflm_mnist_lstm")
+STRANGERS = ("tflm_mnist_lstm", "coral_lstm_mnist")
+MODELS = ("zero point 0", "zero point 7", *STRANGERS)
 
 
 @pytest.fixture(params=MODELS)
@@ -74,13 +78,26 @@ def test_training_and_baking_keep_their_promises(model: bytes) -> None:
     assert evaluate_plain(baked, x, y)["accuracy"] == trainer.evaluate(x, y)["accuracy"]
 
 
+@pytest.mark.parametrize("name", STRANGERS)
+def test_the_simulator_clears_as_tflm_does(name: str, request: pytest.FixtureRequest) -> None:
+    model = _stranger(request, name)
+    x, y = _samples(model)
+    patched = tflm_zo.patch(model)
+    trainers = [SimTrainer(patched), TflmTrainer(patched)]
+    for trainer in trainers:
+        np.testing.assert_array_equal(trainer.predict_codes(x), predict_codes(model, x))
+        trainer.fit(x, y, epochs=3, holdout=0.0, verbose=False)
+    assert trainers[0].bake() == trainers[1].bake() != model
+    assert trainers[0].evaluate(x, y) == trainers[1].evaluate(x, y)
+
+
 def test_a_program_that_knows_nothing_of_training_gets_cleared_states_too(model: bytes) -> None:
     """As a sketch does, which sets the input alone."""
     from tflm_zo.tflm.interpreter import Interpreter
 
     x, _ = _samples(model)
     interpreter = Interpreter(tflm_zo.patch(model))
-    outputs = np.concatenate([interpreter.run(sample[None]) for sample in x])
+    outputs = np.concatenate([interpreter.run(sample) for sample in plain_ends(model)[0].codes(x)])
     np.testing.assert_array_equal(outputs, predict_codes(model, x))
 
 
@@ -107,6 +124,8 @@ def test_streams_are_measured_but_not_trained(name: str, request: pytest.Fixture
     found = predict_codes(model, twice)
     np.testing.assert_array_equal(found[::2], found[1::2])
     assert np.any(predict_codes(model, twice, keep_state=True) != found)
+    simulated = SimModel(model)
+    np.testing.assert_array_equal(simulated.reals(simulated.run(x)), found[::2])
     with pytest.raises(tflm_zo.ZoError, match=r"keeps a stream's state in variables .* takes a whole window"):
         tflm_zo.patch(model)
 
