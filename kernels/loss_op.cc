@@ -16,7 +16,7 @@ namespace {
 
 struct LossState {
   const LossOptions* options;
-  int logits_scratch;  // float[outputs]
+  int logits_scratch;  // float[positions * outputs]
 };
 static_assert(sizeof(LossState) == kLossStateWords * sizeof(void*), "see loss_op.h");
 
@@ -26,11 +26,15 @@ void* Init(Context* context, const char* buffer, size_t length) {
   const auto* options = reinterpret_cast<const LossOptions*>(buffer);
   const bool valid = buffer != nullptr && length >= sizeof(LossOptions) &&
                      options->magic == kLossOptionsMagic && options->version == kOptionsVersion &&
-                     options->outputs > 0 && length >= OptionsBytes(options);
+                     options->outputs > 0 && options->positions > 0 &&
+                     length >= OptionsBytes(options);
   state->options = valid ? options : nullptr;
   state->logits_scratch = -1;
   return state;
 }
+
+// Number of logits, of all positions.
+int32_t LogitCount(const LossOptions& options) { return options.positions * options.outputs; }
 
 bool TensorsMatch(Context* context, const Node* node, const LossOptions& options) {
   const EvalTensor* logits = InputTensor(context, node, kLossLogits);
@@ -39,10 +43,11 @@ bool TensorsMatch(Context* context, const Node* node, const LossOptions& options
   const EvalTensor* report = OutputTensor(context, node, kLossReport);
   if (logits == nullptr || target == nullptr || session == nullptr || report == nullptr)
     return false;
-  if (!IsInt8(logits) || ElementCount(logits) != options.outputs) return false;
+  if (!IsInt8(logits) || ElementCount(logits) != LogitCount(options)) return false;
+  if (options.positions != 1 && options.kind != kCrossEntropy) return false;
   if (ElementCount(report) != kReportWords || ElementCount(session) < kSessionWords) return false;
   if (options.kind != kMeanSquaredError) {
-    if (!IsInt32(target) || ElementCount(target) != 1) return false;
+    if (!IsInt32(target) || ElementCount(target) != options.positions) return false;
   } else if (!IsInt8(target) || ElementCount(target) != options.outputs) {
     return false;
   }
@@ -55,7 +60,7 @@ bool TensorsMatch(Context* context, const Node* node, const LossOptions& options
   if (options.trains_bias != 0 && InputTensor(context, node, kLossHeadBias) == nullptr)
     return false;
   return features != nullptr && weights != nullptr && IsInt8(features) && IsInt8(weights) &&
-         ElementCount(features) == options.features &&
+         ElementCount(features) == options.positions * options.features &&
          ElementCount(weights) == options.features * options.outputs;
 }
 
@@ -68,7 +73,7 @@ Status Prepare(Context* context, Node* node) {
                    kLossOpName);
     return kError;
   }
-  return RequestScratch(context, static_cast<size_t>(state->options->outputs) * sizeof(float),
+  return RequestScratch(context, static_cast<size_t>(LogitCount(*state->options)) * sizeof(float),
                         &state->logits_scratch);
 }
 
@@ -90,12 +95,20 @@ Head MakeHead(Context* context, const Node* node, const LossOptions& options) {
   return head;
 }
 
+// The head at one position of its map.
+Head AtPosition(const Head& head, int32_t position) {
+  Head there = head;
+  there.input += position * head.features;
+  return there;
+}
+
 void Dequantize(const int8_t* codes, const LossOptions& options, float* values) {
-  for (int32_t j = 0; j < options.outputs; ++j) {
+  for (int32_t j = 0; j < LogitCount(options); ++j) {
     values[j] = static_cast<float>(codes[j] - options.zero_point) * options.scale;
   }
 }
 
+// The class of a vector of logits; of a map, that of its first position.
 int32_t Prediction(const int8_t* codes, const LossOptions& options) {
   if (options.outputs == 1) return codes[0] > options.zero_point ? 1 : 0;
   int32_t best = 0;
@@ -107,15 +120,21 @@ int32_t Prediction(const int8_t* codes, const LossOptions& options) {
 
 // What the loss compares the outputs with: the member that belongs to the kind of loss.
 struct Target {
-  int32_t index;        // kCrossEntropy: the class
-  const int8_t* codes;  // kMeanSquaredError: [outputs]
-  float* mean;          // kEntropy: the mean prediction, nullptr with other kinds
+  const int32_t* classes;  // kCrossEntropy: [positions]
+  const int8_t* codes;     // kMeanSquaredError: [outputs]
+  float* mean;             // kEntropy: the mean prediction, nullptr with other kinds
 };
 
 float Loss(const LossOptions& options, const Target& target, const float* outputs) {
   switch (options.kind) {
-    case kCrossEntropy:
-      return CrossEntropy(outputs, options.outputs, target.index);
+    case kCrossEntropy: {
+      // Of a map the mean over its positions, each of which has a class.
+      float sum = 0.0f;
+      for (int32_t p = 0; p < options.positions; ++p) {
+        sum += CrossEntropy(outputs + p * options.outputs, options.outputs, target.classes[p]);
+      }
+      return sum / static_cast<float>(options.positions);
+    }
     case kEntropy:
       return Entropy(outputs, options.outputs, target.mean);
     default:
@@ -128,7 +147,13 @@ float Loss(const LossOptions& options, const Target& target, const float* output
 void LossGradient(const LossOptions& options, const Target& target, float* outputs) {
   switch (options.kind) {
     case kCrossEntropy:
-      CrossEntropyGradient(outputs, options.outputs, target.index);
+      for (int32_t p = 0; p < options.positions; ++p) {
+        float* logits = outputs + p * options.outputs;
+        CrossEntropyGradient(logits, options.outputs, target.classes[p]);
+        for (int32_t j = 0; j < options.outputs; ++j) {
+          logits[j] /= static_cast<float>(options.positions);
+        }
+      }
       break;
     case kEntropy:
       EntropyGradient(outputs, options.outputs, target.mean);
@@ -163,13 +188,15 @@ class LossPass {
   Status Run(Report* report) {
     if (!ReadTarget()) return kError;
     if (options_.high_resolution) {
-      HighResolutionLogits(head_, values_);
+      for (int32_t p = 0; p < options_.positions; ++p) {
+        HighResolutionLogits(AtPosition(head_, p), values_ + p * options_.outputs);
+      }
     } else {
       Dequantize(codes_, options_, values_);
     }
     report->loss = Loss(options_, target_, values_);
     if (options_.features > 0) {
-      report->feature_energy = FeatureEnergy(head_, options_.feature_scale);
+      report->feature_energy = MeanFeatureEnergy();
     }
     AddToLossTable(report->loss);
     FollowMeanPrediction();
@@ -178,21 +205,40 @@ class LossPass {
   }
 
  private:
-  // Fills target_; false if it is not a class of this model.
+  float MeanFeatureEnergy() const {
+    float sum = 0.0f;
+    for (int32_t p = 0; p < options_.positions; ++p) {
+      sum += FeatureEnergy(AtPosition(head_, p), options_.feature_scale);
+    }
+    return sum / static_cast<float>(options_.positions);
+  }
+
+  // Fills feature_gradient_ from dL/dlogits.
+  void SetFeatureGradient() {
+    for (int32_t p = 0; p < options_.positions; ++p) {
+      FeatureGradient(head_, values_ + p * options_.outputs, options_.feature_scale,
+                      feature_gradient_ + p * options_.features);
+    }
+  }
+
+  // Fills target_; false if it is not a class of this model, or one of them is not.
   bool ReadTarget() {
     const void* data = TensorData(InputTensor(context_, node_, kLossTarget));
-    target_ = Target{0, static_cast<const int8_t*>(data), nullptr};
+    target_ = Target{static_cast<const int32_t*>(data), static_cast<const int8_t*>(data), nullptr};
     if (options_.kind == kEntropy) {
       target_.mean =
           static_cast<float*>(TensorData(InputTensor(context_, node_, kLossMeanPrediction)));
     }
     if (options_.kind != kCrossEntropy) return true;
-    std::memcpy(&target_.index, data, sizeof(target_.index));
     const int32_t classes = options_.outputs == 1 ? 2 : options_.outputs;
-    if (target_.index >= 0 && target_.index < classes) return true;
-    TFLM_ZO_REPORT(context_, "%s: class index %d is not in 0..%d", kLossOpName,
-                   static_cast<int>(target_.index), static_cast<int>(classes - 1));
-    return false;
+    for (int32_t p = 0; p < options_.positions; ++p) {
+      const int32_t index = target_.classes[p];
+      if (index >= 0 && index < classes) continue;
+      TFLM_ZO_REPORT(context_, "%s: class index %d is not in 0..%d", kLossOpName,
+                     static_cast<int>(index), static_cast<int>(classes - 1));
+      return false;
+    }
+    return true;
   }
 
   void AddToLossTable(float loss) {
@@ -213,17 +259,20 @@ class LossPass {
     }
   }
 
-  // Leaves a gradient of length 1 for the node ops behind this one; see Report.
+  // Leaves a gradient of length 1 for the node ops behind this one; see Report. A map's loss is a
+  // mean, so its curvature is smaller by the number of positions. What is reported takes that into
+  // account: rates follow from it as from that of a vector.
   void Measure(Report* report) {
     LossGradient(options_, target_, values_);
-    report->gradient_energy = SquaredLength(values_, options_.outputs);
+    report->gradient_energy =
+        SquaredLength(values_, LogitCount(options_)) * static_cast<float>(options_.positions);
     report->layer_energy = session_->layer_energy;
     if (feature_gradient_ == nullptr) return;
     const float length = std::sqrt(report->gradient_energy);
-    for (int32_t j = 0; j < options_.outputs; ++j) {
+    for (int32_t j = 0; j < LogitCount(options_); ++j) {
       values_[j] = length > 0.0f ? values_[j] / length : 0.0f;
     }
-    FeatureGradient(head_, values_, options_.feature_scale, feature_gradient_);
+    SetFeatureGradient();
   }
 
   Status UpdateHead() {
@@ -234,12 +283,11 @@ class LossPass {
       return kError;
     }
     LossGradient(options_, target_, values_);
-    if (feature_gradient_ != nullptr) {
-      FeatureGradient(head_, values_, options_.feature_scale, feature_gradient_);
-    }
-    if (trains_head) {
-      HeadUpdate(head_, values_, session_->head_rate,
-                 StreamKey(session_->head_seed, Stream::kHeadRounding, 0, 0));
+    if (feature_gradient_ != nullptr) SetFeatureGradient();
+    for (int32_t p = 0; trains_head && p < options_.positions; ++p) {
+      HeadUpdate(
+          AtPosition(head_, p), values_ + p * options_.outputs, session_->head_rate,
+          StreamKey(session_->head_seed, Stream::kHeadRounding, static_cast<uint32_t>(p), 0));
     }
     return kOk;
   }
@@ -248,8 +296,8 @@ class LossPass {
   const Node* node_;
   const LossOptions& options_;
   Session* session_;
-  const int8_t* codes_;                // [outputs], the model's logits
-  float* values_;                      // [outputs], the real logits, then dL/dlogits
+  const int8_t* codes_;                // the model's logits, of all positions
+  float* values_;                      // the real logits, then dL/dlogits
   Head head_{};                        // if options_.features > 0
   float* feature_gradient_ = nullptr;  // dL/dfeatures, if a layer before the head is trained by it
   Target target_{};

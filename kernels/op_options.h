@@ -13,7 +13,7 @@
 
 namespace tflm_zo {
 
-constexpr uint32_t kOptionsVersion = 5;
+constexpr uint32_t kOptionsVersion = 6;
 constexpr uint32_t kParameterOptionsMagic = 0x5A4F5031u;
 constexpr uint32_t kLossOptionsMagic = 0x5A4F4C31u;
 constexpr uint32_t kNodeOptionsMagic = 0x5A4F4E31u;
@@ -44,6 +44,14 @@ struct ParameterEntry {
   int32_t factor_count;    // one for each channel, or one for all
 };
 
+// What an operator of the model carries from one pass to the next, such as the state of an LSTM: a
+// variable tensor, whose bytes are all set to `fill` before each pass.
+struct StateEntry {
+  int32_t input;  // index among the op's inputs
+  int32_t bytes;
+  int32_t fill;
+};
+
 struct ParameterOptions {
   uint32_t magic;
   uint32_t version;
@@ -55,8 +63,10 @@ struct ParameterOptions {
   int32_t reference_zero_point;  // of the input codes
   int32_t gain_parameter;        // indices of the adapter's weights and bias
   int32_t offset_parameter;
+  int32_t state_count;
   // ParameterEntry entries[parameter_count]; float factors[factor_count]; of the input before any
-  // drift, in codes: float mean[reference_channels], float spread[reference_channels].
+  // drift, in codes: float mean[reference_channels], float spread[reference_channels]; StateEntry
+  // states[state_count].
 };
 
 inline const ParameterEntry* Entries(const ParameterOptions* options) {
@@ -75,11 +85,17 @@ inline const float* ReferenceSpreads(const ParameterOptions* options) {
   return ReferenceMeans(options) + options->reference_channels;
 }
 
+inline const StateEntry* States(const ParameterOptions* options) {
+  return reinterpret_cast<const StateEntry*>(ReferenceSpreads(options) +
+                                             options->reference_channels);
+}
+
 inline size_t OptionsBytes(const ParameterOptions* options) {
   return sizeof(ParameterOptions) +
          static_cast<size_t>(options->parameter_count) * sizeof(ParameterEntry) +
          static_cast<size_t>(options->factor_count) * sizeof(float) +
-         2 * static_cast<size_t>(options->reference_channels) * sizeof(float);
+         2 * static_cast<size_t>(options->reference_channels) * sizeof(float) +
+         static_cast<size_t>(options->state_count) * sizeof(StateEntry);
 }
 
 enum LossKind : int32_t {
@@ -92,7 +108,7 @@ struct LossOptions {
   uint32_t magic;
   uint32_t version;
   int32_t kind;
-  int32_t outputs;  // number of logits; 1 with (cross-)entropy: one sigmoid unit
+  int32_t outputs;  // number of logits of a position; 1 with (cross-)entropy: one sigmoid unit
   float scale;      // of the int8 logits
   int32_t zero_point;
   int32_t high_resolution;  // 1: logits from the head's int32 accumulators, not their int8 codes
@@ -100,8 +116,10 @@ struct LossOptions {
   int32_t feature_zero_point;
   float feature_scale;
   int32_t headroom;  // the head's weights stay within +-(127 - headroom)
-  int32_t
-      trains_bias;  // 1: exact updates change the head's bias; its weights, if it has a residual
+  // 1: exact updates change the head's bias; its weights, if it has a residual
+  int32_t trains_bias;
+  int32_t positions;  // of a map of logits, each of which has a class of its own; 1: no map
+  int32_t output;     // the model's output that is trained: its place among those of the original
   // If features > 0: float accumulator_scale[outputs] (s_x * s_w), float weight_factor[outputs]
   // (s_x / s_w).
 };

@@ -21,7 +21,8 @@ void* Init(Context* context, const char* buffer, size_t length) {
                      options->magic == kParameterOptionsMagic &&
                      options->version == kOptionsVersion && options->parameter_count >= 0 &&
                      options->node_count >= 0 && options->factor_count >= 0 &&
-                     options->reference_channels >= 0 && length >= OptionsBytes(options);
+                     options->reference_channels >= 0 && options->state_count >= 0 &&
+                     length >= OptionsBytes(options);
   state->options = valid ? options : nullptr;
   state->context = context;
   state->node = nullptr;
@@ -48,6 +49,16 @@ bool EntryMatchesTensors(Context* context, const Node* node, const ParameterEntr
   return initial != nullptr && ElementCount(initial) == ElementCount(variable) &&
          entry.channels > 0 && entry.channel_stride > 0 && entry.headroom >= 0 &&
          (entry.factor_count == 1 || entry.factor_count == entry.channels);
+}
+
+bool StatesMatchTensors(Context* context, const Node* node, const ParameterOptions& options) {
+  for (int32_t i = 0; i < options.state_count; ++i) {
+    const StateEntry& state = States(&options)[i];
+    const EvalTensor* tensor = InputTensor(context, node, state.input);
+    // The model says how many bytes an element has; the ops need not know all types.
+    if (tensor == nullptr || state.bytes < ElementCount(tensor)) return false;
+  }
+  return true;
 }
 
 // Whether a parameter has one value for each channel of the reference.
@@ -83,6 +94,11 @@ Status Prepare(Context* context, Node* node) {
       return kError;
     }
   }
+  if (!StatesMatchTensors(context, node, options)) {
+    TFLM_ZO_REPORT(context, "%s: a state does not match its tensor; patch the model again",
+                   kParameterOpName);
+    return kError;
+  }
   if (options.reference_channels > 0 &&
       (!MatchesReference(*state, options.gain_parameter, kWeights) ||
        !MatchesReference(*state, options.offset_parameter, kBias))) {
@@ -108,6 +124,15 @@ void CopyInitialWeights(const ParameterState& state) {
     }
   }
   GetSession(state)->sign = 0;
+}
+
+// Every pass is to compute from its own sample alone, as the first one after AllocateTensors does.
+void ClearStates(const ParameterState& state) {
+  for (int32_t i = 0; i < state.options->state_count; ++i) {
+    const StateEntry& entry = States(state.options)[i];
+    std::memset(TensorData(InputTensor(state.context, state.node, entry.input)), entry.fill,
+                static_cast<size_t>(entry.bytes));
+  }
 }
 
 // Called in the first pass after AllocateTensors or Reset, which zero all variable tensors.
@@ -226,6 +251,7 @@ Status Invoke(Context* context, Node* node) {
     std::memset(session->losses, 0, sizeof(session->losses));
   }
   SetPerturbation(state, command);
+  ClearStates(state);
   PublishPass(command, session);
   return kOk;
 }

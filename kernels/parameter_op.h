@@ -13,7 +13,8 @@ namespace tflm_zo {
 constexpr const char* kParameterOpName = "TFLM_ZO_PARAMETERS";
 
 // Inputs by position; then for each parameter its variable tensor, its initial (constant) tensor
-// and its momentum state, as far as it has them (ParameterEntry). Outputs: none.
+// and its momentum state, as far as it has them (ParameterEntry); then what operators of the model
+// carry from pass to pass (StateEntry). Outputs: none.
 enum ParameterInput : int { kParameterCommand, kParameterSession };
 
 // What TFLM keeps of the op in the arena, in pointers.

@@ -127,16 +127,18 @@ inline NodeSetting* NodeSettings(Session* session) {
 struct Report {
   uint32_t magic;
   float loss;          // of this pass, if kLoss was asked for
-  int32_t prediction;  // index of the largest logit
+  int32_t prediction;  // index of the largest logit; of a map, at its first position
   // Squared length of the head's real-valued input: the curvature of the head's loss is at most
-  // half of it, which tells what learning rate the head bears.
+  // half of it, which tells what learning rate the head bears. Of a map the mean over its
+  // positions.
   float feature_energy;
   uint32_t state_address[2];
   // If kMeasure was asked for. The first is the squared length of dL/dlogits. The second belongs to
   // the nodes of the command's range: closed forms first get a dL/dlogits of length 1, and report
   // the squared length of the gradient of their weights and biases that follows from it; layers
   // trained by node perturbation report that of an output channel, on average, whose dL/dy is 1
-  // wherever it is not saturated. Real units, summed over the nodes.
+  // wherever it is not saturated. Real units, summed over the nodes. Of a map the first is that
+  // length times the number of positions, and closed forms divide by as much: its loss is a mean.
   float gradient_energy;
   float layer_energy;
 };

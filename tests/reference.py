@@ -296,8 +296,9 @@ class Head:
             total = total + slope * (scale / F(feature_scale)) * row.astype(F)
         return total
 
-    def update(self, codes: np.ndarray, gradient: np.ndarray, rate: float, seed: int) -> None:
-        key = stream_key(seed, HEAD_ROUNDING, 0, 0)
+    def update(self, codes: np.ndarray, gradient: np.ndarray, rate: float, seed: int, position: int = 0) -> None:
+        """A step from one sample, or from one position of its map."""
+        key = stream_key(seed, HEAD_ROUNDING, position, 0)
         x = (codes.astype(np.int64) - self.zero_point).astype(F)
         features = len(x)
         for j, slope in enumerate(gradient):

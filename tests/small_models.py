@@ -254,6 +254,41 @@ def gated_model(*, seed: int = 0) -> bytes:
     return b.bytes()
 
 
+def map_model(end: str = "softmax", *, classes: int = 3, seed: int = 0) -> bytes:
+    """A class for each cell of a 4 x 4 map, as FOMO has it: convolutions "stem" and "probe", and "cells", 1 x 1."""
+    b = _Builder(INPUT_SHAPE, seed, bias=True, per_channel=True, extreme=False)
+    b.conv("stem", 6, _square(3, 2))
+    b.conv("probe", 5, _square(3))
+    b.conv("cells", 1 if end == "logistic" else classes, _square(1), activation="NONE")
+    {"softmax": b.softmax, "logistic": b.logistic}.get(end, lambda: None)()
+    return b.bytes()
+
+
+def two_headed_model(*, seed: int = 0) -> bytes:
+    """Two outputs behind one trunk ("stem"): "kind", softmax of "first" and "dense" (3 classes), and "size", what
+    "other" makes (2 numbers), in the order size, kind."""
+    b = _Builder(INPUT_SHAPE, seed, bias=True, per_channel=True, extreme=False)
+    b.conv("stem", 6, _square(3, 2))
+    b.average_pool()
+    b.reshape()
+    trunk = (b.last, b.values, b.scale, b.zero_point)
+    b.dense("other", 2)
+    size = b.last
+    b.last, b.values, b.scale, b.zero_point = trunk
+    b.dense("first", 8, activation="RELU")
+    b.finish(3, "softmax")
+    b.name_outputs({"size": size, "kind": b.last})
+    return b.bytes()
+
+
+def recurrent_model(*, state_zero_point: int = 0, seed: int = 0) -> bytes:
+    """SVDF, whose state TFLM keeps from pass to pass, and a head of three classes, on vectors of 6."""
+    b = _Builder((6,), seed, bias=True, per_channel=False, extreme=False)
+    b.svdf(8, memory=4, state_zero_point=state_zero_point)
+    b.finish(3, "softmax")
+    return b.bytes()
+
+
 def branches_model(*, seed: int = 0) -> bytes:
     """The channels of "stem" in three parts, two of them behind functions of their own; joined again, turned, and
     "probe" behind a third function; the largest value of each channel, and a head."""
@@ -616,6 +651,34 @@ class _Builder:
         output = self._tensor("squashed", TYPE.INT8, (1, *self.values.shape[1:]), 1 / 128, 0)
         self._operator(OPERATOR.TANH, OPTIONS.NONE, None, [self.last], output)
 
+    def svdf(self, units: int, *, memory: int, state_zero_point: int) -> None:
+        inputs = self.values.shape[1]
+        codes = self.rng.integers(-127, 128, (units, inputs)).astype(np.int8)
+        times = self.rng.integers(-127, 128, (units, memory)).astype(np.int8)
+        feature = self._tensor("svdf/feature", TYPE.INT8, codes.shape, 0.01, 0, data=codes)
+        time = self._tensor("svdf/time", TYPE.INT8, times.shape, 0.01, 0, data=times)
+        bias = self._tensor("svdf/bias", TYPE.INT32, (units,), 0.0004, 0, data=np.zeros(units, np.int32))
+        state = self._tensor("svdf/state", TYPE.INT8, (1, units * memory), 0.04, state_zero_point)
+        self.graph.tensors[state].isVariable = True
+        self.values = np.maximum(self.values @ (codes * 0.01).T * (times[:, -1] * 0.01), 0)
+        self.scale, self.zero_point = float(self.values.max()) / 200, -128
+        output = self._tensor("svdf/output", TYPE.INT8, (1, units), self.scale, self.zero_point)
+        options = schema.SVDFOptionsT()
+        options.rank = 1
+        options.fusedActivationFunction = ACTIVATION.RELU
+        self._operator(OPERATOR.SVDF, OPTIONS.SVDFOptions, options, [self.last, feature, time, bias, state], output)
+
+    def name_outputs(self, outputs: dict[str, int]) -> None:
+        """Give the model these outputs, and a signature with their names."""
+        signature = schema.SignatureDefT()
+        signature.signatureKey, signature.subgraphIndex, signature.inputs, signature.outputs = "serving", 0, [], []
+        for name, tensor in outputs.items():
+            entry = schema.TensorMapT()
+            entry.name, entry.tensorIndex = name, tensor
+            signature.outputs.append(entry)
+        self.model.signatureDefs = [signature]
+        self.graph.outputs = np.array(list(outputs.values()), dtype=np.int32)
+
     def log_softmax(self) -> None:
         """Which the simulator does not know."""
         output = self._tensor("logarithms", TYPE.INT8, (1, self.values.shape[1]), 16 / 256, 127)
@@ -629,7 +692,8 @@ class _Builder:
         ends.get(end, lambda: None)()
 
     def bytes(self) -> bytes:
-        self.graph.outputs = np.array([self.last], dtype=np.int32)
+        if self.graph.outputs is None:
+            self.graph.outputs = np.array([self.last], dtype=np.int32)
         builder = flatbuffers.Builder(1024)
         builder.Finish(self.model.Pack(builder), b"TFL3")
         return bytes(builder.Output())

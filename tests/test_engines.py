@@ -345,8 +345,8 @@ def test_a_fit_in_the_simulator_is_confirmed_in_tflm(model: bytes, monkeypatch: 
     fit: dict[str, Any] = {"epochs": 1, "batch_size": 8, "verbose": False}
 
     class Other(simulator_engine.Interpreter):
-        def run(self, x: np.ndarray) -> np.ndarray:
-            return super().run(x) ^ 1
+        def run(self, x: np.ndarray, output: int = 0) -> np.ndarray:
+            return super().run(x, output) ^ 1
 
     Trainer(model).fit(X, Y, **fit)
     monkeypatch.setattr(simulator_engine, "Interpreter", Other)

@@ -134,8 +134,11 @@ def test_softmax_over_rows_is_no_vector_of_logits() -> None:
     for name in ("flat", "probabilities"):
         tensor = [t for t in graph.tensors if t.name.decode() == name][-1]
         tensor.shape = np.array([1, 1, 2, 3], dtype=np.int32)
-    with pytest.raises(ZoError, match="one vector of logits"):
+    with pytest.raises(ZoError, match=r"top makes the output, but has logits at many positions|does not see its whole"):
         patch(save_model(tree))
+    with pytest.raises(ZoError, match="one vector of logits"):
+        patch(save_model(tree), "last:1", "entropy")
+    assert read_patched(patch(save_model(tree), "last:1")).loss.positions == 2
 
 
 @pytest.mark.parametrize("name", ["c_himax_handwriting"])

@@ -68,7 +68,7 @@ def test_cross_entropy_and_exact_head(end: str, outputs: int, options: dict[str,
 
 @pytest.mark.parametrize("outputs", [1, 4])
 def test_mean_squared_error_and_exact_head(outputs: int) -> None:
-    zo = Engine(patch(small_models.dense_model("", outputs=outputs)))
+    zo = Engine(patch(small_models.dense_model("", outputs=outputs), loss="mse"))
     head = head_of(zo)
     scale, zero_point = zo.model.loss.scale, zo.model.loss.zero_point
     rng = np.random.default_rng(1)

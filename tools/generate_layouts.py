@@ -88,7 +88,8 @@ MODULES = (
                 "kernels/op_options.h",
                 (
                     "kOptionsVersion", "kParameterOptionsMagic", "kLossOptionsMagic", "kNodeOptionsMagic",
-                    "ParameterKind", "ParameterEntry", "ParameterOptions", "LossKind", "LossOptions", "NodeOptions",
+                    "ParameterKind", "ParameterEntry", "StateEntry", "ParameterOptions", "LossKind", "LossOptions",
+                    "NodeOptions",
                 ),
             ),
         ),

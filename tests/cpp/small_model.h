@@ -264,14 +264,14 @@ class SmallModel final : public tflm_zo::ModelRuntime {
   // kind, layer, variable, initial, channels, stride, headroom, exact, moments, factor offset
   // and count
   ParameterTable parameter_options_ = {
-      {tflm_zo::kParameterOptionsMagic, tflm_zo::kOptionsVersion, kParameters, 0, 2, 0, 0, 0, 0},
+      {tflm_zo::kParameterOptionsMagic, tflm_zo::kOptionsVersion, kParameters, 0, 2, 0, 0, 0, 0, 0},
       {{tflm_zo::kWeights, 0, 2, 3, 1, 1, 4, 1, -1, 0, 1},
        {tflm_zo::kBias, 0, 4, 5, 1, 1, 1000, 1, 7, 1, 1},
        {tflm_zo::kResidual, 0, 6, -1, 1, 1, 0, 1, -1, 0, 1}},
       {400.0f, 40000.0f}};
   LossTable loss_options_ = {
       {tflm_zo::kLossOptionsMagic, tflm_zo::kOptionsVersion, tflm_zo::kCrossEntropy, kClasses,
-       0.05f, 0, 1, kFeatures, 0, kFeatureScale, 4, 1},
+       0.05f, 0, 1, kFeatures, 0, kFeatureScale, 4, 1, 1, 0},
       {0.0005f, 0.0005f, 0.0005f},
       {0.2f, 0.2f, 0.2f}};
   // An output code is 64 codes of the accumulator: the weights' scale is 1 / 128.

@@ -67,8 +67,8 @@ constexpr bool kInputIsInt8 = {"true" if is_int8 else "false"};
 constexpr float kInputScale = {scale:.8e}f;
 constexpr int32_t kInputZeroPoint = {zero_point};
 
-// Classes that a label can name; 0: the labels are vectors.
-constexpr int32_t kClasses = {model.loss.classes};
+// Classes that a label can name; 0: the labels are vectors, or maps.
+constexpr int32_t kClasses = {model.loss.classes if model.loss.counts_right else 0};
 
 // What a board that learns by itself measures its learning rates with (OnDeviceTrainer::Measure, RatesOf): rate times
 // kernel of the head, and the nodes that the head gives the gradient of, [first, last).

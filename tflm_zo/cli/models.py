@@ -110,6 +110,7 @@ def realign(model: str, reference: str, data: str, output: str, filter_name: str
 @click.option(
     "--reference", type=IN_FILE, help=".npz with x from before any drift, to recalibrate the adapter by without labels."
 )
+@click.option("--output-name", "trained_output", help="Name or number of the output to train, of several; see inspect.")
 @json_option
 def patch(
     model: str,
@@ -120,6 +121,7 @@ def patch(
     adapter: bool,
     accumulate: bool,
     reference: str | None,
+    trained_output: str | None,
     as_json: bool,
 ) -> None:
     """Add training ops to an int8 .tflite and put its trainable weights in the arena."""
@@ -128,7 +130,15 @@ def patch(
     from tflm_zo.training.inspection import inspect as look
 
     before = None if reference is None else load_npz_samples(reference)[0]
-    patched = add_training(read_model(model), trainable, loss, adapter=adapter, accumulate=accumulate, reference=before)
+    patched = add_training(
+        read_model(model),
+        trainable,
+        loss,
+        adapter=adapter,
+        accumulate=accumulate,
+        reference=before,
+        output=trained_output,
+    )
     found = look(patched)
     if found.not_run:
         raise ZoError(found.not_run)
@@ -163,6 +173,10 @@ def inspect(model: str, as_json: bool) -> None:
     click.echo(layer_table(found.layers, found.patched))
     if found.patched:
         click.echo(f"loss: {found.loss}")
+    if len(found.outputs) > 1:
+        click.echo("outputs: " + "; ".join(found.outputs))
+    if found.state:
+        click.echo(f"state: {found.state}")
     told = verdicts(content, found)
     for verdict in told:
         click.echo(f"{verdict.step + ':':13} {'yes' if verdict.possible else 'no ':3}  {verdict.text}")
@@ -177,6 +191,8 @@ def inspect(model: str, as_json: bool) -> None:
             "arena_bytes": found.arena_bytes,
             "model_bytes": found.model_bytes,
             "layers": [vars(row) for row in found.layers],
+            "outputs": found.outputs,
+            "state": found.state,
             "verdicts": {v.step: {"possible": v.possible, "text": v.text} for v in told},
         },
     )

@@ -116,9 +116,18 @@ def _load(trainer: Trainer, checkpoint: str | None, resume: str | None, seed: in
 @click.argument("model", type=IN_FILE)
 @click.option("--data", required=True, type=IN_FILE, help=".npz with x and y.")
 @click.option("--checkpoint", type=IN_FILE, help="Trained weights for a patched model.")
+@click.option("--output-name", "output", help="Name or number of the output to measure, of several; see inspect.")
+@click.option(
+    "--keep-state", is_flag=True, help="The samples are a stream: a model's state goes on from one to the next."
+)
 @json_option
-def evaluate(model: str, data: str, checkpoint: str | None, as_json: bool) -> None:
-    """Measure a model, patched or plain, on labelled samples."""
+def evaluate(
+    model: str, data: str, *, checkpoint: str | None, output: str | None, keep_state: bool, as_json: bool
+) -> None:
+    """Measure a model, patched or plain, on labelled samples.
+
+    What a plain model carries from pass to pass, such as the state of an LSTM, is reset before each sample.
+    """
     from tflm_zo.conversion.evaluate import evaluate_plain
     from tflm_zo.model.file import load_model
     from tflm_zo.model.samples import load_npz
@@ -128,6 +137,11 @@ def evaluate(model: str, data: str, checkpoint: str | None, as_json: bool) -> No
 
     model_bytes = read_model(model)
     if is_patched(load_model(model_bytes)):
+        if output is not None or keep_state:
+            raise ZoError(
+                f"{model} is patched: it is measured on the output that it trains, and clears its state in each pass; "
+                "--output-name and --keep-state are for the baked model"
+            )
         trainer = Trainer(model_bytes)
         if checkpoint:
             trainer.load(checkpoint)
@@ -135,6 +149,6 @@ def evaluate(model: str, data: str, checkpoint: str | None, as_json: bool) -> No
     elif checkpoint:
         raise ZoError(f"{model} is not patched: give the patched model that {checkpoint} was made with")
     else:
-        scores = evaluate_plain(model_bytes, *load_npz(data))
+        scores = evaluate_plain(model_bytes, *load_npz(data), output=output, keep_state=keep_state)
     click.echo(", ".join(f"{name}: {value:.4f}" for name, value in scores.items()))
     finish(as_json, scores)

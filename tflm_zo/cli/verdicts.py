@@ -11,6 +11,7 @@ from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model
 from tflm_zo.model.layer_names import listing
 from tflm_zo.model.layers import trainable_layers
+from tflm_zo.model.outputs import require_one_input
 from tflm_zo.ops.names import is_patched
 from tflm_zo.ops.options import LOSS_NAMES
 from tflm_zo.patching.adapter import NAME as ADAPTER
@@ -130,7 +131,9 @@ def _simulated(plain: bytes) -> str:
 def _realigned(model: bytes, found: Inspection) -> str:
     if found.patched:
         raise ZoError("the model is patched already: realign the original model, then patch it")
-    layers = layers_to_realign(load_model(model))
+    tree = load_model(model)
+    require_one_input(tree)
+    layers = layers_to_realign(tree)
     SimModel(model)
     return f"{len(layers)} convolutions"
 

@@ -4,6 +4,7 @@
 It follows from the operator that makes the output and from what y holds, never from the command:
 
 * A softmax, and a vector of bare logits: class indices (n,) or (n, 1), of any number type or names, or one-hot rows.
+* The same of each cell of a map (FOMO, segmentation): an index a cell, (n, cells) in any shape, or one-hot.
 * One sigmoid: classes 0 and 1 as indices, booleans, names, or one-hot rows of two. Fractions are values.
 * Several sigmoids: class indices or one-hot rows, of which the largest output wins; rows with any number of ones are
   flags, each label a question of its own.
@@ -20,6 +21,8 @@ from tflm_zo.errors import ZoError
 from tflm_zo.model.ends import End, as_int8, input_end, output_end
 from tflm_zo.model.file import load_model
 from tflm_zo.model.graph import SHAPES_ONLY, Graph, main_graph
+from tflm_zo.model.maps import is_map_of_classes, map_cells, map_classes
+from tflm_zo.model.outputs import choose_output, require_one_input
 from tflm_zo.model.quantization import Quantization, quantize
 from tflm_zo.model.samples import class_indices
 
@@ -33,16 +36,23 @@ _SHOWN_NAMES = 8
 @dataclass(frozen=True)
 class Outputs:
     """A model's output as labels are compared with it: number of values, which of :data:`SOFTMAX`, :data:`SIGMOID` and
-    :data:`PLAIN` makes them, and the tensor they are read from."""
+    :data:`PLAIN` makes them, the tensor they are read from, and how many cells there are that have a class each (1: no
+    map)."""
 
     count: int
     ending: str
     end: End
+    cells: int = 1
+
+    @property
+    def units(self) -> int:
+        """Values of a cell; of all, if it is no map."""
+        return self.count // self.cells
 
     @property
     def classes(self) -> int:
         """How many classes it can tell apart."""
-        return max(self.count, 2)
+        return max(self.units, 2)
 
     @property
     def quantization(self) -> Quantization | None:
@@ -63,24 +73,29 @@ def outputs_of(graph: Graph, end: End) -> Outputs:
         made = maker.inputs[0]
         maker = next((op for op in graph.operators if made in op.outputs), None)
     ending = maker.name if maker is not None and maker.name in (SOFTMAX, SIGMOID) else PLAIN
-    return Outputs(int(np.prod(end.shape)), ending, end)
+    shape = graph.tensors[made].shape
+    # Several sigmoids a cell are a detector's, each a question of its own.
+    classes = ending == SOFTMAX or (ending == SIGMOID and shape[-1:] == (1,))
+    return Outputs(int(np.prod(end.shape)), ending, end, map_cells(shape) if classes else 1)
 
 
-def plain_ends(model: bytes) -> tuple[End, Outputs]:
-    """Return the input of a plain model, and what labels are compared with at its output.
+def plain_ends(model: bytes, output: str | int | None = None) -> tuple[End, Outputs]:
+    """Return the input of a plain model, and what labels are compared with at its output, the one of that name or
+    place if it has several.
 
-    Raises :class:`ZoError` if it has several of either, or of types that no command takes.
+    Raises :class:`ZoError` if it has several inputs, or outputs without a choice, or of types that no command takes.
     """
-    graph = main_graph(load_model(model))
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise ZoError("the model must have one input and one output")
-    return input_end(graph), outputs_of(graph, output_end(graph))
+    tree = load_model(model)
+    require_one_input(tree)
+    graph = main_graph(tree)
+    return input_end(graph), outputs_of(graph, output_end(graph, graph.outputs[choose_output(tree, output)]))
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of n samples: ``classes`` (int32 (n,)), or ``flags`` (bool (n, outputs)), or neither; ``values`` (float64
-    (n, outputs)) where y has the form of the output, None for class indices. ``note``: what to tell, '' if nothing."""
+    """Labels of n samples: ``classes`` (int32 (n,), of a map (n, cells)), or ``flags`` (bool (n, outputs)), or neither;
+    ``values`` (float64 (n, outputs)) where y has the form of the output, None for class indices. ``note``: what to
+    tell, '' if nothing."""
 
     values: np.ndarray | None
     classes: np.ndarray | None = None
@@ -96,7 +111,8 @@ class Labels:
         """
         flat = outputs.reshape(len(outputs), -1)
         if self.classes is not None:
-            return {"accuracy": float(np.mean(predicted_classes(flat) == self.classes))}
+            cells = flat.reshape(self.classes.size, -1)
+            return {"accuracy": float(np.mean(predicted_classes(cells) == self.classes.reshape(-1)))}
         if self.flags is not None:
             return {"label_accuracy": float(np.mean((flat > 0.5) == self.flags))}
         return {"mean_squared_error": float(np.mean(self.squared_errors(flat)))}
@@ -125,6 +141,8 @@ def read_labels(y: np.ndarray, samples: int, outputs: Outputs, *, classes: bool 
         y, note = _named(y, outputs)
     if y.dtype.kind not in "buif":
         raise ZoError(f"y has dtype {y.dtype}: give class indices, or float values like the model's output")
+    if outputs.cells > 1:
+        return _map(y, outputs, note)
     column = y.reshape(samples) if y.size == samples else None
     if column is not None:
         return _column(column, outputs, classes, note)
@@ -143,6 +161,16 @@ def read_labels(y: np.ndarray, samples: int, outputs: Outputs, *, classes: bool 
     if binary and outputs.ending == SIGMOID:
         return Labels(rows.astype(np.float64), flags=rows == 1)
     return Labels(_values(rows, outputs))
+
+
+def _map(y: np.ndarray, outputs: Outputs, note: str) -> Labels:
+    """A class for each cell, or values like the output."""
+    rows = y.reshape(len(y), -1)
+    whole = rows.shape[1] == outputs.count
+    if whole and not is_map_of_classes(y, outputs.cells, outputs.units):
+        return Labels(_values(rows, outputs))
+    classes = map_classes(y, outputs.cells, outputs.units)
+    return Labels(rows.astype(np.float64) if whole else None, classes, note=note)
 
 
 def _column(y: np.ndarray, outputs: Outputs, classes: bool, note: str) -> Labels:

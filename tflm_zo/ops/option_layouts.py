@@ -39,7 +39,7 @@ class LayerShape(Structure):
 
 
 # kernels/op_options.h
-OPTIONS_VERSION = 5
+OPTIONS_VERSION = 6
 PARAMETER_OPTIONS_MAGIC = 0x5A4F5031
 LOSS_OPTIONS_MAGIC = 0x5A4F4C31
 NODE_OPTIONS_MAGIC = 0x5A4F4E31
@@ -70,6 +70,14 @@ class ParameterEntry(Structure):
     factor_count: I32
 
 
+class StateEntry(Structure):
+    """``StateEntry`` of ``kernels/op_options.h``."""
+
+    input: I32
+    bytes: I32
+    fill: I32
+
+
 class ParameterOptions(Structure):
     """``ParameterOptions`` of ``kernels/op_options.h``."""
 
@@ -82,6 +90,7 @@ class ParameterOptions(Structure):
     reference_zero_point: I32
     gain_parameter: I32
     offset_parameter: I32
+    state_count: I32
 
 
 class LossKind(enum.IntEnum):
@@ -107,6 +116,8 @@ class LossOptions(Structure):
     feature_scale: F32
     headroom: I32
     trains_bias: I32
+    positions: I32
+    output: I32
 
 
 class NodeOptions(Structure):

@@ -20,6 +20,7 @@ from tflm_zo.ops.option_layouts import (
     LossKind,
     ParameterEntry,
     ParameterKind,
+    StateEntry,
 )
 from tflm_zo.ops.option_layouts import (
     LayerShape as LayerShape,
@@ -59,12 +60,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class ParameterOptions:
-    """Options of the parameter op; ``factors`` is the float32 table of 1 / scale^2."""
+    """Options of the parameter op; ``factors`` is the float32 table of 1 / scale^2, ``states`` are cleared before each
+    pass."""
 
     entries: tuple[ParameterEntry, ...]
     node_count: int
     factors: np.ndarray
     reference: Reference | None = None
+    states: tuple[StateEntry, ...] = ()
 
 
 class LossOptions(layouts.LossOptions):
@@ -81,6 +84,11 @@ class LossOptions(layouts.LossOptions):
         if self.kind == LOSS_MEAN_SQUARED_ERROR:
             return 0
         return 2 if self.outputs == 1 else self.outputs
+
+    @property
+    def counts_right(self) -> bool:
+        """Whether an answer is one class, so that a pass can tell if it is right."""
+        return self.classes > 0 and self.positions == 1
 
     @property
     def needs_labels(self) -> bool:
@@ -117,6 +125,7 @@ def pack_parameters(options: ParameterOptions) -> bytes:
         parameter_count=len(entries),
         node_count=options.node_count,
         factor_count=factors.size,
+        state_count=len(options.states),
     )
     tables = _floats(factors)
     if found is not None:
@@ -125,7 +134,7 @@ def pack_parameters(options: ParameterOptions) -> bytes:
         head.gain_parameter = found.gain_parameter
         head.offset_parameter = found.offset_parameter
         tables += _floats(found.mean) + _floats(found.spread)
-    return bytes(head) + b"".join(map(bytes, entries)) + tables
+    return bytes(head) + b"".join(map(bytes, entries)) + tables + b"".join(map(bytes, options.states))
 
 
 def unpack_parameters(data: bytes) -> ParameterOptions:
@@ -140,7 +149,8 @@ def unpack_parameters(data: bytes) -> ParameterOptions:
     reference = None
     if channels:
         reference = Reference(mean, spread, head.reference_zero_point, head.gain_parameter, head.offset_parameter)
-    return ParameterOptions(tuple(table), head.node_count, factors, reference)
+    states = (StateEntry * head.state_count).from_buffer_copy(data, offset + tables.nbytes)
+    return ParameterOptions(tuple(table), head.node_count, factors, reference, tuple(states))
 
 
 def pack_loss(options: LossOptions) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model, save_model, schema, tensor_name
 from tflm_zo.ops.names import OP_PREFIX, PREFIX, custom_code, is_patched
-from tflm_zo.patching.patched_model import parameter_table
+from tflm_zo.patching.patched_model import parameter_table, trained_output
 
 
 def bake(patched: bytes, values: Mapping[int, np.ndarray]) -> bytes:
@@ -65,10 +65,13 @@ def _replace(tree: Any, tensor: Any, value: np.ndarray, initial: np.ndarray, nam
 def _remove_training(tree: Any) -> None:
     """Take out what the patcher added; codes and tensors were added at the ends, so no index changes."""
     graph = tree.subgraphs[0]
+    place = trained_output(tree)
     training = {op.opcodeIndex for op in graph.operators if custom_code(tree, op).startswith(OP_PREFIX)}
     graph.operators = [op for op in graph.operators if op.opcodeIndex not in training]
     tree.operatorCodes = [c for i, c in enumerate(tree.operatorCodes) if i not in training]
     graph.inputs = graph.inputs[:-2]
-    graph.outputs = graph.outputs[:-1]
+    trained, _, *others = (int(i) for i in graph.outputs)
+    others.insert(place, trained)
+    graph.outputs = np.array(others, dtype=np.int32)
     while tensor_name(graph.tensors[-1]).startswith(PREFIX):
         graph.tensors.pop()

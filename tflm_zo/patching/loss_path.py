@@ -15,6 +15,7 @@ from tflm_zo.model.graph import SHAPES_ONLY, Graph, Operator, main_graph
 from tflm_zo.model.labels import PLAIN, SIGMOID, SOFTMAX, Outputs, outputs_of
 from tflm_zo.model.layer_names import operator_numbers
 from tflm_zo.model.layers import Layer
+from tflm_zo.model.maps import map_cells
 from tflm_zo.model.quantization import Quantization
 from tflm_zo.model.window import read_geometry
 from tflm_zo.ops.options import LOSS_CROSS_ENTROPY, LOSS_ENTROPY, LOSS_MEAN_SQUARED_ERROR
@@ -32,6 +33,8 @@ _LAYERS = ("FULLY_CONNECTED", "CONV_2D")
 class LossEnd:
     """The int8 logits (a tensor index) and the layer that makes them, if it has a closed form.
 
+    ``outputs`` are the logits of each of ``positions`` (1, unless each cell of a map has a class of its own);
+    ``output`` is the place of the model's output that they lead to.
     ``shape`` is that of the model's output, which may hold the same codes in another shape.
     """
 
@@ -39,44 +42,50 @@ class LossEnd:
     shape: tuple[int, ...]
     quantization: Quantization
     outputs: int
+    positions: int
+    output: int
     kind: int
     head: Layer | None
 
 
-def find_loss_end(tree: Any, layers: list[Layer], loss: str) -> LossEnd:
-    """Return where the loss named ``loss`` (one of :data:`LOSSES`) is taken.
+def find_loss_end(tree: Any, layers: list[Layer], loss: str, place: int = 0) -> LossEnd:
+    """Return where the loss named ``loss`` (one of :data:`LOSSES`) is taken of the model's output at ``place``.
 
-    Raises :class:`ZoError` if the model has not exactly one int8 output of a fitting shape.
+    Raises :class:`ZoError` if that is not int8, or of a shape that the loss does not fit.
     """
     if loss not in LOSSES:
         raise ZoError(f"loss {loss!r} is unknown: choose one of {', '.join(LOSSES)}")
     graph = main_graph(tree)
-    if len(graph.outputs) != 1:
-        raise ZoError(f"the model has {len(graph.outputs)} outputs; training needs exactly one to take the loss of")
     producer = {o: op for op in graph.operators for o in op.outputs}
     # Walk back over what only changes the form of the result: the loss is taken of the int8 values before it.
-    end = output_end(graph)
-    output = _before(producer, graph.outputs[0] if end.inner is None else end.inner.index, SHAPES_ONLY)
+    end = output_end(graph, graph.outputs[place])
+    output = graph.outputs[place] if end.inner is None else end.inner.index
+    output = _before(producer, output, SHAPES_ONLY)
     squashed = _before(producer, output, (SOFTMAX, SIGMOID))
+    shape = end.shape if squashed == output else graph.tensors[squashed].shape
+    cells = map_cells(shape)
+    # Each class of a cell has a sigmoid of its own in detectors: no softmax, but targets between 0 and 1.
+    sigmoids = cells > 1 and producer[output].name == SIGMOID and shape[-1] > 1
     if loss == "auto":
-        maker = producer.get(_before(producer, squashed, SHAPES_ONLY))
-        loss = _automatic(graph, outputs_of(graph, end), maker)
-    shape = graph.tensors[graph.outputs[0] if squashed == output else squashed].shape
+        loss = "mse" if sigmoids else _automatic(graph, outputs_of(graph, end), producer.get(squashed))
     # Mean squared error compares with the model's own output, the others with its logits.
     logits = output if loss == "mse" else _before(producer, squashed, SHAPES_ONLY)
     tensor = graph.tensors[logits]
     quantization = tensor.quantization
     if tensor.type != "INT8" or quantization is None:
         raise ZoError(f"the model's output {described(tensor)}, and not int8 inside: {TO_INT8}")
-    outputs = math.prod(tensor.shape)
-    if loss != "mse" and len(shape) > 1 and outputs != shape[-1]:
+    if (loss == "entropy" and cells > 1) or (loss == "cross-entropy" and sigmoids):
         raise ZoError(f"{loss} needs one vector of logits, but the output has shape {list(shape)}: use loss mse")
-    whole = graph.tensors[graph.outputs[0]].shape
-    return LossEnd(logits, whole, quantization, outputs, _KINDS[loss], _head(graph, layers, logits))
+    positions = 1 if loss == "mse" else cells
+    outputs = math.prod(tensor.shape) // positions
+    head = _head(graph, layers, logits, positions)
+    return LossEnd(logits, end.shape, quantization, outputs, positions, place, _KINDS[loss], head)
 
 
 def head_of(tree: Any, layers: list[Layer]) -> Layer | None:
     """Return the layer that makes the logits, None without one, or if there is no one output to take a loss of."""
+    if len(tree.subgraphs[0].outputs) != 1:
+        return None
     try:
         return find_loss_end(tree, layers, "auto").head
     except ZoError:
@@ -88,7 +97,7 @@ def missing_head(tree: Any, layers: list[Layer], end: LossEnd) -> str:
     graph = main_graph(tree)
     maker = next((layer for layer in layers if layer.output == end.logits), None)
     if maker is not None:
-        return f"layer {maker.name} makes the output, but {why_no_head(graph, layers, maker)}"
+        return f"layer {maker.name} makes the output, but {why_no_head(graph, layers, maker, end.positions)}"
     last = next((op for op in graph.operators if end.logits in op.outputs), None)
     if last is None:
         return "the model's output is its input"
@@ -102,7 +111,7 @@ def _automatic(graph: Graph, outputs: Outputs, maker: Operator | None) -> str:
     makes something of; sines, coordinates and embeddings stay within a narrow one."""
     if outputs.ending != PLAIN:
         return "cross-entropy"
-    shape = graph.tensors[graph.outputs[0]].shape
+    shape = outputs.end.shape
     vector = outputs.count > 1 and outputs.count == shape[-1]
     inputs = math.prod(graph.tensors[graph.inputs[0]].shape)
     layer = maker is not None and maker.name in _LAYERS and maker.activation == activation.NONE
@@ -117,33 +126,44 @@ def _before(producer: dict[int, Operator], tensor: int, kinds: tuple[str, ...]) 
     return tensor
 
 
-def _head(graph: Graph, layers: list[Layer], logits: int) -> Layer | None:
+def _head(graph: Graph, layers: list[Layer], logits: int, positions: int) -> Layer | None:
     for layer in layers:
         if layer.output == logits:
-            return layer if not why_no_head(graph, layers, layer) else None
+            return layer if not why_no_head(graph, layers, layer, positions) else None
     return None
 
 
-def why_no_head(graph: Graph, layers: list[Layer], layer: Layer) -> str:
-    """Return why the gradient of a layer that makes the logits has no closed form, "" if it has one.
+def why_no_head(graph: Graph, layers: list[Layer], layer: Layer, positions: int = 1) -> str:
+    """Return why the gradient of a layer that makes the logits of ``positions`` has no closed form, "" if it has one.
 
     A convolution whose one window is the whole map multiplies the same codes in the same order as a fully connected
-    layer: weights [outputs][rows][columns][channels], map [rows][columns][channels].
+    layer: weights [outputs][rows][columns][channels], map [rows][columns][channels]. One of 1 x 1 is such a layer at
+    each position of a map.
     """
     if layer.activation != activation.NONE:
         return f"has a fused {layer.activation}"
     if layer.kind == "DEPTHWISE_CONV_2D":
         return "gives each output its own channels alone"
-    # One row of features per pass: the closed form is an outer product of two vectors.
-    features = math.prod(graph.tensors[layer.input].shape)
-    if math.prod(graph.tensors[layer.output].shape) != layer.outputs:
+    # One row of features for each position: the closed form is an outer product of two vectors.
+    features = math.prod(graph.tensors[layer.input].shape) // positions
+    if math.prod(graph.tensors[layer.output].shape) != positions * layer.outputs:
         return "has logits at many positions"
     if layer.weight_count != layer.outputs * features:
         return "does not see its whole input"
+    if positions > 1 and layer.kind == "CONV_2D" and not _is_pointwise(graph, layer):
+        return "sees more than one position of its input for a cell"
     # The outer product is the whole gradient only of weights that no other layer uses.
     if sum(other.weights == layer.weights for other in layers) != 1:
         return "shares its weights with another layer"
     return ""
+
+
+def _is_pointwise(graph: Graph, layer: Layer) -> bool:
+    """Whether a convolution is a fully connected layer on each position of its input."""
+    operator = graph.operators[layer.operator_index]
+    geometry = read_geometry(operator, graph.tensors[layer.input], graph.tensors[layer.output], (1, 1))
+    window = graph.tensors[layer.weights].shape[1:3]
+    return window == (1, 1) and (geometry.stride_height, geometry.stride_width) == (1, 1) and layer.groups == 1
 
 
 @dataclass(frozen=True)

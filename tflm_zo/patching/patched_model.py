@@ -101,7 +101,8 @@ class Node:
 class PatchedModel:
     """What the host needs to know of a patched model; ``head_layer`` is the ordinal of the exact head's layer, -1
     without one; ``reference`` is what the input adapter can be recalibrated by; ``labels`` are what the trained layers
-    can be called by."""
+    can be called by; ``states`` holds the bytes, by index, of tensors that are cleared in each pass. The output is the
+    one that is trained."""
 
     data: bytes
     parameters: tuple[Parameter, ...]
@@ -110,6 +111,7 @@ class PatchedModel:
     head_layer: int
     reference: Reference | None
     labels: tuple[LayerLabel, ...]
+    states: dict[int, int]
     input: End
     output: End
     outputs: Outputs
@@ -171,20 +173,32 @@ def read_patched(data: bytes) -> PatchedModel:
     described = main_graph(tree)
     output = output_end(described)
     parameters = parameter_table(tree)
-    loss = next(op for op in graph.operators if custom_code(tree, op) == LOSS_OP)
+    first = graph.operators[0]
+    options = unpack_parameters(_options(first))
+    loss = _loss_operator(tree)
     return PatchedModel(
         data=bytes(data),
         parameters=tuple(parameters),
         nodes=tuple(_nodes(tree, parameters)),
         loss=unpack_loss(_options(loss)),
         head_layer=_head_layer(loss, parameters),
-        reference=unpack_parameters(_options(graph.operators[0])).reference,
+        reference=options.reference,
         labels=tuple(_labels(tree, parameters)),
+        states={int(first.inputs[state.input]): int(state.bytes) for state in options.states},
         input=input_end(described),
         output=output,
         outputs=outputs_of(described, output),
         target_shape=shape_of(graph.tensors[graph.inputs[ModelInput.TARGET_INPUT]]),
     )
+
+
+def trained_output(tree: Any) -> int:
+    """Return the place, among the outputs of the original, of the output that a patched model's tree is trained for."""
+    return int(unpack_loss(_options(_loss_operator(tree))).output)
+
+
+def _loss_operator(tree: Any) -> Any:
+    return next(op for op in tree.subgraphs[0].operators if custom_code(tree, op) == LOSS_OP)
 
 
 def _options(operator: Any) -> bytes:

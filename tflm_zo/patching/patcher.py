@@ -14,6 +14,7 @@ from tflm_zo.model.file import schema, shape_of
 from tflm_zo.model.graph import read_operator, read_tensor
 from tflm_zo.model.layers import Layer
 from tflm_zo.model.quantization import INT8_MAX, INT8_MIN, quantization_of
+from tflm_zo.model.state import StateTensor
 from tflm_zo.ops.channel_statistics import ChannelStatistics
 from tflm_zo.ops.layouts import COMMAND_WORDS, REPORT_WORDS, LossInput, LossOutput, NodeInput, ParameterInput
 from tflm_zo.ops.names import INITIAL, LOSS_OP, NODE_OP, PARAMETER_OP, PREFIX, moments_words, session_words
@@ -29,6 +30,7 @@ from tflm_zo.ops.options import (
     ParameterEntry,
     ParameterOptions,
     Reference,
+    StateEntry,
     pack_loss,
     pack_node,
     pack_parameters,
@@ -93,8 +95,8 @@ class Patcher:
     def _trains_weights(self, layer: Layer) -> bool:
         return layer.ordinal in self.selection.weights
 
-    def run(self) -> None:
-        """Add the ops, their tensors, and the model's new inputs and output."""
+    def run(self, states: tuple[StateTensor, ...] = ()) -> None:
+        """Add the ops, their tensors, and the model's new inputs and output; ``states`` are cleared in each pass."""
         command = self.editor.add_tensor("command", schema.TensorType.INT32, (COMMAND_WORDS,))
         target = self._add_target()
         report = self.editor.add_tensor("report", schema.TensorType.INT32, (REPORT_WORDS,))
@@ -114,7 +116,7 @@ class Patcher:
         loss_outputs = {LossOutput.REPORT: report}
         feature_gradient = -1
         if self.closed:
-            features = (self._features(),)
+            features = (self._features() * self.end.positions,)
             feature_gradient = self.editor.add_tensor("feature_gradient", schema.TensorType.FLOAT32, features)
             loss_outputs[LossOutput.FEATURE_GRADIENT] = feature_gradient
         body, nodes = self._with_nodes(session)
@@ -126,7 +128,7 @@ class Patcher:
         self.graph.tensors[session].shape = np.array([words], dtype=np.int32)
 
         factors = np.concatenate(self.factors) if self.factors else np.zeros(0)
-        options = ParameterOptions(tuple(self.entries), nodes, factors, self._reference())
+        options = ParameterOptions(tuple(self.entries), nodes, factors, self._reference(), self._cleared(states))
         first = self.editor.operator(PARAMETER_OP, self.parameter_inputs, [], pack_parameters(options))
         loss_inputs = {
             LossInput.LOGITS: self.end.logits,
@@ -144,7 +146,14 @@ class Patcher:
         )
         self.graph.operators = [first, *body, last, *after_loss]
         self.graph.inputs = np.array([*self.graph.inputs, command, target], dtype=np.int32)
-        self.graph.outputs = np.array([*self.graph.outputs, report], dtype=np.int32)
+        others = [int(i) for i in self.graph.outputs]
+        trained = others.pop(self.end.output)
+        self.graph.outputs = np.array([trained, report, *others], dtype=np.int32)
+
+    def _cleared(self, states: tuple[StateTensor, ...]) -> tuple[StateEntry, ...]:
+        first = len(self.parameter_inputs)
+        self.parameter_inputs += [state.index for state in states]
+        return tuple(StateEntry(first + i, state.bytes, state.fill) for i, state in enumerate(states))
 
     def _reference(self) -> Reference | None:
         if self.reference is None:
@@ -251,7 +260,7 @@ class Patcher:
 
     def _add_target(self) -> int:
         if self.end.kind != LOSS_MEAN_SQUARED_ERROR:
-            return self.editor.add_tensor("target", schema.TensorType.INT32, (1,))
+            return self.editor.add_tensor("target", schema.TensorType.INT32, (self.end.positions,))
         logits = self.graph.tensors[self.end.logits]
         index = self.editor.add_tensor("target", schema.TensorType.INT8, self.end.shape)
         self.graph.tensors[index].quantization = logits.quantization
@@ -366,6 +375,8 @@ class Patcher:
             feature_scale=0.0 if head is None else head.input_quantization.scale,
             headroom=0,
             trains_bias=self.exact_head is not None and self.exact_head.bias >= 0,
+            positions=end.positions,
+            output=end.output,
             accumulator_scales=accumulator_scales,
             weight_factors=weight_factors,
         )

@@ -53,7 +53,7 @@ def select(
             raise ZoError(f"--trainable: {part!r} matches no layer{hint}; the layers (operators) are: {names}")
         if not only_biases:
             weights |= chosen
-        biases |= {i for i in chosen if layers[i].bias >= 0}
+        biases |= {layer.ordinal for layer in layers if layer.ordinal in chosen and layer.bias >= 0}
     if not weights and not biases:
         raise ZoError(f"--trainable {trainable}: none of the layers has a bias")
     return Selection(frozenset(weights), frozenset(biases))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,13 +35,15 @@ class SimModel:
     "auto" (the fastest here), "portable", "avx2", "avx512vnni" or "neon"; the results do not depend on it. Use
     a model in one thread at a time. A model that keeps a state starts each sample from a cleared one. If it has a
     float or uint8 input or output, inputs and outputs are the int8 tensors behind and before these; :meth:`codes` and
-    :meth:`reals` convert. Raises :class:`ZoError` for models with
-    operators or types outside the simulator's set, for an unknown or unavailable instruction set, and if the
-    engine is not built.
+    :meth:`reals` convert. ``output``: the place of the one that is wanted, if it has several. Raises :class:`ZoError`
+    for models with operators or types outside the simulator's set, for an unknown or unavailable instruction set, and
+    if the engine is not built.
     """
 
-    def __init__(self, model: bytes, instruction_set: str = "auto") -> None:
+    def __init__(self, model: bytes, instruction_set: str = "auto", output: int | None = None) -> None:
         whole = sample_graph(model)
+        if output is not None:
+            whole = replace(whole, outputs=(whole.outputs[output],))
         graph = int8_part(whole)
         self._graph: Graph = graph
         self._output_type = whole.tensors[whole.outputs[0]].type if whole.outputs else ""

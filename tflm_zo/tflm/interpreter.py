@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.model.file import load_model
+from tflm_zo.model.state import read_state
+from tflm_zo.ops.names import is_patched
 from tflm_zo.tflm import plugin, wheel
 
 _HEAD_AND_TAIL = re.compile(r"Arena allocation head (\d+) bytes.*Arena allocation tail (\d+) bytes", re.DOTALL)
@@ -38,11 +41,13 @@ def _captured_stderr(lines: list[str]) -> Iterator[None]:
 class Interpreter:
     """One model in one arena.
 
-    ``arena_size`` in bytes; by default as much as the model needs. Raises :class:`ZoError` if the model needs an
-    op that TFLM lacks, or more memory than ``arena_size``, or if TFLM's wheel is missing.
+    ``arena_size`` in bytes; by default as much as the model needs. ``keep_state``: whether a plain model's state
+    (:mod:`tflm_zo.model.state`) goes on from one :meth:`run` to the next, which samples of a stream want; a patched
+    model clears it in every pass. Raises :class:`ZoError` if the model needs an op that TFLM lacks, or more memory than
+    ``arena_size``, or if TFLM's wheel is missing.
     """
 
-    def __init__(self, model: bytes, arena_size: int | None = None) -> None:
+    def __init__(self, model: bytes, arena_size: int | None = None, *, keep_state: bool = False) -> None:
         self._runtime = wheel.runtime()
         plugin.load()
         self._model = bytes(model)
@@ -54,6 +59,8 @@ class Interpreter:
             raise ZoError("TFLM cannot run this model: " + "; ".join(m for m in messages if m.strip()))
         self._interpreter = interpreter
         check_arena(self.arena_bytes, arena_size)
+        tree = load_model(self._model)
+        self._resets = not keep_state and not is_patched(tree) and bool(read_state(tree))
         self.set_input = self._interpreter.set_input
         self.get_output = self._interpreter.get_output
 
@@ -76,11 +83,13 @@ class Interpreter:
         except RuntimeError as error:
             raise ZoError(f"TFLM stopped the pass: {error}") from error
 
-    def run(self, x: np.ndarray) -> np.ndarray:
-        """Return output 0 for one input tensor ``x`` of the model's own shape and dtype."""
+    def run(self, x: np.ndarray, output: int = 0) -> np.ndarray:
+        """Return an output for one input tensor ``x`` of the model's own shape and dtype."""
+        if self._resets:
+            self._interpreter.reset()
         self.set_input(x, 0)
         self.invoke()
-        return self.get_output(0)
+        return self.get_output(output)
 
     @property
     def arena_bytes(self) -> int:

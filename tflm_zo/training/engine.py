@@ -60,24 +60,26 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Scored:
-    """Of each sample the ``loss`` (float32 (n,)) and the class that the int8 output says (int (n,)), None if the
-    model is not patched for classes."""
+    """Of each sample the ``loss`` (float32 (n,)) and the class that the int8 output says (int (n,), of a map
+    (n, cells)), None if the model is not patched for classes."""
 
     losses: np.ndarray
     classes: np.ndarray | None
 
 
 def said_classes(model: PatchedModel, outputs: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Return the classes (n,) that a model's outputs (n, ...), as it stores them, say.
+    """Return the classes (n,), of a map (n, cells), that a model's outputs (n, ...), as it stores them, say.
 
     ``predictions``: those that the loss op reports, from the logits, whose codes may differ where those of the outputs
     are the same. Who has the outputs alone, as the plain model's users have, sees what this returns. A single logit
-    without a sigmoid is no probability: there the report counts.
+    without a sigmoid is no probability: there the report counts, and the logit's sign in a map.
     """
-    values = model.output.reals(outputs).reshape(len(outputs), -1)
+    positions = model.loss.positions
+    values = model.output.reals(outputs).reshape(len(outputs) * positions, -1)
     if values.shape[1] == 1 and model.outputs.ending != SIGMOID:
-        return predictions
-    return predicted_classes(values)
+        return predictions if positions == 1 else (values > 0).astype(np.int64).reshape(-1, positions)
+    found = predicted_classes(values)
+    return found if positions == 1 else found.reshape(-1, positions)
 
 
 @dataclass(frozen=True)

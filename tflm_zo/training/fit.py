@@ -101,7 +101,7 @@ class Fit:
         to, change while the model learns. Passes that do not suffice for a guard and a batch go to the training."""
         codes, targets = self._samples.codes, self._samples.targets
         loss = self._engine.model.loss
-        labels = targets[:, 0] if loss.needs_labels and loss.classes > 0 else None
+        labels = targets[:, 0] if loss.needs_labels and loss.counts_right else None
 
         def divided(share: float | None) -> Watch:
             phases = divide(labels, len(codes), share, self._hyper.passes, self._session.seed)
@@ -255,7 +255,7 @@ class Fit:
         progress, plan, samples = self._session.progress, phase.plan, phase.samples
         order = permutation(self._session.seed, progress.epoch, len(samples))
         loss, right, count = 0.0, 0, 0
-        with_accuracy = scored(self._engine.model, samples)
+        with_accuracy = self._engine.model.loss.counts_right and scored(self._engine.model, samples)
         while progress.batch < plan.batches_in(progress.epoch) and not phase.interrupt.is_set():
             batch = order[progress.batch * plan.batch_size :][: plan.batch_size]
             done = progress.epoch * plan.batches + progress.batch

@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import damage_reported, load_model
 from tflm_zo.model.graph import main_graph
 from tflm_zo.model.layer_names import label_layers, unique
 from tflm_zo.model.layers import trainable_layers
+from tflm_zo.model.outputs import output_names
+from tflm_zo.model.state import read_state
 from tflm_zo.ops.names import is_patched
 from tflm_zo.ops.options import LOSS_NAMES
 from tflm_zo.patching.bake import bake
 from tflm_zo.patching.patch import patch
-from tflm_zo.patching.patched_model import read_patched
+from tflm_zo.patching.patched_model import read_patched, trained_output
 from tflm_zo.training.host_arena import host_arena_bytes
 from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.recipe import layer_methods, possible_methods
@@ -45,7 +48,8 @@ class LayerRow:
 @dataclass(frozen=True)
 class Inspection:
     """``arena_bytes`` as :func:`~tflm_zo.training.host_arena.host_arena_bytes` has them, None if TFLM cannot run the
-    model, for the reason ``not_run``; ``ram_bytes`` are trainable weights within it."""
+    model, for the reason ``not_run``; ``ram_bytes`` are trainable weights within it. ``outputs`` describes each of the
+    model's outputs, ``state`` what it carries from pass to pass, and the rule for it ("": nothing)."""
 
     layers: list[LayerRow]
     patched: bool
@@ -54,6 +58,8 @@ class Inspection:
     arena_bytes: int | None
     not_run: str
     model_bytes: int
+    outputs: list[str]
+    state: str
 
 
 def inspect(model: bytes) -> Inspection:
@@ -87,7 +93,25 @@ def inspect(model: bytes) -> Inspection:
         arena_bytes=arena_bytes,
         not_run=not_run,
         model_bytes=len(model),
+        outputs=_outputs(load_model(plain), patched=trained_output(tree) if is_patched(tree) else None),
+        state=_state(load_model(plain), patched=is_patched(tree)),
     )
+
+
+def _outputs(tree: Any, patched: int | None) -> list[str]:
+    graph = tree.subgraphs[0]
+    tensors = [main_graph(tree).tensors[int(i)] for i in graph.outputs]
+    return [
+        f"{place} {name} {list(tensor.shape)} {tensor.type.lower()}" + (", trained" if place == patched else "")
+        for place, (name, tensor) in enumerate(zip(output_names(tree), tensors, strict=True))
+    ]
+
+
+def _state(tree: Any, patched: bool) -> str:
+    state = read_state(tree)
+    if not state:
+        return ""
+    return f"of {', '.join(state.keep)}; cleared in each pass" if patched else str(state)
 
 
 def _rows(plain: bytes, moved: dict[int, int], methods: dict[str, str]) -> list[LayerRow]:

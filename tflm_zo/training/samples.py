@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,8 +20,8 @@ from tflm_zo.training.engine import Labelled
 
 
 def sample_codes(x: np.ndarray, y: np.ndarray | None, model: PatchedModel) -> tuple[np.ndarray, np.ndarray]:
-    """Return samples as the model's input takes them, and labels as target tensors: int32 (n, 1) classes, or int8
-    (n, *shape).
+    """Return samples as the model's input takes them, and labels as target tensors: int32 (n, 1) classes, of a map
+    (n, cells), or int8 (n, *shape).
 
     Without labels the classes are -1. Raises :class:`ZoError` as :meth:`~tflm_zo.model.ends.End.codes` does, if the
     model's loss needs labels and there are none, or if their number, shape, type or range does not fit.
@@ -46,11 +47,12 @@ def labelled(x: np.ndarray, y: np.ndarray | None, model: PatchedModel) -> Labell
         warn_of_data(notes)
         return Labelled(codes, np.full((len(codes), 1), -1, dtype=np.int32))
     classes = model.loss.classes > 0
-    outputs = model.outputs
+    # Bare logits do not say by themselves that each cell of a map has a class.
+    outputs = replace(model.outputs, cells=model.loss.positions) if classes else model.outputs
     labels = read_labels(y, len(codes), outputs, classes=classes and outputs.ending == PLAIN)
     if classes:
         warn_of_data([*notes, labels.note] if labels.note else notes)
-        return Labelled(codes, _classes(labels, model)[:, None], labels)
+        return Labelled(codes, _classes(labels, model).reshape(len(codes), -1), labels)
     if labels.values is None:
         raise ZoError(
             f"y has one number a sample, but the model is patched for mean squared error on {outputs.count} outputs; "
@@ -78,7 +80,7 @@ def loss_and_labels(model: bytes, loss: str, x: np.ndarray, y: np.ndarray) -> tu
 
 
 def _classes(labels: Labels, model: PatchedModel) -> np.ndarray:
-    """The classes (n,) of labels for a model that is patched for them."""
+    """The classes (n,), of a map (n, cells), of labels for a model that is patched for them."""
     if labels.classes is not None:
         return labels.classes
     loss = LOSS_NAMES[model.loss.kind]

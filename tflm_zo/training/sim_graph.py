@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tflm_zo.model.graph import Graph
-from tflm_zo.ops.layouts import LossInput, NodeInput
+from tflm_zo.ops.layouts import LossInput, ModelOutput, NodeInput
 from tflm_zo.ops.names import LOSS_OP, NODE_OP, OP_PREFIX, custom_code
 from tflm_zo.ops.options import NodeOptions, unpack_loss, unpack_node
 
@@ -90,7 +90,7 @@ def read_training_graph(tree: Any, part: Graph) -> TrainingGraph:
         head_layer=users[loss.inputs[LossInput.HEAD_WEIGHTS]][0] if trains_head else -1,
         command=int(graph.inputs[-2]),
         target=int(graph.inputs[-1]),
-        report=int(graph.outputs[-1]),
+        report=int(graph.outputs[ModelOutput.REPORT_OUTPUT]),
         input=part.inputs[0],
         logits=loss.inputs[LossInput.LOGITS],
         features=loss.inputs[LossInput.FEATURES],

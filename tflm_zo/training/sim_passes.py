@@ -39,7 +39,7 @@ class SimPasses:
 
     def __init__(self, model: PatchedModel) -> None:
         tree = load_model(model.data)
-        self.sim = SimModel(bake(model.data, {}))
+        self.sim = SimModel(bake(model.data, {}), output=model.loss.output)
         graph = read_training_graph(tree, int8_part(sample_graph(model.data)))
         self._library = library.load_library()
         self._arrays = self._make_tensors(tree, model)
@@ -65,6 +65,8 @@ class SimPasses:
         for index, tensor in enumerate(tree.subgraphs[0].tensors):
             if index not in arrays and tensor_name(tensor).startswith(PREFIX):
                 arrays[index] = np.zeros(shape_of(tensor), _TYPES[tensor.type][1])
+        for index, count in model.states.items():  # layers of the simulator keep none: cleared in vain
+            arrays[index] = np.zeros(count, np.int8)
         return arrays
 
     def _describe(self, index: int, tensor: Any) -> library.TrainingTensor:

@@ -73,8 +73,8 @@ class SimulatorEngine(LocalEngine):
         indices = batch[places]
         reports, _ = self._passes.run(self._prepared[samples], commands, indices)
         advance(len(indices))
-        classes = self.model.loss.classes > 0
-        right = int(np.sum(reports["prediction"] == samples.targets[indices, 0])) if classes else 0
+        counts = self.model.loss.counts_right
+        right = int(np.sum(reports["prediction"] == samples.targets[indices, 0])) if counts else 0
         return StepTotals(len(indices), sum_in_order(reports["loss"]), right)
 
     def write(self, snapshot: Snapshot) -> None:
@@ -103,7 +103,8 @@ class SimulatorEngine(LocalEngine):
             return
         some = codes[spread_over(len(codes), _CONFIRMED)]
         tflm = Interpreter(bake(self.model.data, dict(enumerate(self.read().values))))
-        if not np.array_equal(np.concatenate([tflm.run(sample) for sample in some]), self.predict(some)):
+        outputs = [tflm.run(sample, self.model.loss.output) for sample in some]
+        if not np.array_equal(np.concatenate(outputs), self.predict(some)):
             raise ZoError(
                 "the simulator and TFLite Micro give different outputs for the trained model: train it with the engine "
                 "tflm, and please report this"

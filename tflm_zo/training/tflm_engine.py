@@ -50,12 +50,12 @@ class TflmEngine(LocalEngine):
     def step(self, samples: Labelled, batch: np.ndarray, step: int, rate_scale: float, advance: Advance) -> StepTotals:
         """See :meth:`Engine.step`."""
         schedule, losses, right = self.schedule, [], 0
-        classes = self.model.loss.classes > 0
+        counts = self.model.loss.counts_right
         for place in schedule.step(step, len(batch), rate_scale):
             codes, target = samples.codes[batch[place]], samples.targets[batch[place]]
             report = self.run(codes, target, schedule.command)
             losses.append(report["loss"])
-            right += classes and int(report["prediction"]) == int(target[0])
+            right += counts and int(report["prediction"]) == int(target[0])
             advance(1)
         return StepTotals(len(losses), sum_in_order(np.array(losses, dtype=np.float32)), right)
 

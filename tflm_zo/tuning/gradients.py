@@ -55,9 +55,10 @@ class GradientProbe:
         self._by_name = {layer.name: layer for layer in self._layers}
         patched = read_patched(patch(model, "last:1", loss))
         codes, targets = sample_codes(x, y, patched)
-        self._targets = targets.reshape(len(codes), -1)
         self._count = len(codes)
         self._classes = patched.loss.classes > 0
+        # Each position of a map counts as a sample of its own.
+        self._targets = targets.reshape(-1, 1) if self._classes else targets.reshape(len(codes), -1)
         self._sim = SimModel(model)
         self._activations = self._sim.activations(self._sim.codes(codes.reshape(len(codes), *patched.input_shape[1:])))
 
@@ -82,7 +83,7 @@ class GradientProbe:
         assert head is not None
         slopes = self._logit_gradient(self._logits(self._sim.layer_of(head.output)))
         if layer is head:
-            return slopes.T @ self._real_input(head).reshape(self._count, -1)
+            return slopes.T @ self._real_input(head).reshape(len(slopes), -1)
         weights = self._codes(head).reshape(head.outputs, -1) * head.weight_scales.reshape(-1, 1)
         return filter_gradient(
             layer_shape(self._tree, layer),
@@ -136,17 +137,17 @@ class GradientProbe:
     # -- the loss --------------------------------------------------------------------------------------------
 
     def _logits(self, first: int) -> np.ndarray:
-        """Return the logits (n, outputs), float64, with all operators from ``first`` on run anew."""
+        """Return the logits (n * positions, outputs), float64, with all operators from ``first`` on run anew."""
         end, head = self._end, self._end.head
         if head is not None and self._classes:
             # From the accumulators, as the loss op takes them: int8 logits would hide small differences.
             last = self._sim.layer_of(head.output)
             found = self._sim.run_layers(first, last + 1, self._activations, (), last).accumulators
             assert found is not None
-            return found.reshape(self._count, -1) * (head.accumulator_scales * np.ones(end.outputs))
+            return found.reshape(-1, end.outputs) * (head.accumulator_scales * np.ones(end.outputs))
         last = next(op.index for op in self._sim.layers if op.output == end.logits)
         codes = self._sim.run_layers(first, last + 1, self._activations, (end.logits,)).tensors[end.logits]
-        return self._real(codes.reshape(self._count, -1))
+        return self._real(codes.reshape(-1, end.outputs))
 
     def _real(self, codes: np.ndarray) -> np.ndarray:
         return self._end.quantization.reals(codes)
@@ -157,14 +158,14 @@ class GradientProbe:
         return np.logaddexp.reduce(logits, axis=1) - np.take_along_axis(logits, self._targets, axis=1)[:, 0]
 
     def _logit_gradient(self, logits: np.ndarray) -> np.ndarray:
-        """Return d mean loss / d logits, (n, outputs)."""
+        """Return d mean loss / d logits, (n * positions, outputs)."""
         if not self._classes:
             low, high = self._real(np.array([-128, 127]))
             slopes = 2 * (logits - self._real(self._targets)) / logits.shape[1] * ((logits > low) & (logits < high))
         else:
             slopes = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-            slopes[np.arange(self._count), self._targets[:, 0]] -= 1
-        return slopes / self._count
+            slopes[np.arange(len(slopes)), self._targets[:, 0]] -= 1
+        return slopes / len(slopes)
 
     def _real_input(self, layer: Layer) -> np.ndarray:
         return layer.input_quantization.reals(self._activations[layer.input])

@@ -40,7 +40,7 @@ class OnDeviceTrainer {
   // codes.
   uint32_t input_bytes() const { return input_.bytes; }
   uint32_t target_bytes() const { return target_.bytes; }
-  bool target_is_class() const { return !target_.is_int8; }
+  bool target_is_class() const { return !target_.is_int8 && target_.bytes == sizeof(int32_t); }
   // What a batch keeps of a sample: the sample itself, or what the frozen layers make of it.
   uint32_t kept_bytes() const { return reduces_ ? frozen_.output_bytes() : input_.bytes; }
   // Whether a batch keeps the latter.
