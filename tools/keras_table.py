@@ -127,7 +127,7 @@ def with_table(page: str, found: Sequence[Outcome]) -> str:
 
 def facts(page: str) -> list[list[str]]:
     """The rows of the table in the page without the operators: TensorFlow does not always take the same for a GRU."""
-    rows = [line.split(" | ") for line in page.split(BEGIN)[1].split(END)[0].splitlines()]
+    rows = [line.split(" | ") for line in page.split(BEGIN)[1].split(END)[0].splitlines()[2:]]
     return [row[:1] + (row[1:] if row[1].startswith("refused") else row[2:]) for row in rows]
 
 
