@@ -71,7 +71,7 @@ def small_run(request: pytest.FixtureRequest) -> Reference:
     rng = np.random.default_rng(2)
     model = small_models.small_model()
     if request.param == "convolution as head":
-        model = small_models.head_model("map", behind=["squeeze", "squeeze"])
+        model = small_models.head_model("map", behind=["reshape"])
     model = patch(model, "all", adapter=True, accumulate=request.param == "accumulate")
     y = rng.integers(0, 3, 100)
     x = np.clip(rng.integers(-40, 40, (100, 8, 8, 1)) + 40 * y[:, None, None, None] - 40, -128, 127)
