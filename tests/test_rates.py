@@ -257,7 +257,7 @@ def test_no_regression_diverges(features: int, outputs: int, factor: float, seed
     model = rescaled(small_models.dense_model("", features=features, outputs=outputs, seed=seed), "dense", factor)
     rng = np.random.default_rng(seed)
     x = rng.integers(-128, 128, (40, features)).astype(np.int8)
-    trainer = SimTrainer(patch(model), seed=seed)
+    trainer = SimTrainer(patch(model, loss="mse"), seed=seed)
     y = trainer.predict(x) * 0.5
     before = trainer.evaluate(x, y)["loss"]
     trainer.fit(x, y, epochs=5, holdout=0.0, verbose=False)

@@ -157,7 +157,7 @@ def test_patch_refuses(small: bytes) -> None:
         patch(small, reference=samples(1, 5))
     with pytest.raises(ZoError, match="reference has one sample"):
         patch(small, adapter=True, reference=samples(1, 1))
-    with pytest.raises(ZoError, match="x has samples of shape"):
+    with pytest.raises(ZoError, match="reference has samples of shape"):
         patch(small, adapter=True, reference=samples(1, 5)[:, :4])
 
 
