@@ -266,12 +266,12 @@ def test_what_cannot_be_prepared_is_named(taught: bytes, small: bytes) -> None:
         (patch(small), x, x, "patched already: prepare the original model"),
         (prepared[0], x, x, "prepared already: prepare the original model"),
         (prepared[1], x, x, "prepared already: prepare the original model"),
-        (small_models.small_model(float_ends=True), x, x, "needs an int8 input"),
+        (small_models.float_model(), x, x, "needs an input that is int8 inside, but .* is float32"),
         (small, x[:0], x, "reference holds no samples"),
         (small, x[:, :4], x, r"reference has samples of shape \[4, 8, 1\], but the model's input is \[8, 8, 1\]"),
         (small, x, x[:, :4], r"^x has samples of shape \[4, 8, 1\]"),
         (small, np.where(x > 0, np.nan, x), x, r"reference\[0\] has a value that is not finite"),
-        (small, x.astype(np.uint8), x, "reference has dtype uint8: give float values .* or int8 codes"),
+        (small, x.astype(np.uint16), x, "reference has dtype uint16: give float values .* or int8 codes"),
     ):
         with pytest.raises(ZoError, match=words) as caught:
             Preparer(model, reference, now)
@@ -381,7 +381,7 @@ def test_a_few_samples_choose_nothing(taught: bytes, count: int, labelled: bool)
 
 def test_without_labels_and_classes_nothing_is_chosen() -> None:
     x = RNG.uniform(-1, 1, (40, 20)).astype(np.float32)
-    found = choose(Preparer(small_models.dense_model(""), x, x * 0.3 + 0.6), x * 0.3 + 0.6, None, "auto")
+    found = choose(Preparer(small_models.dense_model(""), x, x * 0.3 + 0.6), x * 0.3 + 0.6, None, "mse")
     assert found.prepared.chain == Chain() and "without labels and classes" in found.reason
 
 

@@ -185,7 +185,7 @@ def _named(y: np.ndarray, outputs: Outputs) -> tuple[np.ndarray, str]:
     return indices.reshape(y.shape), f"y has names: {shown} are taken for classes 0 to {len(names) - 1}, as sorted"
 
 
-def loss_for(loss: str, y: np.ndarray, outputs: Outputs) -> str:
+def loss_for(loss: str, y: np.ndarray, samples: int, outputs: Outputs) -> str:
     """Return which loss "auto" is for labels ``y``, where they are known before the model is patched: of bare outputs
     they decide between cross-entropy and mse, so that what :func:`~tflm_zo.patch` would guess does not matter.
 
@@ -193,7 +193,7 @@ def loss_for(loss: str, y: np.ndarray, outputs: Outputs) -> str:
     """
     if loss != "auto":
         return loss
-    found = read_labels(y, len(np.asarray(y)), outputs)
+    found = read_labels(y, samples, outputs)
     if found.classes is None:
         return "mse"
     return "cross-entropy" if outputs.ending == PLAIN else "auto"

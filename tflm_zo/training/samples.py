@@ -71,7 +71,7 @@ def loss_and_labels(model: bytes, loss: str, x: np.ndarray, y: np.ndarray) -> tu
         raise ZoError("the model is patched already: patch the original model instead")
     source, outputs = plain_ends(model)
     count = len(source.codes(x))
-    loss = loss_for(loss, y, outputs)
+    loss = loss_for(loss, y, count, outputs)
     labels = read_labels(y, count, outputs, classes=loss == "cross-entropy" and outputs.ending == PLAIN)
     warn_of_data([*sample_notes(x, source), *target_notes(labels, outputs.quantization)])
     return loss, np.asarray(y) if labels.classes is None or loss == "mse" else labels.classes
