@@ -222,7 +222,7 @@ def test_steps_that_take_too_many_passes_are_given_up(small: bytes, tmp_path: Pa
 
 
 def test_regression_is_scored_by_its_loss(tmp_path: Path) -> None:
-    model = patch(small_models.dense_model(end="", features=20, outputs=5), "head")
+    model = patch(small_models.dense_model(end="", features=20, outputs=5), "head", "mse")
     rng = np.random.default_rng(0)
     x, y = rng.uniform(-1, 1, (30, 20)).astype(np.float32), rng.uniform(-1, 1, (30, 5)).astype(np.float32)
     done = tune(model, x, y, tmp_path / "study", **SEARCH | {"trials": 9})
