@@ -18,9 +18,10 @@ from build_once import BuildOnce
 
 from tflm_zo.conversion.accuracy import accuracy_report
 from tflm_zo.conversion.convert import convert
+from tflm_zo.conversion.evaluate import evaluate_plain
 from tflm_zo.conversion.keras_files import load_keras
 from tflm_zo.conversion.keras_support import predict_float, quiet
-from tflm_zo.errors import ZoError
+from tflm_zo.errors import DataWarning, ZoError
 
 pytest.importorskip("tensorflow", reason="converting needs TensorFlow (extra: convert)")
 pytest.importorskip("keras", reason="converting needs Keras (extra: convert)")
@@ -478,6 +479,30 @@ def test_unsuitable_models(tmp_path: Path) -> None:
 def test_unsuitable_data(data: Any, message: str) -> None:
     with pytest.raises(ZoError, match=message):
         convert(small_cnn(), data)
+
+
+def test_the_report_measures_as_eval_does(cnn: tuple[Any, bytes, np.ndarray]) -> None:
+    """Whatever form the labels have."""
+    model, content, x = cnn
+    y = np.arange(len(x)) % 5
+    for labels in (y, y[:, None], y.astype(np.float32), np.eye(5)[y], np.array(list("abcde"))[y]):
+        report = accuracy_report(model, content, x, labels)
+        assert {report.metric: report.int8_value} == evaluate_plain(content, x, y)
+    soft = np.random.default_rng(0).dirichlet(np.ones(5), len(x))
+    report = accuracy_report(model, content, x, soft)
+    assert {report.metric.replace(" ", "_"): report.int8_value} == evaluate_plain(content, x, soft)
+
+
+def test_constant_representative_data_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise Stop
+
+    monkeypatch.setattr("tflm_zo.conversion.convert.freeze", stop)
+    with pytest.warns(DataWarning, match="all 4 samples of representative_data are the same"), pytest.raises(Stop):
+        convert(small_cnn(), np.ones((4, 8, 8, 2), np.float32))
 
 
 def test_unsuitable_labels(cnn: tuple[Any, bytes, np.ndarray]) -> None:

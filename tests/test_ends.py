@@ -341,3 +341,82 @@ def test_int8_values_are_codes_unless_they_are_flags() -> None:
     np.testing.assert_array_equal(read_labels(codes, 6, outputs).values, outputs.quantization.reals(codes))
     found = read_labels(np.eye(3, dtype=np.int8), 3, outputs)
     assert found.classes is not None and found.classes.tolist() == [0, 1, 2]
+
+
+# -- models of strangers ---------------------------------------------------------------------------------------------
+
+# By the type of input and output that they have, and whether their bare outputs are logits.
+STRANGERS = {
+    "openmv_force_int": ("FLOAT32", "FLOAT32", 0),
+    "jomjol_ana_cont": ("FLOAT32", "FLOAT32", 0),  # sine and cosine
+    "c_atomic14_marvin": ("FLOAT32", "FLOAT32", 2),
+    "made/uint8": ("UINT8", "UINT8", 3),
+    "cookekieran_tinyml": ("INT8", "INT8", 2),
+    "lmanubens_gesture": ("INT8", "INT8", 2),
+    "silabs_fingerprint": ("INT8", "INT8", 0),  # an embedding
+    "tflm_hello_world": ("INT8", "INT8", 0),
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_models_of_strangers(name: str, shared_data: Path) -> None:
+    """Untrained as they were, trained by the loss that suits them, baked as trained, and one number for them all."""
+    plain = (shared_data / "strangers" / f"{name}.tflite").read_bytes()
+    inputs, outputs, classes = STRANGERS[name]
+    source, there = plain_ends(plain)
+    assert (source.outer.type, there.end.outer.type) == (inputs, outputs)
+    rng = np.random.default_rng(0)
+    x = rng.integers(-128, 128, (10, *source.shape)).astype(np.int8)
+    y = rng.integers(0, classes, 10) if classes else rng.uniform(-0.5, 0.5, (10, there.count))
+    for adapter in (False, True):
+        model = patch(plain, adapter=adapter)
+        assert read_patched(model).loss.classes == classes
+        trainer = Trainer(model)
+        np.testing.assert_array_equal(trainer.predict_codes(x), predict_plain(plain, x))
+        trainer.fit(x, y, **SETTINGS)
+        baked = trainer.bake()
+        np.testing.assert_array_equal(trainer.predict_codes(x), predict_plain(baked, x))
+        (value,) = evaluate_plain(baked, x, y).values()
+        assert trainer.evaluate(x, y)["accuracy" if classes else "loss"] == value
+
+
+# Of the models made after users' reports, labels that mean the same, and what measures them.
+REPORTED = {
+    "fall": (("fall_t", "fall_n1"), "accuracy"),
+    "mixn": (("mixn", "onehot"), "accuracy"),
+    "sine": (("sine_out", "sine_out_n1"), "mean_squared_error"),
+    "r_sigmoid": (("r_a",), "mean_squared_error"),
+    "ml": (("ml_a",), "label_accuracy"),
+    "keras_gap": (("keras_gap_rep",), "accuracy"),  # x is uint8
+    "uint8": (("wint",), "accuracy"),
+}
+
+
+@pytest.mark.parametrize("name", REPORTED)
+@pytest.mark.filterwarnings("ignore::tflm_zo.errors.DataWarning")
+def test_reported_measures(name: str, shared_data: Path) -> None:
+    folder = shared_data / "strangers" / "made"
+    model = (folder / f"{name}.tflite").read_bytes()
+    files, measure = REPORTED[name]
+    loss = "auto" if measure == "accuracy" else "mse"
+    values = set()
+    for file in files:
+        with np.load(folder / f"{file}.npz") as data:
+            x, y = data["x"], data["y"]
+        (found, value), *others = evaluate_plain(model, x, y).items()
+        assert found == measure and not others
+        scores = SimTrainer(patch(model, "all", loss)).evaluate(x, y)
+        assert scores["loss" if measure == "mean_squared_error" else measure] == value
+        values.add(value)
+    assert len(values) == 1
+
+
+def test_int16_is_refused_in_one_line(shared_data: Path) -> None:
+    folder = shared_data / "strangers" / "made"
+    model = (folder / "int16.tflite").read_bytes()
+    with np.load(folder / "wint.npz") as data:
+        x, y = data["x"], data["y"]
+    for use in (lambda: evaluate_plain(model, x, y), lambda: patch(model), lambda: patch(model, adapter=True)):
+        with pytest.raises(ZoError, match=r"(?i)int16.*convert") as caught:
+            use()
+        assert "\n" not in str(caught.value)

@@ -266,6 +266,7 @@ def test_what_cannot_be_prepared_is_named(taught: bytes, small: bytes) -> None:
         (patch(small), x, x, "patched already: prepare the original model"),
         (prepared[0], x, x, "prepared already: prepare the original model"),
         (prepared[1], x, x, "prepared already: prepare the original model"),
+        (small_models.float_model(), x, x, "needs an input that is int8 inside, but .* is float32"),
         (small, x[:0], x, "reference holds no samples"),
         (small, x[:, :4], x, r"reference has samples of shape \[4, 8, 1\], but the model's input is \[8, 8, 1\]"),
         (small, x, x[:, :4], r"^x has samples of shape \[4, 8, 1\]"),

@@ -312,6 +312,8 @@ def test_refusals(small: bytes) -> None:
         with_front(small, SampleNormalization((1, 2, 3), axes="channel"))
     with pytest.raises(ZoError, match="65540 elements"):
         with_front(identity_model((65540,)), SPREAD)
+    with pytest.raises(ZoError, match=r"needs an input that is int8 inside, but .* is float32"):
+        with_front(small_models.float_model(), MEAN)
     with pytest.raises(ZoError, match="does not run CAST"):
         SimModel(with_front(small, SPREAD))
 
