@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.adaptation.choice import Choice, Row, choose, patch_for_adapting, plain
-from tflm_zo.errors import ZoError, no_data_warnings
+from tflm_zo.errors import ZoError, no_data_warnings, warn_of_data
 from tflm_zo.model.file import load_model
 from tflm_zo.model.storage import read_model
 from tflm_zo.realignment.preparation import Chain, Prepared, Preparer, preparable_input
 from tflm_zo.training.history import History
 from tflm_zo.training.hyperparameters import Hyperparameters
+from tflm_zo.training.new_classes import missing_notes
 from tflm_zo.training.samples import loss_and_labels
 from tflm_zo.training.trainer import Trainer
 from tflm_zo.training.watch import explain
@@ -112,6 +113,7 @@ def adapt(
         history = trainer.fit(codes, y, epochs=epochs, passes=passes, verbose=verbose)
     if history.interrupted:
         raise ZoError("interrupted: nothing is written")
+    warn_of_data(missing_notes(trainer.model, history.missing_classes))
     if history.guard.kept == "start":
         prepared = choice.untrained
     return Adaptation(

@@ -24,7 +24,7 @@ from tflm_zo.errors import DataWarning, ZoError
 
 
 class _Command(click.Group):
-    """Turns the package's errors into one line and exit status 1."""
+    """Turns the package's errors into one line and exit status 1, its warnings into one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -111,6 +111,8 @@ def realign(model: str, reference: str, data: str, output: str, filter_name: str
     "--reference", type=IN_FILE, help=".npz with x from before any drift, to recalibrate the adapter by without labels."
 )
 @click.option("--output-name", "trained_output", help="Name or number of the output to train, of several; see inspect.")
+@click.option("--classes", metavar="N|+N", help="More classes: N in all, or +N more, whose samples are still to come.")
+@click.option("--class-names", metavar="A,B,...", help="Names of all classes, separated by commas; more make it wider.")
 @json_option
 def patch(
     model: str,
@@ -122,6 +124,8 @@ def patch(
     accumulate: bool,
     reference: str | None,
     trained_output: str | None,
+    classes: str | None,
+    class_names: str | None,
     as_json: bool,
 ) -> None:
     """Add training ops to an int8 .tflite and put its trainable weights in the arena."""
@@ -138,6 +142,8 @@ def patch(
         accumulate=accumulate,
         reference=before,
         output=trained_output,
+        classes=classes,
+        class_names=None if class_names is None else [name.strip() for name in class_names.split(",")],
     )
     found = look(patched)
     if found.not_run:

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tflm_zo.cli.config_file import read_config
+from tflm_zo.files import require_writable
 from tflm_zo.training.declaration import Codes, OneOf, Switch, Whole, declarations, option_name
 from tflm_zo.training.hyperparameters import REMOVED, Hyperparameters, check_names
 from tflm_zo.training.watch import explain
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tflm_zo.training.history import History
+    from tflm_zo.training.reservoir import Reservoir
+    from tflm_zo.training.trainer import Trainer
 
 IN_FILE = click.Path(dir_okay=False)
 OUT_FILE = click.Path(dir_okay=False, writable=True)
@@ -90,6 +95,37 @@ def json_option(command: Callable) -> Callable:
     return click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")(command)
 
 
+def reservoir_option(command: Callable) -> Callable:
+    """Give a command ``--reservoir``."""
+    return click.option(
+        "--reservoir",
+        type=OUT_FILE,
+        help=".npz of a few earlier samples of each class, to train on, too; made, and brought up to date afterwards.",
+    )(command)
+
+
+def open_reservoir(path: str | None, trainer: Trainer) -> Reservoir | None:
+    """Read the reservoir of ``--reservoir``, if that is given."""
+    from tflm_zo.training.reservoir import Reservoir
+
+    if path is None:
+        return None
+    require_writable(path)
+    return Reservoir(path, trainer.model)
+
+
+def fit_with_reservoir(
+    trainer: Trainer, reservoir: Reservoir | None, x: np.ndarray, y: np.ndarray | None, **options: Any
+) -> History:
+    """Train on samples and those of a reservoir, which is brought up to date if the training comes to its end."""
+    if reservoir is None:
+        return trainer.fit(x, y, **options)
+    history = trainer.fit(*reservoir.with_samples(x, y), **options)
+    if not history.interrupted:
+        reservoir.save()
+    return history
+
+
 def finish(as_json: bool, result: dict[str, Any]) -> None:
     """End a command: with ``--json`` the last line of output is its result."""
     if as_json:
@@ -114,7 +150,7 @@ def show_fit(history: History) -> dict[str, Any]:
     if shown:
         click.echo(f"learning rates: {', '.join(shown)}")
     click.echo(explain(guard))
-    return {"rates": vars(rates), "guard": vars(guard)}
+    return {"rates": vars(rates), "guard": vars(guard), "missing_classes": list(history.missing_classes)}
 
 
 def _shown(name: str, value: float) -> str:

@@ -16,10 +16,13 @@ from tflm_zo.cli.options import (
     OUT_FILE,
     config_option,
     finish,
+    fit_with_reservoir,
     hyperparameter_options,
     json_option,
     methods_by_layer,
+    open_reservoir,
     report_scores,
+    reservoir_option,
     show_fit,
 )
 from tflm_zo.errors import ZoError
@@ -93,6 +96,7 @@ def virtual_board(model: str, flash: str | None, batch_size: int, link: str | No
 @click.option("--patience", type=int, help="End after so many epochs without a lower training loss.")
 @click.option("--factory-reset", is_flag=True, help="Start from the exported weights; removes the checkpoints.")
 @click.option("--resume", is_flag=True, help="Go on with the run that the board is in; same data and options.")
+@reservoir_option
 @click.option("--checkpoints/--no-checkpoints", default=True, help="Save in the board's flash after each epoch.")
 @click.option("--timeout", default=20.0, show_default=True, help="Seconds without an answer until it is given up.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -109,6 +113,7 @@ def monitor(
     patience: int | None,
     factory_reset: bool,
     resume: bool,
+    reservoir: str | None,
     checkpoints: bool,
     timeout: float,
     quiet: bool,
@@ -133,6 +138,7 @@ def monitor(
     trainer = _trainer_of(device, seed, checkpoints)
     x, y = load_npz_samples(data) if recalibrate else load_npz_for(trainer.model, data)
     held_out = load_npz_for(trainer.model, test) if test else None
+    earlier = open_reservoir(reservoir if trains else None, trainer)
     # Before anything is changed on the board.
     if recalibrate:
         _require_recalibration(trainer, x, f"{data} has no labels y" if trains and y is None else "")
@@ -146,8 +152,8 @@ def monitor(
         trainer.engine.recalibrate(trainer.recalibration_codes(x)) if trains else trainer.recalibrate(x)
         click.echo(f"recalibrated by {len(x)} samples")
     if trains:
-        callbacks = [] if patience is None else [Patience(patience)]
-        history = trainer.fit(x, y, verbose=not quiet, resume=resume, callbacks=callbacks, **hyperparameters)
+        hyperparameters["callbacks"] = [] if patience is None else [Patience(patience)]
+        history = fit_with_reservoir(trainer, earlier, x, y, verbose=not quiet, resume=resume, **hyperparameters)
     baked = trainer.bake()
     write_model(output, baked)
     click.echo(f"{output}: {len(baked)} bytes, runs on any TFLite or TFLM")

@@ -12,10 +12,13 @@ from tflm_zo.cli.options import (
     OUT_FILE,
     config_option,
     finish,
+    fit_with_reservoir,
     hyperparameter_options,
     json_option,
     methods_by_layer,
+    open_reservoir,
     report_scores,
+    reservoir_option,
     show_fit,
 )
 from tflm_zo.errors import ZoError
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 @click.option(
     "--resume", type=IN_FILE, help="A checkpoint of an interrupted training to go on with; same samples and options."
 )
+@reservoir_option
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
 def train(
@@ -61,6 +65,7 @@ def train(
     arena_size: int | None,
     checkpoint: str | None,
     resume: str | None,
+    reservoir: str | None,
     quiet: bool,
     as_json: bool,
     method: tuple[str, ...],
@@ -74,11 +79,12 @@ def train(
     trainer = Trainer(read_model(model), seed=seed, arena_size=arena_size, engine=engine)
     x, y = load_npz_for(trainer.model, data)
     held_out = load_npz_for(trainer.model, test) if test else None
+    earlier = open_reservoir(reservoir, trainer)
     _load(trainer, checkpoint, resume, seed)
     before = trainer.evaluate(*held_out) if held_out else {}
     if method:
         hyperparameters["method"] = methods_by_layer(method)
-    history = trainer.fit(x, y, resume=bool(resume), verbose=not quiet, **hyperparameters)
+    history = fit_with_reservoir(trainer, earlier, x, y, resume=bool(resume), verbose=not quiet, **hyperparameters)
     trainer.save(output)
     last = history.epochs[-1] if history.epochs else {}
     result: dict[str, Any] = {"forward_passes": trainer.progress.passes, "interrupted": history.interrupted}

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.model.class_names import read_class_names
 from tflm_zo.model.ends import End, as_int8, input_end, output_end
 from tflm_zo.model.file import load_model
 from tflm_zo.model.graph import SHAPES_ONLY, Graph, main_graph
@@ -36,13 +37,14 @@ _SHOWN_NAMES = 8
 @dataclass(frozen=True)
 class Outputs:
     """A model's output as labels are compared with it: number of values, which of :data:`SOFTMAX`, :data:`SIGMOID` and
-    :data:`PLAIN` makes them, the tensor they are read from, and how many cells there are that have a class each (1: no
-    map)."""
+    :data:`PLAIN` makes them, the tensor they are read from, how many cells there are that have a class each (1: no
+    map), and names of the classes, if the model carries some."""
 
     count: int
     ending: str
     end: End
     cells: int = 1
+    names: tuple[str, ...] = ()
 
     @property
     def units(self) -> int:
@@ -65,8 +67,8 @@ class Outputs:
         return np.inf if self.quantization is None else 255 * self.quantization.scale
 
 
-def outputs_of(graph: Graph, end: End) -> Outputs:
-    """Return what labels are compared with at the output ``end``."""
+def outputs_of(graph: Graph, end: End, names: tuple[str, ...] = ()) -> Outputs:
+    """Return what labels are compared with at the output ``end``, by classes of these ``names``."""
     made = end.outer.index if end.inner is None else end.inner.index
     maker = next((op for op in graph.operators if made in op.outputs), None)
     while maker is not None and maker.name in SHAPES_ONLY:
@@ -76,7 +78,7 @@ def outputs_of(graph: Graph, end: End) -> Outputs:
     shape = graph.tensors[made].shape
     # Several sigmoids a cell are a detector's, each a question of its own.
     classes = ending == SOFTMAX or (ending == SIGMOID and shape[-1:] == (1,))
-    return Outputs(int(np.prod(end.shape)), ending, end, map_cells(shape) if classes else 1)
+    return Outputs(int(np.prod(end.shape)), ending, end, map_cells(shape) if classes else 1, names)
 
 
 def plain_ends(model: bytes, output: str | int | None = None) -> tuple[End, Outputs]:
@@ -88,7 +90,8 @@ def plain_ends(model: bytes, output: str | int | None = None) -> tuple[End, Outp
     tree = load_model(model)
     require_one_input(tree)
     graph = main_graph(tree)
-    return input_end(graph), outputs_of(graph, output_end(graph, graph.outputs[choose_output(tree, output)]))
+    end = output_end(graph, graph.outputs[choose_output(tree, output)])
+    return input_end(graph), outputs_of(graph, end, read_class_names(tree))
 
 
 @dataclass(frozen=True)
@@ -203,8 +206,14 @@ def _values(rows: np.ndarray, outputs: Outputs) -> np.ndarray:
 
 
 def _named(y: np.ndarray, outputs: Outputs) -> tuple[np.ndarray, str]:
-    """Class indices of names, in the order of the alphabet, and what to tell of it."""
+    """Class indices of names: those that the model carries, else in the order of the alphabet; and what to tell of it."""
     names, indices = np.unique(y.astype(str), return_inverse=True)
+    if outputs.names:
+        unknown = [name for name in names if name not in outputs.names]
+        if unknown:
+            raise ZoError(f"y has the name {unknown[0]!r}, but the model's classes are: {', '.join(outputs.names)}")
+        numbers = np.array([outputs.names.index(name) for name in names])
+        return numbers[indices].reshape(y.shape), ""
     shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
     if len(names) != outputs.classes:
         raise ZoError(

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.model.class_names import write_class_names
 from tflm_zo.model.ends import TO_INT8, described, input_end
 from tflm_zo.model.file import damage_reported, load_model, save_model
 from tflm_zo.model.graph import main_graph
@@ -22,6 +24,7 @@ from tflm_zo.patching.loss_path import closed_forms, find_loss_end, missing_head
 from tflm_zo.patching.output_layers import layers_of_output
 from tflm_zo.patching.patcher import Patcher
 from tflm_zo.patching.selection import select
+from tflm_zo.patching.widen import widen
 
 
 def patch(
@@ -33,6 +36,8 @@ def patch(
     accumulate: bool = False,
     reference: np.ndarray | None = None,
     output: str | int | None = None,
+    classes: int | str | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> bytes:
     """Return ``model`` with training ops and its trainable weights in the arena.
 
@@ -52,7 +57,9 @@ def patch(
     spread of each channel go into the model, so that the adapter can be recalibrated without labels
     (:meth:`~tflm_zo.training.trainer.Trainer.recalibrate`). ``output``: name or place of the output that the loss is
     taken of, if the model has several; only layers that lead to it alone are trained, so the others stay as they are.
-    On a map (FOMO, segmentation) cross-entropy is the mean over its cells, each of which has a class.
+    On a map (FOMO, segmentation) cross-entropy is the mean over its cells, each of which has a class. ``classes``: how
+    many classes the model is to have, or "+N" for N more, which come last (:mod:`tflm_zo.patching.widen`);
+    ``class_names``: a name for each class, which the model carries from there; more names than classes make more.
 
     The result has inputs ``zo/command`` (int32[20]) and ``zo/target`` behind the model's own, and output ``zo/report``
     (int32[8]) behind the one that is trained, which comes first; other outputs of the model follow. Until it is trained
@@ -74,7 +81,11 @@ def patch(
         require_one_input(tree)
         state = read_state(tree)
         state.require_tensors()
+        widened = _add_classes(tree, loss, output, classes, class_names)
         patcher = _patcher(tree, trainable, loss, output, accumulate=accumulate, reference=before)
+        head = patcher.end.head
+        if widened and head is not None and head.ordinal not in patcher.selection.weights:
+            raise ZoError(f"a new class is learned by layer {head.name}: name it in --trainable, too")
         patcher.run(state.tensors)
         return save_model(tree)
 
@@ -101,6 +112,26 @@ def _patcher(
     why = "" if exact else missing_head(tree, layers, end)
     selection = select(layers, trainable, frozenset(exact), end.head, why)
     return Patcher(tree, layers, selection, end, closed, accumulate=accumulate, reference=reference)
+
+
+def _add_classes(
+    tree: Any, loss: str, output: str | int | None, classes: int | str | None, names: Sequence[str] | None
+) -> bool:
+    """Widen a model to so many classes, and give them names; returns whether there are more than before."""
+    if classes is None and names is None:
+        return False
+    place = choose_output(tree, output)
+    end = find_loss_end(tree, layers_of_output(tree, trainable_layers(tree), place), loss, place)
+    present = count = end.outputs
+    if classes is None and names is not None and len(names) > count:
+        classes = len(names)
+    if classes is not None:
+        count = widen(tree, end, classes)
+    if names is not None:
+        if len(names) != count:
+            raise ZoError(f"there are {len(names)} class names for {count} classes: give one for each")
+        write_class_names(tree, names)
+    return count > present
 
 
 def _reference_statistics(tree: Any, x: np.ndarray) -> ChannelStatistics:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tflm_zo.errors import ZoError
+from tflm_zo.model.class_names import read_class_names
 from tflm_zo.model.ends import End, input_end, output_end
 from tflm_zo.model.file import constant, load_model, shape_of, tensor_name
 from tflm_zo.model.graph import main_graph
@@ -187,7 +188,7 @@ def read_patched(data: bytes) -> PatchedModel:
         states={int(first.inputs[state.input]): int(state.bytes) for state in options.states},
         input=input_end(described),
         output=output,
-        outputs=outputs_of(described, output),
+        outputs=outputs_of(described, output, read_class_names(tree)),
         target_shape=shape_of(graph.tensors[graph.inputs[ModelInput.TARGET_INPUT]]),
     )
 

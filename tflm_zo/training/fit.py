@@ -24,6 +24,7 @@ from tflm_zo.training.history import History
 from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.interrupt import interruptible
 from tflm_zo.training.keeping import Keeping
+from tflm_zo.training.new_classes import classes_in, known_but_missing, start_classes, unknown_classes
 from tflm_zo.training.probing import passes_to_measure
 from tflm_zo.training.rates import Rates, under_guard
 from tflm_zo.training.recipe import make_recipe
@@ -44,7 +45,8 @@ class Listeners:
 
 class Fit:
     """A fit of ``samples`` with ``hyper`` by ``engine``; ``session`` and ``keeping`` are the trainer's, and go from fit
-    to fit. Raises :class:`ZoError` for hyperparameters that do not fit the model."""
+    to fit. ``missing_classes``: known to the model, but not among the samples. Raises :class:`ZoError` for
+    hyperparameters that do not fit the model."""
 
     def __init__(
         self, engine: Engine, session: Session, keeping: Keeping, samples: Labelled, hyper: Hyperparameters
@@ -52,6 +54,9 @@ class Fit:
         self._engine, self._session, self._keeping = engine, session, keeping
         self._samples, self._hyper = samples, hyper
         self._recipe = make_recipe(engine.model, hyper)
+        present, self._unknown = classes_in(engine.model, samples), unknown_classes(engine)
+        self._new = present & self._unknown
+        self.missing_classes = known_but_missing(engine.model, present, self._unknown)
         self._watch = self._make_watch()
         self._history = History()
         self._run = 0
@@ -61,7 +66,7 @@ class Fit:
         before = self._engine.executions()
         plan = self._begin(resume)
         self._find_rates(plan)
-        self._history = History(rates=self._session.progress.rates or Rates())
+        self._history = History(rates=self._session.progress.rates or Rates(), missing_classes=self.missing_classes)
         self._session.watch = self._watch
         self._configure(plan)
         with interruptible() as interrupt, ProgressBar(plan.total_passes, listeners.shown) as bar:
@@ -105,7 +110,8 @@ class Fit:
 
         def divided(share: float | None) -> Watch:
             phases = divide(labels, len(codes), share, self._hyper.passes, self._session.seed)
-            return Watch(phases, codes, targets, labels, loss.classes)
+            # Nothing can be forgotten of outputs that stand for no class yet.
+            return Watch(phases, codes, targets, labels, loss.classes - len(self._unknown - self._new), self._new)
 
         watch = divided(self._hyper.holdout if loss.needs_labels else 0.0)
         if watch.guards:
@@ -134,6 +140,7 @@ class Fit:
             session.progress = Progress(step=session.progress.step)
             session.forget_watch()
             self._keeping.forget()
+            start_classes(self._engine, self._new, self._unknown)
         session.samples = self._samples_name
         return plan
 

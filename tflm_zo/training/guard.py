@@ -44,6 +44,9 @@ ENOUGH_FOR_LOSSES = 60
 # Samples are uneven if one class has more than _UNEVEN times as many as the classes have in the mean. Then the mean of
 # the classes' errors must be better by _DEMAND_OF_UNEVEN standard errors.
 _UNEVEN, _DEMAND_OF_UNEVEN = 1.5, 1.5
+# A start that lacks a class is no answer, so where a training adds one the mean of the classes' errors may be worse by so
+# many standard errors, which is less than can be told from chance.
+_LEAVE_FOR_NEW = 1.0
 # For classes without samples, which cannot be judged: the part of their right answers that a fit is assumed to lose.
 _FORGOTTEN = 0.5
 # Weights that are worse than the best ones by so many standard errors show that the fit has passed its best point.
@@ -127,9 +130,9 @@ class Comparison:
 
     ``gain``: how much lower the errors of the second are in the mean, ``deviation``: the standard error of that, and
     the same of the losses; ``gain_of_right``: how much larger its part of right answers (0 without ``classes``);
-    ``balanced_gain`` and ``balanced_deviation``: as ``gain`` and ``deviation``, with classes counting alike; the
-    deviation is 0 where the samples have about as many of each. Of a class of which there is no sample it is taken that
-    training forgets it for half of the samples that the first answers right.
+    ``balanced_gain``: as ``gain``, with classes counting alike, and ``balanced_demand``: how large it must be. Of a
+    class of which there is no sample it is taken that training forgets it for half of the samples that the first
+    answers right.
     """
 
     gain: float
@@ -138,7 +141,7 @@ class Comparison:
     loss_deviation: float
     gain_of_right: float
     balanced_gain: float
-    balanced_deviation: float
+    balanced_demand: float
     samples: int
     classes: bool
 
@@ -150,8 +153,7 @@ class Comparison:
         """
         if not self.gain > 0:
             return False
-        # Rare classes have few judges, which must be sure all the same.
-        if not self.balanced_gain >= _DEMAND_OF_UNEVEN * self.balanced_deviation:
+        if not self.balanced_gain >= self.balanced_demand:
             return False
         more_right = self.gain_of_right > 0 or not self.classes
         if self.gain > demand * self.deviation and more_right:
@@ -164,23 +166,36 @@ class Comparison:
         return -self.gain > demand * self.deviation
 
 
-def compare(before: Scores, after: Scores, labels: np.ndarray | None, classes: int = 0) -> Comparison:
+def compare(
+    before: Scores,
+    after: Scores,
+    labels: np.ndarray | None,
+    classes: int = 0,
+    new: frozenset[int] = frozenset(),
+) -> Comparison:
     """Compare two sets of weights on the same samples with ``labels`` (n,), None without classes.
 
-    ``classes``: how many classes the model has, if more than there are among the labels.
+    ``classes``: how many classes the model has, if more than there are among the labels; ``new``: those of them that it
+    did not know at first. How well it answered at first is told by the others alone.
     """
     count = len(before.errors)
     difference, of_losses = before.errors - after.errors, before.losses - after.losses
     gain = float(np.mean(difference))
-    balanced, balanced_deviation, right = gain, 0.0, 0.0
+    balanced, demand, right = gain, 0.0, 0.0
     if labels is not None:
         present, counts = np.unique(labels, return_counts=True)
         every = max(classes, len(present))
         gains = [float(np.mean(difference[labels == c])) for c in present]
-        known = 0.0 if before.right is None else float(np.mean(before.right))
+        old = ~np.isin(labels, list(new))
+        known = 0.0 if before.right is None else float(np.mean(before.right[old])) if np.any(old) else 1.0
         balanced = (sum(gains) - (every - len(present)) * _FORGOTTEN * known) / every
-        if every > len(present) or counts.max() > _UNEVEN * counts.mean():
-            balanced_deviation = float(np.std(difference)) * math.sqrt(float(np.sum(1.0 / counts))) / every
+        spread = math.sqrt(float(np.sum(1.0 / counts))) / every
+        if every > len(present) or (not new and counts.max() > _UNEVEN * counts.mean()):
+            # Rare classes have few judges, which must be sure all the same.
+            demand = _DEMAND_OF_UNEVEN * float(np.std(difference)) * spread
+        elif new:
+            within = difference - np.array(gains)[np.searchsorted(present, labels)]
+            demand = -_LEAVE_FOR_NEW * float(np.std(within)) * spread
     if before.right is not None and after.right is not None:
         right = float(np.mean(after.right.astype(np.float64) - before.right))
     return Comparison(
@@ -190,7 +205,7 @@ def compare(before: Scores, after: Scores, labels: np.ndarray | None, classes: i
         _standard_error(of_losses),
         right,
         balanced,
-        balanced_deviation,
+        demand,
         count,
         after.right is not None,
     )
@@ -203,12 +218,20 @@ def _standard_error(values: np.ndarray) -> float:
 class Guard:
     """The best weights of a fit, by the scores of samples that did not make them.
 
-    ``labels``: their classes (n,), None without classes; ``classes``: how many the model has. ``best``: scores of the
-    best weights so far, at first of those that the fit began with.
+    ``labels``: their classes (n,), None without classes; ``classes``: how many the model has; ``new``: those that it
+    did not know when the fit began. ``best``: scores of the best weights so far, at first of those that the fit began
+    with.
     """
 
-    def __init__(self, labels: np.ndarray | None, best: Scores, best_is_start: bool = True, classes: int = 0) -> None:
-        self._labels, self._classes = labels, classes
+    def __init__(
+        self,
+        labels: np.ndarray | None,
+        best: Scores,
+        best_is_start: bool = True,
+        classes: int = 0,
+        new: frozenset[int] = frozenset(),
+    ) -> None:
+        self._labels, self._classes, self._new = labels, classes, new
         self.best = best
         self.best_is_start = best_is_start
         # Whether the weights judged last are worse than the best by more than chance.
@@ -225,7 +248,7 @@ class Guard:
         The start must be beaten beyond chance (:meth:`Comparison.better`); later ones must be no worse in anything.
         """
         # What classes without samples are assumed to lose counts against the start only: they lose it once.
-        found = compare(self.best, now, self._labels, self._classes if self.best_is_start else 0)
+        found = compare(self.best, now, self._labels, self._classes if self.best_is_start else 0, self._new)
         self.fading = found.worse(_FADING)
         if self.best_is_start:
             demand = _BETTER + _FEW_SAMPLES / max(found.samples, 1)

@@ -20,11 +20,13 @@ class History:
     a sample. Both are 0 in the simulator, which does not count them.
 
     ``rates`` are the learning rates that the fit measured or was given, ``guard`` says what kept the model from getting
-    worse (:class:`~tflm_zo.training.watch.Outcome`)."""
+    worse (:class:`~tflm_zo.training.watch.Outcome`). ``missing_classes`` are those that the model knew and the samples
+    left out, in order."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     interrupted: bool = False
     rates: Rates = field(default_factory=Rates)
     guard: Outcome = field(default_factory=Outcome)
+    missing_classes: tuple[int, ...] = ()
     layer_executions: int = field(default=0, compare=False)
     saved_executions: int = field(default=0, compare=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tflm_zo.errors import ZoError
+from tflm_zo.errors import ZoError, warn_of_data
 from tflm_zo.model.storage import read_model
 from tflm_zo.ops.options import KIND_RESIDUAL, KIND_WEIGHTS
 from tflm_zo.patching.bake import bake
@@ -25,6 +25,7 @@ from tflm_zo.training.fit import Fit, Listeners
 from tflm_zo.training.history import History
 from tflm_zo.training.hyperparameters import Hyperparameters
 from tflm_zo.training.keeping import Keeping, StoreKeeping
+from tflm_zo.training.new_classes import missing_notes
 from tflm_zo.training.samples import labelled
 from tflm_zo.training.session import Session
 from tflm_zo.training.training_state import Progress, Snapshot
@@ -101,7 +102,8 @@ class Trainer:
         :class:`~tflm_zo.training.hyperparameters.Hyperparameters` explains.
 
         Ctrl-C ends the training after the batch in work. A fit in the simulator ends with a look, where TFLM is
-        installed, whether it gives the same outputs. Raises :class:`ZoError` for unusable arguments.
+        installed, whether it gives the same outputs. Warns (:class:`~tflm_zo.errors.DataWarning`) of classes that the model knows and the
+        samples leave out. Raises :class:`ZoError` for unusable arguments.
         """
         unknown = set(hyperparameters) - {f.name for f in fields(Hyperparameters)}
         if unknown:
@@ -113,6 +115,7 @@ class Trainer:
             verbose,
         )
         fit = Fit(self.engine, self._session, self._keeping, samples, Hyperparameters(**hyperparameters))
+        warn_of_data(missing_notes(self.model, fit.missing_classes))
         return fit.run(listeners, resume)
 
     def recalibrate(self, x: np.ndarray) -> None:

@@ -104,7 +104,7 @@ def explain(outcome: Outcome) -> str:
 
 class Watch:
     """The guard of one fit on samples ``codes`` (n, ...) with ``targets`` (n, ...) and ``labels`` (n,) or None, of
-    ``classes``."""
+    ``classes``, some of them ``new`` to the model."""
 
     def __init__(
         self,
@@ -113,9 +113,10 @@ class Watch:
         targets: np.ndarray,
         labels: np.ndarray | None,
         classes: int = 0,
+        new: frozenset[int] = frozenset(),
     ) -> None:
         self._phases = phases
-        self._codes, self._targets, self._classes = codes, targets, classes
+        self._codes, self._targets, self._classes, self.new = codes, targets, classes, new
         self._judges = np.concatenate([phase.judges for phase in phases])
         self._labels = None if labels is None else labels[self._judges]
         self._trial: list[Scores] = []
@@ -174,7 +175,7 @@ class Watch:
         if not self.guards:
             return
         start = self._score(fit, self._judges)
-        self.guard = Guard(self._labels, start, classes=self._classes)
+        self.guard = Guard(self._labels, start, classes=self._classes, new=self.new)
         self.outcome.error_before = float(np.mean(start.errors))
         self.outcome.kept = "start"
         self.finished = not self.guard.can_gain
@@ -264,6 +265,8 @@ def state_of(watch: Watch) -> WatchState:
     """Return what :func:`restore` needs."""
     values = {name: getattr(watch, name) for name in _COUNTERS}
     state = WatchState({**values, "finished": watch.finished, "outcome": dict(vars(watch.outcome))})
+    if watch.new:
+        state.values["new"] = sorted(watch.new)
     if watch.guard is not None:
         state.values["best_is_start"] = watch.guard.best_is_start
         _put(state, "best", watch.guard.best)
@@ -286,10 +289,13 @@ def restore(watch: Watch, state: WatchState) -> None:
         )
     for name, kind in _COUNTERS.items():
         setattr(watch, name, kind(state.values[name]))
+    # The weights of an unfinished fit no longer tell which classes were new to its start.
+    watch.new = frozenset(state.values.get("new", ()))
     watch.finished = bool(state.values["finished"])
     watch.outcome = Outcome(**state.values["outcome"])
     if "best_is_start" in state.values:
-        watch.guard = Guard(watch._labels, _get(state, "best"), bool(state.values["best_is_start"]), watch._classes)
+        start = bool(state.values["best_is_start"])
+        watch.guard = Guard(watch._labels, _get(state, "best"), start, watch._classes, watch.new)
     watch._trial = [_get(state, f"trial/{n}") for n in range(watch.phase) if f"trial/{n}/errors" in state.arrays]
 
 
@@ -299,6 +305,8 @@ def check_state(state: WatchState) -> None:
     if not (0 <= float(values["factor"]) <= 1 and 0 <= int(values["phase"]) <= 2 and int(values["spent"]) >= 0):
         raise ValueError("guard")
     if not isinstance(values["finished"], bool):
+        raise ValueError("guard")
+    if not all(isinstance(number, int) for number in values.get("new", ())):
         raise ValueError("guard")
     Outcome(**values["outcome"])
     for name in state.arrays:
