@@ -44,8 +44,8 @@ ENOUGH_FOR_LOSSES = 60
 # Samples are uneven if one class has more than _UNEVEN times as many as the classes have in the mean. Then the mean of
 # the classes' errors must be better by _DEMAND_OF_UNEVEN standard errors.
 _UNEVEN, _DEMAND_OF_UNEVEN = 1.5, 1.5
-# A start that lacks a class is no answer, so where a training adds one the mean of the classes' errors may be worse by so
-# many standard errors, which is less than can be told from chance.
+# A start that lacks a class is no answer, so where a training adds one the mean of the classes' errors may be worse by
+# so many standard errors, which is less than can be told from chance.
 _LEAVE_FOR_NEW = 1.0
 # For classes without samples, which cannot be judged: the part of their right answers that a fit is assumed to lose.
 _FORGOTTEN = 0.5
