@@ -206,12 +206,12 @@ def _values(rows: np.ndarray, outputs: Outputs) -> np.ndarray:
 
 
 def _named(y: np.ndarray, outputs: Outputs) -> tuple[np.ndarray, str]:
-    """Class indices of names: those that the model carries, else in the order of the alphabet; and what to tell of it."""
+    """Class indices of names, those that the model carries or in the order of the alphabet, and what to tell of it."""
     names, indices = np.unique(y.astype(str), return_inverse=True)
     if outputs.names:
         unknown = [name for name in names if name not in outputs.names]
         if unknown:
-            raise ZoError(f"y has the name {unknown[0]!r}, but the model's classes are: {', '.join(outputs.names)}")
+            raise ZoError(f"y has the name '{unknown[0]}', but the model's classes are: {', '.join(outputs.names)}")
         numbers = np.array([outputs.names.index(name) for name in names])
         return numbers[indices].reshape(y.shape), ""
     shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")

@@ -63,8 +63,9 @@ def patch(
 
     The result has inputs ``zo/command`` (int32[20]) and ``zo/target`` behind the model's own, and output ``zo/report``
     (int32[8]) behind the one that is trained, which comes first; other outputs of the model follow. Until it is trained
-    it computes what ``model`` computes, byte for byte; what the model carries from pass to pass, such as the state of
-    an LSTM, is cleared in each. Raises :class:`ZoError` if the model or a choice cannot be used.
+    it computes what ``model`` computes, byte for byte (with more classes: the logits of those that it had); what the
+    model carries from pass to pass, such as the state of an LSTM, is cleared in each. Raises :class:`ZoError` if the
+    model or a choice cannot be used.
     """
     tree = load_model(model)
     if is_patched(tree):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """More classes: a wider head and output, with outputs that stand for nothing until samples of them come.
 
-The new outputs' weights are 0 and their biases so low that they are never the largest, so a model answers as before. A
-training gives those that it has samples of a start (:mod:`tflm_zo.training.new_classes`); the others stay spare.
+The new outputs' weights are 0 and their biases so low that they are never the largest, so a model answers as before: the
+other logits stay as they are, and where int8 logits reach far enough down, so do their probabilities. A training gives
+those that it has samples of a start (:mod:`tflm_zo.training.new_classes`); the others stay spare.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def wanted_classes(classes: int | str, present: int) -> int:
 def widen(tree: Any, end: LossEnd, classes: int | str) -> int:
     """Give a model's head and output more classes, in place; returns how many there are then.
 
-    ``end``: where its loss is taken; ``classes``: as for :func:`wanted_classes`. Raises :class:`ZoError` if the head has no
-    gradient in closed form or no bias, is that of a sigmoid unit or of a regression, or if something other than
-    softmax or sigmoid comes behind it.
+    ``end``: where its loss is taken; ``classes``: as for :func:`wanted_classes`. Raises :class:`ZoError` if the head
+    has no gradient in closed form or no bias, is that of a sigmoid unit or of a regression, or if something other
+    than softmax or sigmoid comes behind it.
     """
     head = _widenable_head(end)
     count = wanted_classes(classes, end.outputs)

@@ -69,7 +69,7 @@ def unknown_classes(engine: Engine) -> frozenset[int]:
     head = _head_of(engine.model)
     if head is None or not any(_is_zero(head, head.weights.initial)):
         return frozenset()
-    snapshot = engine.read()
+    snapshot = _copy_of_weights(engine)
     rows = head.rows(snapshot)
     zero = _is_zero(head, snapshot.values[head.weights.index])
     found = set(np.flatnonzero(zero).tolist())
@@ -80,6 +80,12 @@ def unknown_classes(engine: Engine) -> frozenset[int]:
             if np.array_equal(head.rows(snapshot)[number], rows[number]):
                 found.add(number)
     return frozenset(found)
+
+
+def _copy_of_weights(engine: Engine) -> Snapshot:
+    """The present weights, to be changed."""
+    found = engine.read()
+    return Snapshot([np.array(values) for values in found.values], found.moments)
 
 
 def _is_zero(head: _Head, weights: np.ndarray) -> np.ndarray:
@@ -100,7 +106,7 @@ def start_classes(engine: Engine, classes: frozenset[int], unknown: frozenset[in
     head = _head_of(engine.model)
     if head is None or not classes:
         return
-    snapshot = engine.read()
+    snapshot = _copy_of_weights(engine)
     rows = head.rows(snapshot)
     mean = _mean(rows, [i for i in range(len(rows)) if i not in unknown])
     for number in sorted(classes):
@@ -126,6 +132,6 @@ def missing_notes(model: PatchedModel, missing: tuple[int, ...]) -> list[str]:
     named = [class_label(model.outputs.names, number) for number in missing]
     some = ", ".join(named[:_SHOWN]) + (", ..." if len(named) > _SHOWN else "")
     return [
-        f"no samples of class{'es' if len(named) > 1 else ''} {some}, which the model knows: training on others makes it "
-        "forget them; add a few samples of each (--reservoir keeps some from training to training)"
+        f"no samples of class{'es' if len(named) > 1 else ''} {some}, which the model knows: training on others makes "
+        "it forget them; add a few samples of each (--reservoir keeps some from training to training)"
     ][: len(named)]

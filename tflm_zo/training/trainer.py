@@ -102,8 +102,8 @@ class Trainer:
         :class:`~tflm_zo.training.hyperparameters.Hyperparameters` explains.
 
         Ctrl-C ends the training after the batch in work. A fit in the simulator ends with a look, where TFLM is
-        installed, whether it gives the same outputs. Warns (:class:`~tflm_zo.errors.DataWarning`) of classes that the model knows and the
-        samples leave out. Raises :class:`ZoError` for unusable arguments.
+        installed, whether it gives the same outputs. Warns (:class:`~tflm_zo.errors.DataWarning`) of classes that the
+        model knows and the samples leave out. Raises :class:`ZoError` for unusable arguments.
         """
         unknown = set(hyperparameters) - {f.name for f in fields(Hyperparameters)}
         if unknown:
