@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """More classes: a wider head and output, with outputs that stand for nothing until samples of them come.
 
-The new outputs' weights are 0 and their biases so low that they are never the largest, so a model answers as before: the
-other logits stay as they are, and where int8 logits reach far enough down, so do their probabilities. A training gives
-those that it has samples of a start (:mod:`tflm_zo.training.new_classes`); the others stay spare.
+The new outputs' weights are 0 and their biases so low that they are never the largest, so a model answers as before:
+the other logits stay as they are, and where int8 logits reach far enough down, so do their probabilities. A training
+gives those that it has samples of a start (:mod:`tflm_zo.training.new_classes`); the others stay spare.
 """
 
 from __future__ import annotations
