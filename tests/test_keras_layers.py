@@ -20,10 +20,7 @@ pytestmark = pytest.mark.slow
 
 REFUSED = {
     "ELU": "hard_swish",
-    "GRU": "reset_after=False",
-    "LSTM": "unroll=True",
     "LayerNormalization": "BatchNormalization",
-    "SimpleRNN": "unroll=True",
     "UpSampling1D": "Conv1DTranspose",
     "UpSampling2D": "bilinear",
     "gelu": "hard_swish",

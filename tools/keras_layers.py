@@ -43,7 +43,7 @@ def _recurrent(kind: str, **options: Any) -> Build:
 
 
 def _bidirectional(keras: Any, x: Any) -> Any:
-    return keras.layers.Bidirectional(keras.layers.LSTM(4, unroll=True))(x)
+    return keras.layers.Bidirectional(keras.layers.LSTM(4))(x)
 
 
 def _time_distributed(keras: Any, x: Any) -> Any:
@@ -112,13 +112,11 @@ CASES = (
     Case("Reshape", "image", _layer("Reshape", target_shape=(16, 16))),
     Case("Permute", "image", _layer("Permute", dims=(3, 1, 2))),
     Case("Dropout", "image", _layer("Dropout", rate=0.5)),
-    Case("LSTM, unroll=True", "sequence", _recurrent("LSTM", unroll=True)),
     Case("LSTM", "sequence", _recurrent("LSTM")),
-    Case("GRU, unroll=True, reset_after=False", "sequence", _recurrent("GRU", unroll=True, reset_after=False)),
     Case("GRU", "sequence", _recurrent("GRU")),
-    Case("SimpleRNN, unroll=True", "sequence", _recurrent("SimpleRNN", unroll=True)),
+    Case("GRU, reset_after=False", "sequence", _recurrent("GRU", reset_after=False)),
     Case("SimpleRNN", "sequence", _recurrent("SimpleRNN")),
-    Case("Bidirectional, unroll=True", "sequence", _bidirectional),
+    Case("Bidirectional", "sequence", _bidirectional),
     Case("TimeDistributed", "sequence", _time_distributed),
     Case("Attention", "sequence", _attention),
     Case("MultiHeadAttention", "sequence", _multi_head),

@@ -8,11 +8,8 @@ import re
 LOOP_REMEDY = "the model has a loop: build recurrent layers with unroll=True, and leave out loops of your own"
 _OTHERWISE = "replace it, or do its work outside the model"
 
-# By a word of the message, a layer's type or an operator's name: the first that is in it counts. With reset_after, a
-# GRU splits a constant, which TensorFlow's converter leaves in float now and then.
+# By a word of the message, a layer's type or an operator's name: the first that is in it counts.
 _REMEDIES = (
-    ("GRU|GRUCell", "make it with unroll=True, reset_after=False"),
-    ("LSTM|LSTMCell|SimpleRNN|SimpleRNNCell|RNN|Bidirectional", "make it with unroll=True"),
     (
         "LayerNormalization|GroupNormalization|UnitNormalization",
         "BatchNormalization becomes a part of the layer before",
