@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tflm_zo.board.boards import find_board
+from tflm_zo.board.library_model import library_model
 from tflm_zo.board.memory import DEFAULT_BATCH, arena_size, batch_bytes
 from tflm_zo.board.model_ops import model_ops
 from tflm_zo.board.sketch_files import (
@@ -22,7 +23,7 @@ from tflm_zo.board.sketch_files import (
     readme,
 )
 from tflm_zo.board.sources import device_folder, device_sources
-from tflm_zo.board.tflm_libraries import TflmLibrary, find_library
+from tflm_zo.board.tflm_libraries import find_library
 from tflm_zo.errors import ZoError
 from tflm_zo.files import write_atomic
 from tflm_zo.model.file import load_model
@@ -37,13 +38,15 @@ DEFAULT_EXAMPLE = "Learner"
 
 @dataclass(frozen=True)
 class Export:
-    """What an export wrote, and the sizes in it (bytes)."""
+    """What an export wrote, and the sizes in it (bytes); ``replaced``: tensors that other layers compute in the
+    library than in the model that was given (:func:`tflm_zo.board.library_model.library_model`)."""
 
     files: tuple[str, ...]
     model_bytes: int
     arena_bytes: int
     batch_bytes: int
     ops: tuple[str, ...]
+    replaced: tuple[str, ...]
 
 
 def example_names() -> list[str]:
@@ -67,8 +70,10 @@ def export_sketch(
     batch_size: the most samples that a training step may have on the board. example: the program, one of
     :func:`example_names`.
 
-    Raises :class:`ZoError` if the model is not patched, has an op that the library lacks, or the folder's name is
-    none for a sketch.
+    Layers that the library's kernels would compute otherwise than the host are replaced by equal ones.
+
+    Raises :class:`ZoError` if the model is not patched, has an op that the library lacks or would compute otherwise
+    than the host, or the folder's name is none for a sketch.
     """
     target = Path(folder)
     name = target.resolve().name
@@ -78,7 +83,7 @@ def export_sketch(
             "first"
         )
     device, library = find_board(board), find_library(tflm_library)
-    model_files, export = _model_files(model, library, batch_size)
+    model_files, export = _model_files(model, tflm_library, batch_size)
     program = _example(example)
     files = {f"{_SOURCES}/{path}": data for path, data in device_sources().items()}
     files[_HEADER] = (device_folder("micro_app") / _HEADER).read_bytes()
@@ -108,7 +113,7 @@ def export_library(
         files[path] = (origin / path).read_bytes()
     files["library.properties"] = files["library.properties"].replace(b"@version@", version("tflm-zo").encode())
     if model is not None:
-        model_files, _ = _model_files(model, find_library(tflm_library), batch_size)
+        model_files, _ = _model_files(model, tflm_library, batch_size)
         for example in example_names():
             files |= {f"examples/{example}/{p}": data for p, data in (_example(example) | model_files).items()}
     _write(Path(folder), files)
@@ -122,13 +127,17 @@ def _example(name: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
-def _model_files(model: bytes, library: TflmLibrary, batch_size: int) -> tuple[dict[str, bytes], Export]:
+def _model_files(model: bytes, tflm_library: str, batch_size: int) -> tuple[dict[str, bytes], Export]:
     """The files that are written for one model, and their sizes."""
     if not 1 <= batch_size <= 4096:
         raise ZoError(f"batch_size is {batch_size}: it must be from 1 to 4096")
-    patched = read_patched(model)
+    read_patched(model)  # refuses what is not patched, before anything else is said of it
+    library = find_library(tflm_library)
+    model_ops(load_model(model), library.recent)  # an operator that it lacks is of more interest than its kernels
+    converted = library_model(model, tflm_library)
+    patched = read_patched(converted.data)
     parts = split(patched.data)
-    ops = model_ops(load_model(model), library.recent)
+    ops = model_ops(load_model(patched.data), library.recent)
     arena = arena_size(patched.data, parts, library.recent)
     batch = batch_bytes(patched, parts, batch_size)
     files = {
@@ -138,7 +147,7 @@ def _model_files(model: bytes, library: TflmLibrary, batch_size: int) -> tuple[d
         "tflm_library.h": library_header(library).encode(),
     }
     names = (*ops.builtin, *(op.registration for op in ops.training))
-    return files, Export(tuple(sorted(files)), len(patched.data), arena, batch, names)
+    return files, Export(tuple(sorted(files)), len(patched.data), arena, batch, names, converted.replaced)
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
