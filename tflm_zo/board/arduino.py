@@ -12,6 +12,7 @@ from pathlib import Path
 from tflm_zo.board.boards import find_board
 from tflm_zo.board.library_model import library_model
 from tflm_zo.board.memory import DEFAULT_BATCH, arena_size, batch_bytes
+from tflm_zo.board.memory_plan import plan_memory
 from tflm_zo.board.model_ops import model_ops
 from tflm_zo.board.sketch_files import (
     BY_LIBRARY,
@@ -62,18 +63,19 @@ def export_sketch(
     tflm_library: str = "chirale",
     batch_size: int = DEFAULT_BATCH,
     example: str = DEFAULT_EXAMPLE,
+    force: bool = False,
 ) -> Export:
     """Write a sketch that runs and trains the patched ``model`` into ``folder`` (made if it is missing).
 
     The folder's name becomes the sketch's; the IDE opens it, ``arduino-cli`` compiles it, with nothing to install
     but the board's core and the TFLM library. Files of an earlier export are replaced, others left alone.
     batch_size: the most samples that a training step may have on the board. example: the program, one of
-    :func:`example_names`.
+    :func:`example_names`. force: also if the plan says that the model does not fit the board.
 
     Layers that the library's kernels would compute otherwise than the host are replaced by equal ones.
 
     Raises :class:`ZoError` if the model is not patched, has an op that the library lacks or would compute otherwise
-    than the host, or the folder's name is none for a sketch.
+    than the host, does not fit the board, or the folder's name is none for a sketch.
     """
     target = Path(folder)
     name = target.resolve().name
@@ -84,6 +86,8 @@ def export_sketch(
         )
     device, library = find_board(board), find_library(tflm_library)
     model_files, export = _model_files(model, tflm_library, batch_size)
+    if not force:
+        _require_room(model, board, tflm_library, batch_size)
     program = _example(example)
     files = {f"{_SOURCES}/{path}": data for path, data in device_sources().items()}
     files[_HEADER] = (device_folder("micro_app") / _HEADER).read_bytes()
@@ -118,6 +122,15 @@ def export_library(
             files |= {f"examples/{example}/{p}": data for p, data in (_example(example) | model_files).items()}
     _write(Path(folder), files)
     return tuple(sorted(files))
+
+
+def _require_room(model: bytes, board: str, tflm_library: str, batch_size: int) -> None:
+    plan = plan_memory(model, board, tflm_library=tflm_library, batch_size=batch_size)
+    if not plan.fits:
+        raise ZoError(
+            f"it does not fit: RAM {plan.ram_used} of {plan.board.ram} bytes, flash {plan.flash_used} of "
+            f"{plan.board.flash}. {plan.advice} (`tflm-zo plan` shows what takes them; --force exports anyway)"
+        )
 
 
 def _example(name: str) -> dict[str, bytes]:

@@ -6,24 +6,29 @@
 * A mean over the whole map, which the old kernel computes in single precision, becomes a depthwise convolution with
   equal weights over the map. They are searched until every possible sum gives the host's code.
 
-A map has another shape than what the layers around it exchange, so a RESHAPE stands before and behind it.
+A map has another shape than what the layers around it exchange, so a RESHAPE stands before and behind it. Training ops,
+to which shapes mean nothing, read the map, so that no sample is kept in two shapes.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from tflm_zo.board.kernel_limits import per_channel_dense
 from tflm_zo.board.old_reductions import MeanWeights, mean_weights, reduction_differs
-from tflm_zo.model.file import schema, shape_of, tensor_name
+from tflm_zo.model.file import builtin_code, schema, shape_of, tensor_name
 from tflm_zo.model.graph import Graph, Operator, main_graph
-from tflm_zo.ops.names import is_patched
+from tflm_zo.ops.layouts import LossInput, NodeInput
+from tflm_zo.ops.names import LOSS_OP, NODE_OP, custom_code, is_patched
 from tflm_zo.patching.patched_model import parameter_table
 
 _Shape = tuple[int, ...]
+# Where training ops have the input of the layer that they train.
+_READS_LAYER_INPUT: dict[str, int] = {NODE_OP: NodeInput.LAYER_INPUT, LOSS_OP: LossInput.FEATURES}
 
 
 def replace_layers(tree: Any) -> tuple[str, ...]:
@@ -48,8 +53,24 @@ class _Replacement:
             operators += put or [raw]
             if put:
                 replaced.append(graph.tensors[op.outputs[0]].name)
-        self._graph.operators = operators
+        self._graph.operators = self._without_detours(operators)
         return tuple(replaced)
+
+    def _without_detours(self, operators: list[Any]) -> list[Any]:
+        """Leave out a RESHAPE whose output only another RESHAPE uses."""
+        users = Counter(int(i) for op in operators for i in op.inputs)
+        users.update(int(i) for i in self._graph.outputs)
+        makers = {int(op.outputs[0]): op for op in operators if self._is_reshape(op)}
+        left_out = []
+        for op in operators:
+            ahead = makers.get(int(op.inputs[0])) if self._is_reshape(op) else None
+            if ahead is not None and users[int(op.inputs[0])] == 1:
+                op.inputs = np.array([ahead.inputs[0], *op.inputs[1:]], np.int32)
+                left_out.append(ahead)
+        return [op for op in operators if not any(op is other for other in left_out)]
+
+    def _is_reshape(self, operator: Any) -> bool:
+        return builtin_code(self._tree, operator) == schema.BuiltinOperator.RESHAPE
 
     def _in_place_of(self, graph: Graph, op: Operator, raw: Any) -> list[Any] | None:
         """The operators that compute the same; None: the operator stays."""
@@ -97,10 +118,19 @@ class _Replacement:
         if shape_of(self._graph.tensors[x]) != input_shape:
             layer.inputs[0] = self._reshaped(x, input_shape)
             operators.insert(0, self._reshape(x, int(layer.inputs[0])))
+            self._let_training_read(x, int(layer.inputs[0]))
         if shape_of(self._graph.tensors[y]) != output_shape:
             layer.outputs[0] = self._reshaped(y, output_shape)
             operators.append(self._reshape(int(layer.outputs[0]), y))
         return operators
+
+    def _let_training_read(self, tensor: int, reshaped: int) -> None:
+        for operator in self._graph.operators:
+            position = _READS_LAYER_INPUT.get(custom_code(self._tree, operator))
+            if position is not None and int(operator.inputs[position]) == tensor:
+                inputs = operator.inputs.copy()  # a loaded model's are read-only
+                inputs[position] = reshaped
+                operator.inputs = inputs
 
     def _reshaped(self, index: int, shape: _Shape) -> int:
         """A tensor of the same values with another shape."""

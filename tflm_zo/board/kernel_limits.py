@@ -23,14 +23,14 @@ _LATER_TYPES = {
     "SUB": {"INT32"},
     "CAST": {"BOOL"},
     "SLICE": {"BOOL"},
-    **dict.fromkeys(
-        (
+    **{
+        name: {"INT16"}
+        for name in (
             "AVERAGE_POOL_2D", "EXPAND_DIMS", "EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "MAXIMUM",
             "MAX_POOL_2D", "MINIMUM", "NOT_EQUAL", "PACK", "RELU", "RELU6", "RSQRT", "SQUARED_DIFFERENCE",
             "TRANSPOSE", "UNPACK",
-        ),
-        {"INT16"},
-    ),
+        )
+    },
 }  # fmt: skip
 # Axes for which the old kernels of MEAN and SUM have room; they write beyond it.
 _MOST_REDUCED_AXES = 2
@@ -141,4 +141,3 @@ def first_limit(library: str, graph: Graph) -> tuple[Operator, KernelLimit] | No
             if operator.name in limit.operators and limit.form(graph, operator):
                 return operator, limit
     return None
-

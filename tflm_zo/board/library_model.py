@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,9 +46,8 @@ def library_model(model: bytes, library: str) -> LibraryModel:
 def _label(tree: Any, operator: Operator) -> str:
     """The layer's name where its weights have one, else the operator's number."""
     names = {p.tensor: p.layer for p in parameter_table(tree)} if is_patched(tree) else {}
-    try:
+    # A model that is not in int8 has no layers that could be trained, but operators that can be refused.
+    with contextlib.suppress(ZoError):
         names |= {layer.weights: layer.name for layer in trainable_layers(tree)}
-    except ZoError:
-        pass  # not in int8: it has no layers that could be trained, but operators that can be refused
     name = next((names[i] for i in operator.inputs[1:2] if i in names), None)
     return f"operator {operator.index} ({operator.name})" if name is None else f"layer {name} ({operator.name})"
