@@ -11,6 +11,8 @@ from tflm_zo.patching.frozen_prefix import SplitModel
 from tflm_zo.patching.patched_model import PatchedModel
 from tflm_zo.tflm.arena import ArenaPlan
 
+_SMALLER = "a smaller input or fewer channels, or a larger board"
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -85,8 +87,11 @@ def _largest(situation: Situation) -> str:
     name = max(("activations", "trainable weights", "samples of a step"), key=lambda name: shares[name])
     if name == "activations":
         return _activations(situation)
-    helps = "--trainable head" if name == "trainable weights" else "--batch-size 1"
-    return f"its {name} take most of it, {shares[name]} bytes ({helps}), and that alone is not enough: {_smaller()}"
+    fewer = {
+        "trainable weights": "fewer of them (--trainable), " if len(situation.layers) > 1 else "",
+        "samples of a step": "fewer of them (--batch-size), ",
+    }
+    return f"its {name} of {shares[name]} bytes are too large for the board: {fewer[name]}{_SMALLER}"
 
 
 def _activations(situation: Situation) -> str:
@@ -100,11 +105,7 @@ def _activations(situation: Situation) -> str:
     worst = max(range(last + 1), key=live)
     largest = max((b for b in buffers if b.first <= worst <= b.last), key=lambda b: b.size, default=None)
     where = "" if largest is None else f" (most at operator {worst}, of it {largest.size} bytes of {largest.name!r})"
-    return f"its activations of {situation.arena.activations} bytes are too large for the board{where}: {_smaller()}"
-
-
-def _smaller() -> str:
-    return "a smaller input or fewer channels there, or a larger board"
+    return f"its activations of {situation.arena.activations} bytes are too large for the board{where}: {_SMALLER}"
 
 
 def _freezing(excess: int, layers: dict[str, int], patched: PatchedModel) -> str:

@@ -5,6 +5,7 @@
   every TFLM and rounds as the host's fully connected kernel does. The weights stay where they are.
 * A mean over the whole map, which the old kernel computes in single precision, becomes a depthwise convolution with
   equal weights over the map. They are searched until every possible sum gives the host's code.
+* A convolution without a bias, which the old kernel takes for granted, gets one of zeros.
 
 A map has another shape than what the layers around it exchange, so a RESHAPE stands before and behind it. Training ops,
 to which shapes mean nothing, read the map, so that no sample is kept in two shapes.
@@ -22,6 +23,7 @@ from tflm_zo.board.kernel_limits import per_channel_dense
 from tflm_zo.board.old_reductions import MeanWeights, mean_weights, reduction_differs
 from tflm_zo.model.file import builtin_code, schema, shape_of, tensor_name
 from tflm_zo.model.graph import Graph, Operator, main_graph
+from tflm_zo.model.quantization import quantization_of
 from tflm_zo.ops.layouts import LossInput, NodeInput
 from tflm_zo.ops.names import LOSS_OP, NODE_OP, custom_code, is_patched
 from tflm_zo.patching.patched_model import parameter_table
@@ -76,6 +78,10 @@ class _Replacement:
         """The operators that compute the same; None: the operator stays."""
         if per_channel_dense(graph, op) and graph.tensors[op.inputs[0]].type == "INT8":
             return self._convolution(raw)
+        if op.name == "CONV_2D" and len(op.inputs) > 1 and (*op.inputs, -1)[2] < 0:
+            x, filters = (int(i) for i in raw.inputs[:2])
+            raw.inputs = np.array([x, filters, self._zero_bias(x, filters)], np.int32)
+            return [raw]
         if op.name == "MEAN" and reduction_differs(graph, op):
             size = _whole_map(graph, op)
             weights = None if size is None else mean_weights(graph, op)
@@ -91,9 +97,17 @@ class _Replacement:
         options = schema.Conv2DOptionsT()
         options.fusedActivationFunction = raw.builtinOptions.fusedActivationFunction
         rows = math.prod(shape_of(self._graph.tensors[x])) // inputs
-        bias = [int(i) for i in raw.inputs[2:3] if i >= 0]
-        layer = self._layer("CONV_2D", options, [x, weights, *bias], y)
+        bias = next((int(i) for i in raw.inputs[2:3] if i >= 0), None)
+        layer = self._layer("CONV_2D", options, [x, weights, self._zero_bias(x, weights) if bias is None else bias], y)
         return self._with_map(layer, (1, rows, 1, inputs), (1, rows, 1, outputs))
+
+    def _zero_bias(self, x: int, weights: int) -> int:
+        """A bias of zeros for a convolution, of the scales that its accumulators have."""
+        source, filters = (quantization_of(self._graph.tensors[i]) for i in (x, weights))
+        scales = None if source is None or filters is None else np.float32(source.scale) * filters.scales
+        tensor = self._graph.tensors[weights]
+        zeros = np.zeros(shape_of(tensor)[0], np.int32)
+        return self._constant(f"{tensor_name(tensor)}/bias", zeros, scales)
 
     def _depthwise(self, raw: Any, size: _Shape, found: MeanWeights) -> list[Any]:
         x, y = int(raw.inputs[0]), int(raw.outputs[0])
@@ -144,15 +158,15 @@ class _Replacement:
         name = f"{tensor_name(self._graph.tensors[target])}/shape"
         return self._operator("RESHAPE", options, [source, self._constant(name, shape, None)], target)
 
-    def _constant(self, name: str, values: np.ndarray, scale: np.float32 | None) -> int:
+    def _constant(self, name: str, values: np.ndarray, scale: np.ndarray | np.float32 | None) -> int:
         buffer = schema.BufferT()
         buffer.data = np.frombuffer(values.tobytes(), np.uint8)
         self._tree.buffers.append(buffer)
         quantization = None
         if scale is not None:
             quantization = schema.QuantizationParametersT()
-            quantization.scale = np.array([scale], np.float32)
-            quantization.zeroPoint = np.array([0], np.int64)
+            quantization.scale = np.atleast_1d(np.asarray(scale, np.float32))
+            quantization.zeroPoint = np.zeros(quantization.scale.size, np.int64)
         kind = schema.TensorType.INT8 if values.dtype == np.int8 else schema.TensorType.INT32
         return self._tensor(name, kind, values.shape, quantization, buffer=len(self._tree.buffers) - 1)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tflm_zo.board.double_multipliers import double_multipliers_differ
 from tflm_zo.board.old_reductions import reduction_differs
 from tflm_zo.model.graph import Graph, Operator
 
@@ -34,6 +35,9 @@ _LATER_TYPES = {
 }  # fmt: skip
 # Axes for which the old kernels of MEAN and SUM have room; they write beyond it.
 _MOST_REDUCED_AXES = 2
+# The schema's inputs of an LSTM. Cells of a finer scale are shifted in place before their tanh.
+_LSTM_INPUTS, _LSTM_INTERMEDIATES, _LSTM_HIDDEN, _LSTM_CELL = 20, 5, 18, 19
+_FINEST_CELL = 2.0**-12
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,31 @@ def _uses_later_type(graph: Graph, operator: Operator) -> bool:
     return not types.isdisjoint(_LATER_TYPES[operator.name])
 
 
+def _activated(graph: Graph, operator: Operator) -> bool:
+    del graph
+    return operator.activation != "NONE"
+
+
+def _half_pixels(graph: Graph, operator: Operator) -> bool:
+    del graph
+    return bool(operator.options.get("halfPixelCenters"))
+
+
+def _always(graph: Graph, operator: Operator) -> bool:
+    del graph, operator
+    return True
+
+
+def _other_lstm(graph: Graph, operator: Operator) -> bool:
+    """Whether an LSTM is not of the form that TensorFlow's converter writes, which old and new kernels agree on."""
+    if len(operator.inputs) < _LSTM_INPUTS or len(operator.intermediates) != _LSTM_INTERMEDIATES:
+        return True
+    hidden, cell = (graph.tensors[operator.inputs[i]] for i in (_LSTM_HIDDEN, _LSTM_CELL))
+    inner = graph.tensors[operator.intermediates[-1]]
+    same = inner.scales.tolist() == hidden.scales.tolist() and inner.zero_point == hidden.zero_point
+    return not same or bool(np.any(cell.scales < _FINEST_CELL))
+
+
 def _starts_elsewhere(graph: Graph, operator: Operator) -> bool:
     return graph.tensors[operator.inputs[1]].zero_point != 0
 
@@ -117,21 +146,56 @@ _OLD_LIMITS = (
         "rounds otherwise than the host's",
         f"put an AveragePooling in its place (over the whole map, for a mean), or {_CURRENT}",
     ),
+    KernelLimit(
+        _of("TRANSPOSE_CONV"), _activated,
+        "leaves out the activation that is fused into it",
+        "make the activation a layer of its own that is not fused (LeakyReLU, say), or " + _CURRENT,
+    ),
+    KernelLimit(
+        _of("RESIZE_NEAREST_NEIGHBOR"), _half_pixels,
+        "knows no half_pixel_centers",
+        f"resize bilinearly, or {_CURRENT}",
+    ),
     KernelLimit(_of(*_LATER_TYPES), _uses_later_type, "lacks a type of its tensors", _CURRENT),
 )  # fmt: skip
 # Chirale's TFLM is the older one of the two.
+_OTHER = "export with --tflm-library arduino-examples"
 _CHIRALE_LIMITS = (
     KernelLimit(
-        _of("ASSIGN_VARIABLE"), _starts_elsewhere,
-        "starts the variable with code 0, not with its zero point",
-        "export with --tflm-library arduino-examples",
+        _of("SUB", "LEAKY_RELU"), double_multipliers_differ,
+        "computes its multipliers in double precision, so that some codes come out otherwise", _OTHER,
+    ),
+    KernelLimit(
+        _of("UNIDIRECTIONAL_SEQUENCE_LSTM"), _other_lstm,
+        "takes no LSTM without the converter's five intermediate tensors, or with cells of a scale below 2**-12",
+        "convert the Keras model again, or use an unrolled LSTM (unroll=True)",
+    ),
+    KernelLimit(
+        _of("ASSIGN_VARIABLE"), _starts_elsewhere, "starts the variable with code 0, not with its zero point", _OTHER,
+    ),
+)  # fmt: skip
+_ARDUINO_EXAMPLES_LIMITS = (
+    KernelLimit(
+        _of("UNIDIRECTIONAL_SEQUENCE_LSTM"), _always,
+        "scales its gates by a number that is not quite 2**-15, so that some codes come out otherwise",
+        "export with --tflm-library chirale, or use an unrolled LSTM (unroll=True)",
+    ),
+)  # fmt: skip
+# The sketch gives TFLM's interpreter no memory for variables.
+_SKETCH_LIMITS = (
+    KernelLimit(
+        _of("VAR_HANDLE"), _always,
+        "needs memory for variables, which the sketch's interpreter has none of",
+        "use a model whose input is the whole window, not a streaming one",
     ),
 )  # fmt: skip
 KERNEL_LIMITS: dict[str, tuple[KernelLimit, ...]] = {
-    "chirale": (*_OLD_LIMITS, *_CHIRALE_LIMITS),
-    "arduino-examples": _OLD_LIMITS,
-    "tree": (),
+    "chirale": (*_OLD_LIMITS, *_CHIRALE_LIMITS, *_SKETCH_LIMITS),
+    "arduino-examples": (*_OLD_LIMITS, *_ARDUINO_EXAMPLES_LIMITS, *_SKETCH_LIMITS),
+    "tree": _SKETCH_LIMITS,
 }
+# Those whose kernels some layers can be replaced for.
+OLD_LIBRARIES = frozenset({"chirale", "arduino-examples"})
 
 
 def first_limit(library: str, graph: Graph) -> tuple[Operator, KernelLimit] | None:

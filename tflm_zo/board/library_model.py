@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tflm_zo.board.equal_layers import replace_layers
-from tflm_zo.board.kernel_limits import KERNEL_LIMITS, first_limit
+from tflm_zo.board.kernel_limits import OLD_LIBRARIES, first_limit
 from tflm_zo.board.tflm_libraries import find_library
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model, save_model
@@ -35,7 +35,7 @@ def library_model(model: bytes, library: str) -> LibraryModel:
     """
     title = find_library(library).name
     tree = load_model(model)
-    replaced = replace_layers(tree) if KERNEL_LIMITS[library] else ()
+    replaced = replace_layers(tree) if library in OLD_LIBRARIES else ()
     found = first_limit(library, main_graph(tree))
     if found is not None:
         operator, limit = found

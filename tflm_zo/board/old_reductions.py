@@ -15,7 +15,8 @@ import numpy as np
 
 from tflm_zo.model.graph import Graph, Operator
 from tflm_zo.model.quantization import INT8_MAX, INT8_MIN
-from tflm_zo.simulator.fixed_point import Multiplier, mean_multiplier, quantize_multiplier
+from tflm_zo.simulator.code_tables import rescale
+from tflm_zo.simulator.fixed_point import mean_multiplier, quantize_multiplier
 
 # Sums above are not compared: no layer that a board can run has as many inputs for one output.
 _MOST_CODES = 1 << 16
@@ -47,7 +48,7 @@ def reduction_differs(graph: Graph, operator: Operator) -> bool:
     mean = operator.name == "MEAN"
     sums = np.arange(INT8_MIN * count, INT8_MAX * count + 1)
     ratio = mean_multiplier(x.scale, y.scale, count) if mean else quantize_multiplier(float(x.scale) / float(y.scale))
-    host = _clipped(_scaled(sums - x.zero_point * count, ratio) + y.zero_point)
+    host = _clipped(rescale(sums - x.zero_point * count, ratio) + y.zero_point)
     if mean and x.scale == y.scale and x.zero_point == y.zero_point:
         return not np.array_equal(host, np.trunc(sums / count))
     scale = np.float32(x.scale / y.scale)
@@ -69,7 +70,7 @@ def mean_weights(graph: Graph, operator: Operator) -> MeanWeights | None:
     if count > _MOST_CODES or ratio.significand == 0:
         return None
     sums = np.arange(INT8_MIN * count, INT8_MAX * count + 1) - x.zero_point * count
-    host = _clipped(_scaled(sums, ratio) + y.zero_point)
+    host = _clipped(rescale(sums, ratio) + y.zero_point)
     step = 2.0 ** (31 - ratio.left_shift) / ratio.significand  # sums for one unit after the first rounding
     real = ratio.significand * 2.0 ** (ratio.left_shift - ratio.right_shift - 31)
     # Codes never fall where sums rise: codes that are equal on both sides of each rise are equal everywhere.
@@ -81,7 +82,7 @@ def mean_weights(graph: Graph, operator: Operator) -> MeanWeights | None:
         multiplier = quantize_multiplier(float(x.scale) * float(scale) / float(y.scale))
         for more in _BIASES:
             bias = round(weight * step / 2) + more
-            if np.array_equal(host, _clipped(_scaled(weight * sums + bias, multiplier) + y.zero_point)):
+            if np.array_equal(host, _clipped(rescale(weight * sums + bias, multiplier) + y.zero_point)):
                 return MeanWeights(weight, scale, bias, np.float32(x.scale * scale))
     return None
 
@@ -95,14 +96,3 @@ def _rounded(values: np.ndarray, scale: np.float32, bias: np.float32) -> Iterato
 
 def _clipped(codes: np.ndarray) -> np.ndarray:
     return np.clip(codes, INT8_MIN, INT8_MAX)
-
-
-def _scaled(sums: np.ndarray, multiplier: Multiplier) -> np.ndarray:
-    """TFLM's ``MultiplyByQuantizedMultiplier``."""
-    product = (sums.astype(np.int64) << multiplier.left_shift) * multiplier.significand
-    nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
-    high = np.where(nudged >= 0, nudged >> 31, -(-nudged >> 31))  # towards zero
-    mask = (1 << multiplier.right_shift) - 1
-    threshold = (mask >> 1) + (high < 0)
-    scaled: np.ndarray = (high >> multiplier.right_shift) + ((high & mask) > threshold)
-    return scaled
