@@ -386,6 +386,27 @@ def test_foreign_custom_op(patched: bytes) -> None:
         model_ops(load_model(save_model(tree)))
 
 
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    large = patch(small_models.dense_model(features=4096, outputs=100), "head")
+    with pytest.raises(ZoError, match=r"RAM \d+ of 262144 bytes, flash \d+ of 1048576.*too large.*--force"):
+        export_sketch(large, tmp_path / "Sketch")
+    assert not (tmp_path / "Sketch").exists()
+    (tmp_path / "m.tflite").write_bytes(large)
+    arguments = ["arduino", str(tmp_path / "m.tflite"), "-o", str(tmp_path / "Sketch")]
+    assert CliRunner().invoke(export_command, arguments).exit_code == 1
+    assert CliRunner().invoke(export_command, [*arguments, "--force"]).exit_code == 0
+    assert (tmp_path / "Sketch/model.cpp").is_file()
+
+
+def test_replaced_layers_are_said(tmp_path: Path) -> None:
+    (tmp_path / "m.tflite").write_bytes(patch(small_models.small_model(), "all"))
+    arguments = ["arduino", str(tmp_path / "m.tflite"), "-o", str(tmp_path / "Sketch")]
+    result = CliRunner().invoke(export_command, arguments)
+    assert result.exit_code == 0, result.output
+    assert "computed by other layers, to the same codes" in result.output
+    assert "AddFullyConnected" not in (tmp_path / "Sketch/model_ops.h").read_text()
+
+
 def test_sources_missing_from_an_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sources, "__file__", str(tmp_path / "a" / "b" / "sources.py"))
     with pytest.raises(ZoError, match="install the package again"):

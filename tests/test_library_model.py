@@ -28,7 +28,6 @@ from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model, save_model, schema
 from tflm_zo.model.graph import Graph, Operator, main_graph
 from tflm_zo.ops.command import INITIALISE, LOSS, REPORT_DTYPE, make_command
-from tflm_zo.ops.layouts import Report
 from tflm_zo.patching.patch import patch
 from tflm_zo.tflm.interpreter import Interpreter
 from tflm_zo.training.trainer import Trainer
@@ -108,7 +107,7 @@ def grouped() -> bytes:
     x, y = b.tensor((1, 4, 4, 4), 0.02), b.tensor((1, 4, 4, 6), 0.1)
     rng = np.random.default_rng(0)
     w = b.tensor((6, 3, 3, 2), random_scales(rng, 6), data=int8(rng, 6, 3, 3, 2))
-    b.operator("CONV_2D", [x, w], y, conv_options(False, "SAME", (1, 1), (1, 1), "NONE"))
+    b.operator("CONV_2D", [x, w], y, conv_options(False, "SAME", (1, 1), (1, 1), "NONE"), "Conv2DOptions")
     return b.build([x], [y])
 
 
@@ -249,8 +248,11 @@ def passes(model: bytes, count: int) -> tuple[bytes, bytes]:
 def without_addresses(outputs: bytes, count: int) -> bytes:
     """The outputs of some passes; the report, which is the last, says where the ops' state lies."""
     made = np.frombuffer(outputs, np.uint8).reshape(count, -1).copy()
-    address = made.shape[1] - REPORT_DTYPE.itemsize + Report.state_address.offset
-    made[:, address : address + Report.state_address.size] = 0
+    fields = REPORT_DTYPE.fields
+    assert fields is not None
+    dtype, offset = fields["state_address"][:2]
+    start = made.shape[1] - REPORT_DTYPE.itemsize + offset
+    made[:, start : start + dtype.itemsize] = 0
     return made.tobytes()
 
 

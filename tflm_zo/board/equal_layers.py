@@ -29,6 +29,8 @@ from tflm_zo.ops.names import LOSS_OP, NODE_OP, custom_code, is_patched
 from tflm_zo.patching.patched_model import parameter_table
 
 _Shape = tuple[int, ...]
+# The axis of a convolution's weights that counts its outputs.
+_CHANNEL_AXES = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
 # Where training ops have the input of the layer that they train.
 _READS_LAYER_INPUT: dict[str, int] = {NODE_OP: NodeInput.LAYER_INPUT, LOSS_OP: LossInput.FEATURES}
 
@@ -78,9 +80,9 @@ class _Replacement:
         """The operators that compute the same; None: the operator stays."""
         if per_channel_dense(graph, op) and graph.tensors[op.inputs[0]].type == "INT8":
             return self._convolution(raw)
-        if op.name == "CONV_2D" and len(op.inputs) > 1 and (*op.inputs, -1)[2] < 0:
+        if op.name in _CHANNEL_AXES and len(op.inputs) > 1 and (*op.inputs, -1)[2] < 0:
             x, filters = (int(i) for i in raw.inputs[:2])
-            raw.inputs = np.array([x, filters, self._zero_bias(x, filters)], np.int32)
+            raw.inputs = np.array([x, filters, self._zero_bias(x, filters, _CHANNEL_AXES[op.name])], np.int32)
             return [raw]
         if op.name == "MEAN" and reduction_differs(graph, op):
             size = _whole_map(graph, op)
@@ -98,15 +100,17 @@ class _Replacement:
         options.fusedActivationFunction = raw.builtinOptions.fusedActivationFunction
         rows = math.prod(shape_of(self._graph.tensors[x])) // inputs
         bias = next((int(i) for i in raw.inputs[2:3] if i >= 0), None)
-        layer = self._layer("CONV_2D", options, [x, weights, self._zero_bias(x, weights) if bias is None else bias], y)
+        layer = self._layer(
+            "CONV_2D", options, [x, weights, self._zero_bias(x, weights, 0) if bias is None else bias], y
+        )
         return self._with_map(layer, (1, rows, 1, inputs), (1, rows, 1, outputs))
 
-    def _zero_bias(self, x: int, weights: int) -> int:
+    def _zero_bias(self, x: int, weights: int, axis: int) -> int:
         """A bias of zeros for a convolution, of the scales that its accumulators have."""
         source, filters = (quantization_of(self._graph.tensors[i]) for i in (x, weights))
         scales = None if source is None or filters is None else np.float32(source.scale) * filters.scales
         tensor = self._graph.tensors[weights]
-        zeros = np.zeros(shape_of(tensor)[0], np.int32)
+        zeros = np.zeros(shape_of(tensor)[axis], np.int32)
         return self._constant(f"{tensor_name(tensor)}/bias", zeros, scales)
 
     def _depthwise(self, raw: Any, size: _Shape, found: MeanWeights) -> list[Any]:
