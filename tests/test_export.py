@@ -46,7 +46,8 @@ DEFINITIONS = ["-DARDUINO=10819", "-DARDUINO_ARCH_MBED", "-DARDUINO_ARCH_MBED_NA
 
 @pytest.fixture(scope="module")
 def patched() -> bytes:
-    return patch(small_models.small_model(), "all", adapter=True)
+    # One scale for the dense layer: with more, another layer is exported in its place (test_library_model.py).
+    return patch(small_models.small_model(per_channel=False), "all", adapter=True)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_the_model_is_in_it_byte_for_byte(patched: bytes, sketch: tuple[Path, Ex
 
 def test_frozen_layers_in_front_are_models_in_the_same_array(tmp_path: Path) -> None:
     """The patched model is there byte for byte, and in front of it tables that make two models of its constants."""
-    model = patch(small_models.small_model(), "exact")
+    model = patch(small_models.small_model(per_channel=False), "exact")
     export_sketch(model, tmp_path / "Sketch", batch_size=5)
     text = (tmp_path / "Sketch/model.cpp").read_text()
     image = array_in(text)
@@ -383,6 +384,27 @@ def test_foreign_custom_op(patched: bytes) -> None:
     code.customCode = "SOMETHING_ELSE"
     with pytest.raises(ZoError, match="SOMETHING_ELSE"):
         model_ops(load_model(save_model(tree)))
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    large = patch(small_models.dense_model(features=4096, outputs=100), "head")
+    with pytest.raises(ZoError, match=r"RAM \d+ of 262144 bytes, flash \d+ of 1048576.*too large.*--force"):
+        export_sketch(large, tmp_path / "Sketch")
+    assert not (tmp_path / "Sketch").exists()
+    (tmp_path / "m.tflite").write_bytes(large)
+    arguments = ["arduino", str(tmp_path / "m.tflite"), "-o", str(tmp_path / "Sketch")]
+    assert CliRunner().invoke(export_command, arguments).exit_code == 1
+    assert CliRunner().invoke(export_command, [*arguments, "--force"]).exit_code == 0
+    assert (tmp_path / "Sketch/model.cpp").is_file()
+
+
+def test_replaced_layers_are_said(tmp_path: Path) -> None:
+    (tmp_path / "m.tflite").write_bytes(patch(small_models.small_model(), "all"))
+    arguments = ["arduino", str(tmp_path / "m.tflite"), "-o", str(tmp_path / "Sketch")]
+    result = CliRunner().invoke(export_command, arguments)
+    assert result.exit_code == 0, result.output
+    assert "computed by other layers, to the same codes" in result.output
+    assert "AddFullyConnected" not in (tmp_path / "Sketch/model_ops.h").read_text()
 
 
 def test_sources_missing_from_an_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -261,8 +261,36 @@ def test_command_line(tmp_path: Path) -> None:
     assert CliRunner().invoke(plan_command, [str(path)]).exit_code == 1
 
 
-def test_unknown_board_and_plain_model() -> None:
+def test_unknown_board() -> None:
     with pytest.raises(ZoError, match="choose one of nano33ble"):
         plan_memory(patch(small_models.small_model()), board="x")
-    with pytest.raises(ZoError, match="tflm-zo patch"):
-        plan_memory(small_models.small_model())
+
+
+def test_inference_alone(tmp_path: Path) -> None:
+    """A model that is not patched: its own arena, no program of ours around it."""
+    original = small_models.small_model()
+    plan, patched = plan_memory(original), plan_memory(patch(original, "head"))
+    assert plan.fits
+    assert not plan.trains
+    assert plan.arena.used < patched.arena.used
+    assert not {"app", "samples of a step", "checkpoints", "training ops"} & {s.name for s in (*plan.ram, *plan.flash)}
+    text = plan_text(plan)
+    assert "inference alone" in text
+    assert "it fits" in text
+    assert "checkpoint" not in text
+    path = tmp_path / "m.tflite"
+    path.write_bytes(original)
+    assert CliRunner().invoke(plan_command, [str(path)]).exit_code == 0
+    path.write_bytes(small_models.layer_model("conv", (200, 200, 3), 8))
+    result = CliRunner().invoke(plan_command, [str(path)])
+    assert result.exit_code == 1
+    assert "activations of" in result.output
+
+
+def test_the_largest_excess_comes_first() -> None:
+    both = plan_memory(patch(small_models.dense_model(features=30_000, outputs=100), "all"))
+    over = [both.ram_used - both.board.ram, both.flash_used - both.board.flash]
+    assert min(over) > 0
+    assert both.advice.startswith(f"{max(over)} bytes of ")
+    assert f"{min(over)} bytes of " in both.advice
+    assert "trainable weights of" in both.advice

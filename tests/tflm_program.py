@@ -51,7 +51,7 @@ def missing(variant: str, arm: bool) -> str | None:
 
 def build(variant: str, arm: bool, model: bytes, folder: Path) -> Path:
     """Export the model, link it with a TFLM, return the program. Raises :class:`ZoError` if a command fails."""
-    export_sketch(model, folder / "Sketch", tflm_library=LIBRARY)
+    export_sketch(model, folder / "Sketch", tflm_library=LIBRARY, force=True)
     options = [f"-DTFLM_ROOT={ROOT}", f"-DTFLM_ZO_SKETCH={folder / 'Sketch'}", f"-DTFLM_VARIANT={variant}"]
     options.append(f"-DTFLM_STATIC_MEMORY={'ON' if RECENT else 'OFF'}")
     if arm:

@@ -89,7 +89,7 @@ def read_map(path: Path) -> Firmware:
 
 def _probes(model: bytes, folder: Path, library: str) -> None:
     for name in (BASE, WIDE, *BUILTIN, *TRAINING):
-        export_sketch(model, folder / name, tflm_library=library)
+        export_sketch(model, folder / name, tflm_library=library, force=True)
         if name in (BASE, WIDE):
             body = "true"
         elif name in TRAINING:

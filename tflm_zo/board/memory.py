@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory that a patched model takes on a board: arena, samples of a step, sums."""
+"""The memory that a model takes on a board: arena, samples of a step, sums."""
 
 from __future__ import annotations
 
 import ctypes
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from tflm_zo.model.file import load_model
@@ -22,13 +23,21 @@ DEFAULT_BATCH = 16
 CHANNEL_SUM_BYTES = ctypes.sizeof(ChannelSum)
 
 
+@dataclass(frozen=True)
+class Share:
+    """One part of a memory, in bytes."""
+
+    name: str
+    size: int
+
+
 def board_trees(model: bytes, parts: SplitModel | None) -> list[Any]:
-    """Return the models that a patched model is run as on a board, in the order in which they get their memory."""
+    """Return the models that a model is run as on a board, in the order in which they get their memory."""
     return [load_model(data) for data in ((model,) if parts is None else (parts.suffix, parts.prefix))]
 
 
 def arena_size(model: bytes, parts: SplitModel | None, recent: bool) -> int:
-    """Return the arena (bytes) that a patched model, split into ``parts``, is given on a board: the plan for
+    """Return the arena (bytes) that a model, split into ``parts``, is given on a board: the plan for
     CMSIS-NN's kernels, which need scratch memory, with a reserve of 3 percent, rounded up."""
     required = plan_arena(board_trees(model, parts), TFLM_32 if recent else ARDUINO_32, cmsis_nn=True).required
     return -(-int(required * (1 + _ARENA_RESERVE)) // _ARENA_GRAIN) * _ARENA_GRAIN

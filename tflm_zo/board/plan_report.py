@@ -13,7 +13,7 @@ from tflm_zo.files import write_atomic
 
 def plan_text(plan: MemoryPlan) -> str:
     """Return the plan as a table of text."""
-    lines = [plan.board.title]
+    lines = [plan.board.title if plan.trains else f"{plan.board.title}: inference alone, the model is not patched"]
     for title, shares, used, total in (
         ("RAM", plan.ram, plan.ram_used, plan.board.ram),
         ("flash", plan.flash, plan.flash_used, plan.board.flash),
@@ -22,14 +22,16 @@ def plan_text(plan: MemoryPlan) -> str:
         lines += [f"  {share.name:26} {share.size:9}" for share in shares]
         lines.append(f"  {'together':26} {used:9}  of {total}, {100 * used / total:.0f} %")
     lines += ["", f"arena: {plan.arena_bytes} bytes, of which TFLM uses {plan.arena.used}"]
-    lines.append(f"checkpoint: {plan.checkpoint_bytes} bytes of a slot of {plan.checkpoint_slot}")
+    if plan.trains:
+        lines.append(f"checkpoint: {plan.checkpoint_bytes} bytes of a slot of {plan.checkpoint_slot}")
     if plan.checkpoint_bytes > plan.checkpoint_slot:
         lines.append("too large for its slot: train with --no-checkpoints, or freeze layers")
     if plan.estimated_ops:
         lines.append(f"estimated, because they were not measured: {', '.join(plan.estimated_ops)}")
     if plan.code_of:
         lines.append(f"code sizes are those of {plan.code_of}: this library was not measured")
-    lines += ["", plan.advice or "it fits"]
+    fits = "it fits" if plan.trains else "it fits, beside a program of your own of what is left"
+    lines += ["", plan.advice or fits]
     return "\n".join(lines)
 
 

@@ -38,9 +38,18 @@ def export() -> None:
 @_LIBRARY
 @_BATCH
 @click.option("--example", default=DEFAULT_EXAMPLE, show_default=True, help="The program that the sketch is made of.")
+@click.option("--force", is_flag=True, help="Export a model that does not fit the board, too.")
 @json_option
 def export_arduino(
-    model: str, output: str, *, board: str, tflm_library: str, batch_size: int, example: str, as_json: bool
+    model: str,
+    output: str,
+    *,
+    board: str,
+    tflm_library: str,
+    batch_size: int,
+    example: str,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Write an Arduino sketch that runs and trains a patched model."""
     from tflm_zo.board.arduino import export_sketch
@@ -52,7 +61,12 @@ def export_arduino(
         tflm_library=tflm_library,
         batch_size=batch_size,
         example=example,
+        force=force,
     )
+    if done.replaced:
+        click.echo(f"computed by other layers, to the same codes, since {tflm_library} knows these otherwise or not:")
+        for name in done.replaced:
+            click.echo(f"  {name}")
     click.echo(
         f"{output}: {len(done.files)} files, model {done.model_bytes} bytes, arena {done.arena_bytes} bytes, "
         f"ops {', '.join(done.ops)}"
@@ -66,6 +80,7 @@ def export_arduino(
             "arena_bytes": done.arena_bytes,
             "batch_bytes": done.batch_bytes,
             "ops": done.ops,
+            "replaced": done.replaced,
         },
     )
 
@@ -94,7 +109,10 @@ def export_arduino_library(model: str | None, output: str, tflm_library: str, ba
 @click.option("--picture", type=OUT_FILE, help="A .png to write (needs matplotlib).")
 @json_option
 def plan(model: str, board: str, tflm_library: str, batch_size: int, picture: str | None, as_json: bool) -> None:
-    """Show a patched model's RAM and flash against a board's; exit status 1 if it does not fit."""
+    """Show a model's RAM and flash against a board's; exit status 1 if it does not fit.
+
+    A patched model is counted with the sketch that trains it, any other for inference alone.
+    """
     from tflm_zo.board.memory_plan import plan_memory
     from tflm_zo.board.plan_report import plan_picture, plan_text
 

@@ -99,7 +99,7 @@ class Operator:
     """An operator: its name in the schema, tensor indices (-1: left out) and options.
 
     Options are those of the schema's table ``options_type`` ("" without), in their own names; ``padding`` and
-    ``fusedActivationFunction`` as names.
+    ``fusedActivationFunction`` as names. ``intermediates``: tensors that only say how an LSTM's gates are quantized.
     """
 
     index: int
@@ -108,6 +108,7 @@ class Operator:
     outputs: tuple[int, ...]
     options_type: str
     options: dict[str, Any]
+    intermediates: tuple[int, ...] = ()
 
     @property
     def activation(self) -> str:
@@ -161,7 +162,8 @@ def read_operator(tree: Any, index: int, number: int = 0) -> Operator:
         if key in options:
             options[key] = names.get(options[key], str(options[key]))
     kind = "" if found is None else type(found).__name__.removesuffix("T")
-    return Operator(index, name, _indices(raw.inputs), _indices(raw.outputs), kind, options)
+    inner = _indices(raw.intermediates)
+    return Operator(index, name, _indices(raw.inputs), _indices(raw.outputs), kind, options, inner)
 
 
 def main_graph(tree: Any) -> Graph:
