@@ -146,6 +146,29 @@ def test_a_convolution_as_head_is_widened(head: str) -> None:
     assert unknown_classes(wider.engine) == {count + 1}
 
 
+STRANGERS = {
+    "c_himax_handwriting": "a convolution as head",
+    "tflm_mnist_lstm": "a state",
+    "ei_fomo_balloon": "a class for each cell of a map",
+    "cookekieran_tinyml": "bare logits",
+    "made/uint8": "uint8 ends",
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_models_of_strangers_take_new_classes(shared_data: Path, name: str) -> None:
+    """One of two is learned, the other stays spare."""
+    plain = (shared_data / "strangers" / f"{name}.tflite").read_bytes()
+    before = Trainer(patch(plain)).model
+    trainer = Trainer(patch(plain, classes="+2"))
+    known, cells = before.loss.classes, before.outputs.cells
+    assert trainer.model.loss.classes == known + 2
+    x = np.random.default_rng(0).integers(-128, 128, (2 * known + 2, *trainer.model.input_shape[1:])).astype(np.int8)
+    y = np.arange(len(x) * cells) % (known + 1)
+    trainer.fit(x, y.reshape(len(x), cells) if cells > 1 else y, epochs=1, holdout=0.0, verbose=False)
+    assert unknown_classes(trainer.engine) == {known + 1}
+
+
 @pytest.mark.parametrize(
     ("classes", "present", "count"), [("+1", 3, 4), (5, 3, 5), ("5", 3, 5), ("+10", 12, 22), (" 4 ", 3, 4)]
 )

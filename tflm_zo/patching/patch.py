@@ -52,20 +52,19 @@ def patch(
     many as inputs, with a range of 4 or more), else mse. ``adapter`` puts a trainable gain and offset for each input
     channel in front (see :mod:`tflm_zo.patching.adapter`). ``accumulate`` gives each layer that is trained by its
     output a buffer for the gradient of a batch, 4 bytes a weight and bias; without it each sample is applied at once,
-    which costs no RAM.
-    ``reference``: samples (n, ...) from before any drift, like those that the original model was trained on. Mean and
-    spread of each channel go into the model, so that the adapter can be recalibrated without labels
-    (:meth:`~tflm_zo.training.trainer.Trainer.recalibrate`). ``output``: name or place of the output that the loss is
-    taken of, if the model has several; only layers that lead to it alone are trained, so the others stay as they are.
-    On a map (FOMO, segmentation) cross-entropy is the mean over its cells, each of which has a class. ``classes``: how
-    many classes the model is to have, or "+N" for N more, which come last (:mod:`tflm_zo.patching.widen`);
-    ``class_names``: a name for each class, which the model carries from there; more names than classes make more.
+    which costs no RAM. ``reference``: samples (n, ...) from before any drift, like those that the original model was
+    trained on. Mean and spread of each channel go into the model, so that the adapter can be recalibrated without
+    labels (:meth:`~tflm_zo.training.trainer.Trainer.recalibrate`). ``output``: name or place of the output that the
+    loss is taken of, if the model has several; only layers that lead to it alone are trained, so the others stay as
+    they are. On a map (FOMO, segmentation) cross-entropy is the mean over its cells, each of which has a class.
+    ``classes``: how many classes the model is to have, or "+N" for N more, which come last
+    (:mod:`tflm_zo.patching.widen`); ``class_names``: of all, which the model carries from there; more names make more.
 
     The result has inputs ``zo/command`` (int32[20]) and ``zo/target`` behind the model's own, and output ``zo/report``
     (int32[8]) behind the one that is trained, which comes first; other outputs of the model follow. Until it is trained
-    it computes what ``model`` computes, byte for byte (with more classes: the logits of those that it had); what the
-    model carries from pass to pass, such as the state of an LSTM, is cleared in each. Raises :class:`ZoError` if the
-    model or a choice cannot be used.
+    it computes what ``model`` computes, byte for byte (the logits, if it has more classes); what the model carries from
+    pass to pass, such as the state of an LSTM, is cleared in each. Raises :class:`ZoError` if the model or a choice
+    cannot be used.
     """
     tree = load_model(model)
     if is_patched(tree):
@@ -84,9 +83,8 @@ def patch(
         state.require_tensors()
         widened = _add_classes(tree, loss, output, classes, class_names)
         patcher = _patcher(tree, trainable, loss, output, accumulate=accumulate, reference=before)
-        head = patcher.end.head
-        if widened and head is not None and head.ordinal not in patcher.selection.weights:
-            raise ZoError(f"a new class is learned by layer {head.name}: name it in --trainable, too")
+        if widened:
+            _require_trained_head(patcher)
         patcher.run(state.tensors)
         return save_model(tree)
 
@@ -133,6 +131,13 @@ def _add_classes(
             raise ZoError(f"there are {len(names)} class names for {count} classes: give one for each")
         write_class_names(tree, names)
     return count > present
+
+
+def _require_trained_head(patcher: Patcher) -> None:
+    """Raise :class:`ZoError` if the weights that new classes are learned by are not to be trained."""
+    head = patcher.end.head
+    if head is not None and head.ordinal not in patcher.selection.weights:
+        raise ZoError(f"a new class is learned by layer {head.name}: name it in --trainable, too")
 
 
 def _reference_statistics(tree: Any, x: np.ndarray) -> ChannelStatistics:
