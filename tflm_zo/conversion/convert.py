@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tflm_zo.conversion.converter_process import FrozenGraph, convert_graphs, freeze
-from tflm_zo.conversion.diagnosis import Failure, find_unquantized, layer_of, phrase
-from tflm_zo.conversion.graph_edits import without_splits
+from tflm_zo.conversion.converter_process import convert_graphs, freeze
+from tflm_zo.conversion.diagnosis import find_unquantized, layer_of, phrase
 from tflm_zo.conversion.keras_files import load_keras
 from tflm_zo.conversion.keras_support import as_samples, import_tensorflow, input_shape, quiet
 from tflm_zo.conversion.remedies import LOOP_REMEDY, remedy
@@ -46,10 +45,8 @@ def convert(keras_model: Any, representative_data: ArrayLike | Iterable[ArrayLik
     samples = as_samples("representative_data", representative_data, expected, model.name)
     warn_of_data(constant_notes(samples, "representative_data"))
     graph = freeze(tf, model, [samples.shape[1:]], model.name)
-    content, failure = _converted(graph, samples)
-    if failure is not None and "SPLIT" in failure.reason:
-        graph = without_splits(tf, graph)
-        content, failure = _converted(graph, samples)
+    content, failure = convert_graphs([(graph, [samples])])[0]
+    failure = failure or find_unquantized(content)
     if failure is None:
         return content
     layer = layer_of(model, failure.names, graph.scopes, graph.origin) or _isolate(tf, keras, model, samples)
@@ -57,11 +54,6 @@ def convert(keras_model: Any, representative_data: ArrayLike | Iterable[ArrayLik
         layer = f"model '{model.name}'"
     message = f"{layer} cannot become int8: {failure.reason}"
     raise ZoError(f"{message}; {LOOP_REMEDY if graph.loops else remedy(message)}")
-
-
-def _converted(graph: FrozenGraph, samples: NDArray[np.float32]) -> tuple[bytes, Failure | None]:
-    content, failure = convert_graphs([(graph, [samples])])[0]
-    return content, failure or find_unquantized(content)
 
 
 def _isolate(tf: Any, keras: Any, model: Any, samples: NDArray[np.float32], outer: str = "") -> str | None:

@@ -3,30 +3,33 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tflm_zo.conversion.converter_process import FrozenGraph
+# What Keras calls the cells of its recurrent layers, whatever the layers are called.
+_CELLS = ("gru_cell", "lstm_cell")
 
 
-def without_splits(tf: Any, graph: FrozenGraph) -> FrozenGraph:
-    """Return ``graph`` with a slice for every output of a ``Split``.
+def without_splits(tf: Any, definition: Any, output: str) -> tuple[Any, str]:
+    """Return a graph, and the name of its output, with a slice for every output of a ``Split`` in a GRU or LSTM.
 
-    The converter leaves a SPLIT float if nobody uses one of its outputs, as in the first step of a GRU, whose state is
-    zero. Raises nothing: splits of unknown shape stay.
+    In their first step, where the state is zero, one part is used by nobody. The converter takes that part's range
+    from memory that is in use for something else by then, so it leaves the SPLIT float now and then, or gives all parts
+    a scale that is not theirs. Slices that nobody uses vanish.
     """
-    definition = tf.compat.v1.GraphDef.FromString(graph.content)
+    splits = [node.name for node in definition.node if node.op == "Split" and any(c in node.name for c in _CELLS)]
+    if not splits:
+        return definition, output
     with tf.Graph().as_default() as shaped:
         tf.import_graph_def(definition, name="")
     parts: dict[str, str] = {}
     nodes: list[Any] = []
     for node in definition.node:
-        source = shaped.get_operation_by_name(node.name)
-        if node.op != "Split" or not source.outputs[0].shape.is_fully_defined():
+        if node.name not in splits:
             nodes.append(node)
             continue
+        source = shaped.get_operation_by_name(node.name)
         axis = int(tf.get_static_value(source.inputs[0]))
         size = source.outputs[0].shape.as_list()
         for number in range(len(source.outputs)):
@@ -41,8 +44,7 @@ def without_splits(tf: Any, graph: FrozenGraph) -> FrozenGraph:
         node.ClearField("input")
         node.input.extend(names)
         edited.node.append(node)
-    output = parts.get(graph.output, "")
-    return replace(graph, content=edited.SerializeToString(), output=f"{output}:0" if output else graph.output)
+    return edited, f"{parts[output]}:0" if output in parts else output
 
 
 def _slice(tf: Any, name: str, split: Any, begin: np.ndarray, size: np.ndarray) -> list[Any]:

@@ -18,6 +18,7 @@ from tflm_zo.errors import ZoError
 
 _PREDICT_BATCH = 256
 _MOST_CAUSE = 400
+_HALF = ("float16", "bfloat16")
 
 
 @contextlib.contextmanager
@@ -82,7 +83,9 @@ def scope_name(name: str) -> str:
 @contextlib.contextmanager
 def plain_inference(model: Any) -> Iterator[None]:
     """Around tracing a Keras model: recurrent layers are unrolled, since loops cannot become int8; what computes in
-    float16 does so in float32; and names are such that TensorFlow takes them. All is undone afterwards."""
+    float16 does so in float32; and names are such that TensorFlow takes them. All is undone afterwards.
+
+    Raises :class:`ZoError` for weights in float16, which would be of another type than what computes with them."""
     import keras
 
     changed: list[tuple[Any, str, Any]] = []
@@ -98,7 +101,12 @@ def plain_inference(model: Any) -> Iterator[None]:
             change(layer, "name", scope_name(layer.name))
             if isinstance(layer, keras.layers.RNN):
                 change(layer, "unroll", True)
-            if layer.compute_dtype in ("float16", "bfloat16"):
+            if layer.variable_dtype in _HALF:
+                raise ZoError(
+                    f"layer '{layer.name}' keeps its weights in {layer.variable_dtype}: make the model with the dtype "
+                    "policy float32 or mixed_float16"
+                )
+            if layer.compute_dtype in _HALF:
                 change(layer, "dtype_policy", keras.dtype_policies.get("float32"))
         yield
     finally:
