@@ -28,6 +28,7 @@ from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model, save_model, schema
 from tflm_zo.model.graph import Graph, Operator, main_graph
 from tflm_zo.ops.command import INITIALISE, LOSS, REPORT_DTYPE, make_command
+from tflm_zo.ops.names import PREFIX
 from tflm_zo.patching.patch import patch
 from tflm_zo.tflm.interpreter import Interpreter
 from tflm_zo.training.trainer import Trainer
@@ -83,6 +84,11 @@ def test_equal_layers_train_to_the_host_weights(name: str, trainable: str) -> No
     for trainer in trainers:
         trainer.fit(x, y, epochs=2, batch_size=4, verbose=False, holdout=0)
     assert trained(trainers[0]) == trained(trainers[1]) != start
+    baked = [trainer.bake() for trainer in trainers]
+    assert not [t.name for t in main_graph(load_model(baked[1])).tensors if t.name.startswith(PREFIX)]
+    first, second = map(Interpreter, baked)
+    for sample in x:
+        np.testing.assert_array_equal(first.run(sample[None]), second.run(sample[None]))
 
 
 def trained(trainer: Trainer) -> list[bytes]:

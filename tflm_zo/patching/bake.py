@@ -63,15 +63,35 @@ def _replace(tree: Any, tensor: Any, value: np.ndarray, initial: np.ndarray, nam
 
 
 def _remove_training(tree: Any) -> None:
-    """Take out what the patcher added; codes and tensors were added at the ends, so no index changes."""
+    """Take out what the patcher added, wherever it stands: layers may have been replaced since (export)."""
     graph = tree.subgraphs[0]
     place = trained_output(tree)
     training = {op.opcodeIndex for op in graph.operators if custom_code(tree, op).startswith(OP_PREFIX)}
     graph.operators = [op for op in graph.operators if op.opcodeIndex not in training]
-    tree.operatorCodes = [c for i, c in enumerate(tree.operatorCodes) if i not in training]
+    kept_codes = [i for i in range(len(tree.operatorCodes)) if i not in training]
+    for operator in (op for subgraph in tree.subgraphs for op in subgraph.operators or []):
+        operator.opcodeIndex = kept_codes.index(operator.opcodeIndex)
+    tree.operatorCodes = [tree.operatorCodes[i] for i in kept_codes]
     graph.inputs = graph.inputs[:-2]
     trained, _, *others = (int(i) for i in graph.outputs)
     others.insert(place, trained)
     graph.outputs = np.array(others, dtype=np.int32)
-    while tensor_name(graph.tensors[-1]).startswith(PREFIX):
-        graph.tensors.pop()
+    kept = [i for i, tensor in enumerate(graph.tensors) if not tensor_name(tensor).startswith(PREFIX)]
+    _renumber(tree, {old: new for new, old in enumerate(kept)})
+    graph.tensors = [graph.tensors[i] for i in kept]
+
+
+def _renumber(tree: Any, number: Mapping[int, int]) -> None:
+    """Give the tensors of the main subgraph other indices, by their present ones."""
+    if all(old == new for old, new in number.items()):
+        return
+    graph = tree.subgraphs[0]
+    for table in (graph, *graph.operators):
+        for field in ("inputs", "outputs", "intermediates"):
+            indices = getattr(table, field, None)
+            if indices is not None:
+                setattr(table, field, np.array([number.get(int(i), -1) for i in indices], np.int32))
+    for signature in tree.signatureDefs or []:
+        for end in (*(signature.inputs or []), *(signature.outputs or [])):
+            if signature.subgraphIndex == 0:
+                end.tensorIndex = number[end.tensorIndex]
