@@ -42,8 +42,8 @@ def _recurrent(kind: str, **options: Any) -> Build:
     return lambda keras, x: getattr(keras.layers, kind)(5, **options)(x)
 
 
-def _bidirectional(keras: Any, x: Any) -> Any:
-    return keras.layers.Bidirectional(keras.layers.LSTM(4))(x)
+def _bidirectional(**options: Any) -> Build:
+    return lambda keras, x: keras.layers.Bidirectional(keras.layers.LSTM(4, **options))(x)
 
 
 def _time_distributed(keras: Any, x: Any) -> Any:
@@ -118,7 +118,8 @@ CASES = (
     Case("GRU, reset_after=False", "sequence", _recurrent("GRU", reset_after=False)),
     Case("GRU", "sequence", _recurrent("GRU")),
     Case("SimpleRNN", "sequence", _recurrent("SimpleRNN")),
-    Case("Bidirectional", "sequence", _bidirectional),
+    Case("Bidirectional", "sequence", _bidirectional()),
+    Case("Bidirectional, return_sequences=True", "sequence", _bidirectional(return_sequences=True)),
     Case("TimeDistributed", "sequence", _time_distributed),
     Case("Attention", "sequence", _attention),
     Case("MultiHeadAttention", "sequence", _multi_head),

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tflm_zo.conversion.diagnosis import Failure, explain, find_unquantized
-from tflm_zo.conversion.graph_edits import without_splits
+from tflm_zo.conversion.graph_edits import quantizable
 from tflm_zo.conversion.keras_support import cause, plain_inference, quiet
 from tflm_zo.conversion.layer_scopes import recorded_scopes
 from tflm_zo.errors import ZoError
@@ -69,7 +69,7 @@ def freeze(tf: Any, function: Callable[..., Any], shapes: Sequence[tuple[int, ..
     operation = frozen.outputs[0].op
     while operation.type == "Identity" and operation.inputs:
         operation = operation.inputs[0].op
-    definition, output = without_splits(tf, frozen.graph.as_graph_def(), frozen.outputs[0].name)
+    definition, output = quantizable(tf, frozen.graph.as_graph_def(), frozen.outputs[0].name)
     loops = any(node.op in ("While", "StatelessWhile") for node in definition.node)
     return FrozenGraph(definition.SerializeToString(), output, operation.name, scopes, loops)
 
