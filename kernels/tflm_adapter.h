@@ -99,7 +99,7 @@ inline EvalTensor* InputTensor(Context* context, const Node* node, int index) {
 }
 
 inline EvalTensor* OutputTensor(Context* context, const Node* node, int index) {
-  if (index < 0 || index >= node->outputs->size) return nullptr;
+  if (index < 0 || index >= node->outputs->size || node->outputs->data[index] < 0) return nullptr;
   return context->GetEvalTensor(context, node->outputs->data[index]);
 }
 

@@ -86,7 +86,7 @@ int32_t OpHost::Add(const Registration& registration, const std::vector<int32_t>
   op->inputs = WithLength(inputs);
   op->outputs = WithLength(outputs);
   op->options.resize(option_bytes / sizeof(uint32_t) + 1);
-  std::memcpy(op->options.data(), options, option_bytes);
+  if (option_bytes != 0) std::memcpy(op->options.data(), options, option_bytes);
   op->node = Node{};
   op->node.inputs = reinterpret_cast<abi::IntArray*>(op->inputs.data());
   op->node.outputs = reinterpret_cast<abi::IntArray*>(op->outputs.data());
