@@ -19,7 +19,9 @@ class Momentum {
  public:
   static constexpr int32_t Words(int32_t count) { return kMomentumWords * count; }
 
-  Momentum(float* state, int32_t count) : momentum_(state), fraction_(state + count) {}
+  // `state` may be nullptr: then there is none to be asked for.
+  Momentum(float* state, int32_t count)
+      : momentum_(state), fraction_(state == nullptr ? nullptr : state + count) {}
 
   // The sign of element i's momentum after `gradient`: -1, 0 or 1.
   float Direction(int32_t i, float gradient) const {

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,7 @@ def write_corpus(folder: Path) -> None:
 
 def _items(vector: Any) -> list[int]:
     return [] if vector is None else [int(value) for value in vector]
+
+
+if __name__ == "__main__":
+    write_corpus(Path(sys.argv[1]))

@@ -70,7 +70,7 @@ class GraphCheck {
     Require(t.layers >= 0 && t.layers <= graph_.layer_count() && t.head_layer < t.layers,
             "the layers");
     for (int32_t i = 0; i < t.parameter_count; ++i) {
-      Require(t.parameters[i].last_layer < t.layers, "a parameter's layer");
+      Require(t.parameters[i].last_layer < graph_.layer_count(), "a parameter's layer");
     }
     for (int32_t i = 0; i < t.node_count; ++i) {
       const TflmZoSimTrainingNode& node = t.nodes[i];

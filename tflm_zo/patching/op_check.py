@@ -33,7 +33,7 @@ from tflm_zo.ops.options import (
     unpack_parameters,
 )
 
-_KINDS = {PARAMETER_OP: TrainingOpKind.PARAMETERS, NODE_OP: TrainingOpKind.NODE, LOSS_OP: TrainingOpKind.LOSS}
+_KINDS = {PARAMETER_OP: TrainingOpKind.PARAMETERS, LOSS_OP: TrainingOpKind.LOSS, NODE_OP: TrainingOpKind.NODE}
 _TYPES = {
     schema.TensorType.INT8: CheckedType.INT8,
     schema.TensorType.INT32: CheckedType.INT32,
@@ -114,12 +114,12 @@ class _Check:
             input_count=len(inputs),
             outputs=(ctypes.c_int32 * len(outputs))(*outputs),
             output_count=len(outputs),
-            options=ctypes.cast(options, ctypes.c_void_p).value,
+            options=ctypes.cast(ctypes.c_char_p(options), ctypes.c_void_p).value,
             option_bytes=len(options),
         )
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
         if not library().tflm_zo_check_op(op, message, _MESSAGE_BYTES):
-            raise _misfit(message.value.decode("utf-8", "replace"))
+            raise ZoError(message.value.decode("utf-8", "replace"))  # which says what to do
         for index in inputs:
             _require(index < 0 or self._has_values(index), f"tensor {index} is given to one and never computed")
 
