@@ -34,6 +34,9 @@ def patched_models() -> dict[str, bytes]:
         "regression": patch(regression, "all", loss="mse"),
         "residual": patch(small_models.residual_model(), "last:2"),
         "dense": patch(dense, "head"),
+        "map": patch(small_models.map_model(), "exact"),
+        "state": patch(small_models.recurrent_model(), "head"),
+        "two_outputs": patch(small_models.two_headed_model(), "exact", output=1),
     }
 
 
@@ -47,7 +50,9 @@ def words_of(patched: bytes) -> bytes:
     words = [len(named)]
     for index in named:
         tensor = graph.tensors[index]
-        words += [_ELEMENT_TYPES[tensor.type], math.prod(shape_of(tensor)), not tensor.isVariable]
+        # Of other types are states of operators, of which the ops see bytes.
+        size = 1 if tensor.type in _ELEMENT_TYPES else np.dtype(np.int16).itemsize
+        words += [_ELEMENT_TYPES.get(tensor.type, 0), size * math.prod(shape_of(tensor)), not tensor.isVariable]
     words.append(len(ops))
     for op in ops:
         inputs, outputs = ([number[int(i)] for i in _items(vector)] for vector in (op.inputs, op.outputs))

@@ -25,6 +25,7 @@ from tflm_zo.model.file import load_model, save_model, schema, tensor_name
 from tflm_zo.ops.layouts import LossInput, LossOutput, NodeInput, ParameterInput
 from tflm_zo.ops.names import LOSS_OP, NODE_OP, PARAMETER_OP, PREFIX, custom_code
 from tflm_zo.ops.option_layouts import LayerShape, LossOptions, NodeOptions, ParameterEntry, ParameterOptions
+from tflm_zo.ops.options import unpack_parameters
 from tflm_zo.patching.patch import patch
 from tflm_zo.training.trainer import Trainer
 
@@ -71,6 +72,10 @@ class Tampered:
         tensor.buffer = len(self.tree.buffers) - 1
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
+
+    def states(self) -> tuple[Any, ...]:
+        """What the parameter op clears."""
+        return unpack_parameters(bytes(bytearray(self.ops(PARAMETER_OP)[0].customOptions))).states
 
     def bytes(self) -> bytes:
         """The model as a file."""
@@ -201,6 +206,10 @@ ATTACKS: dict[str, Edit] = {
     "constant_weights": _constant_weights,
     "session_short": _shape("session", 90),
     "command_short": _shape("command", 4),
+    "positions_2": _loss("positions", 2),
+    "positions_huge": _loss("positions", (1 << 31) - 1),
+    "output_7": _loss("output", 7),
+    "state_count": _head("state_count", 1 << 28),
     "command_is_session": _input(PARAMETER_OP, ParameterInput.COMMAND, 0),
 }
 """What somebody may do to a patched model, all of which is refused."""

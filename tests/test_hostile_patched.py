@@ -19,6 +19,8 @@ import small_models
 from build_once import BuildOnce
 
 from tflm_zo import ZoError, bake, patch
+from tflm_zo.ops.names import PARAMETER_OP
+from tflm_zo.ops.option_layouts import StateEntry
 from tflm_zo.patching.patched_model import read_patched
 from tflm_zo.tflm import plugin
 from tflm_zo.tflm.interpreter import Interpreter
@@ -71,6 +73,16 @@ def test_an_attack_is_refused_by_whoever_reads_the_model(attack: str) -> None:
         assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(("field", "value"), [("bytes", 1 << 20), ("bytes", 0), ("input", 0), ("input", 1000)])
+def test_the_state_of_an_operator_is_cleared_within_its_tensor(field: str, value: int) -> None:
+    model = hostile_models.Tampered(patch(small_models.recurrent_model(), "head"))
+    (op,) = model.ops(PARAMETER_OP)
+    first = len(op.customOptions) - len(model.states()) * ctypes.sizeof(StateEntry)
+    model.set_option(op, first + getattr(StateEntry, field).offset, value)
+    with pytest.raises(ZoError, match=r"state (does not match its tensor|is no memory)"):
+        read_patched(model.bytes())
+
+
 # The first few words of what the ops themselves say.
 OPS_SAY = {
     "residual_5": "TFLM_ZO_LOSS: options do not match",
@@ -94,7 +106,7 @@ def test_the_ops_refuse_it_in_tflm_too(attack: str, capfd: pytest.CaptureFixture
 
 def test_valid_models_are_accepted() -> None:
     for model in fuzz_corpus.patched_models().values():
-        SimPasses(read_patched(model))
+        assert Interpreter(read_patched(model).data).state_address
 
 
 def _commands(model: Path, data: Path, folder: Path) -> None:

@@ -28,6 +28,8 @@ class CheckedType(enum.IntEnum):
     OTHER = 0
     FLOAT32 = 1
     INT32 = 2
+    UINT8 = 3
+    INT16 = 7
     INT8 = 9
 
 
