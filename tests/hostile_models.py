@@ -205,6 +205,8 @@ ATTACKS: dict[str, Edit] = {
     "session_written": _written_by_a_layer,
     "constant_weights": _constant_weights,
     "session_short": _shape("session", 90),
+    "target_scalar": _shape("target"),
+    "report_of_2_dimensions": _shape("report", 4, 2),
     "command_short": _shape("command", 4),
     "positions_2": _loss("positions", 2),
     "positions_huge": _loss("positions", (1 << 31) - 1),

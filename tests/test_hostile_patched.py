@@ -137,10 +137,10 @@ def test_files_that_did_harm(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainable", ["exact", "all"])
-def test_no_mutation_ends_the_process(trainable: str) -> None:
+@pytest.mark.parametrize(("trainable", "engine"), [("exact", "tflm"), ("all", "simulator")])
+def test_no_mutation_ends_the_process(trainable: str, engine: str) -> None:
     """Each word of the options, each input and each tensor of the ops is something else."""
-    last = run("train", trainable, "simulator").splitlines()[-1]
+    last = run("train", trainable, engine).splitlines()[-1]
     ends = json.loads(last)
     assert ends["refused"] > 500 and ends["trained"] > 100
 

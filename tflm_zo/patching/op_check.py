@@ -17,7 +17,15 @@ from tflm_zo.errors import ZoError
 from tflm_zo.model.file import damage_reported, schema, shape_of
 from tflm_zo.ops.compiled import library
 from tflm_zo.ops.host_api import CheckedOp, CheckedTensor, CheckedType, TrainingOpKind
-from tflm_zo.ops.layouts import LossInput, LossOutput, ModelOutput, NodeInput, ParameterInput
+from tflm_zo.ops.layouts import (
+    COMMAND_WORDS,
+    REPORT_WORDS,
+    LossInput,
+    LossOutput,
+    ModelOutput,
+    NodeInput,
+    ParameterInput,
+)
 from tflm_zo.ops.names import LOSS_OP, NODE_OP, OP_PREFIX, PARAMETER_OP, custom_code
 from tflm_zo.ops.option_layouts import LOSS_OPTIONS_MAGIC, NODE_OPTIONS_MAGIC, PARAMETER_OPTIONS_MAGIC
 from tflm_zo.ops.options import (
@@ -150,6 +158,7 @@ class _Check:
         command, session = inputs[ParameterInput.COMMAND], inputs[ParameterInput.SESSION]
         graph_inputs = _items(self._graph.inputs)
         _require(graph_inputs[-2] == command, "the command is no input of the model")
+        _require(shape_of(self._graph.tensors[command]) == (COMMAND_WORDS,), "the command has another shape")
         _require(not self._is_constant(command) and command not in self._producers, "the command is no memory")
         _require(self._is_state(session), "the session is no memory")
         _require(not _items(operator.outputs), "the parameter op has outputs")
@@ -188,6 +197,15 @@ class _Check:
         self._outputs = _items(operator.outputs)
         ends = _items(self._graph.outputs)
         _require(len(ends) > 1 and ends[ModelOutput.REPORT_OUTPUT] == self._outputs[LossOutput.REPORT], "no report")
+        # Hosts give TFLM arrays of these shapes.
+        _require(
+            shape_of(self._graph.tensors[self._outputs[LossOutput.REPORT]]) == (REPORT_WORDS,),
+            "the report has another shape",
+        )
+        shape = shape_of(self._graph.tensors[target])
+        _require(
+            len(shape) > 0 if options.classes == 0 else shape == (options.positions,), "the target has another shape"
+        )
         _require(0 <= options.output < len(ends) - 1, "the loss is of an output that the model has not")
         for output in self._outputs:
             alone = self._producers[output] == [operator] and not self._graph.tensors[output].isVariable
