@@ -5,7 +5,7 @@ VENV_TEST := .venv-test
 SOURCES := pyproject.toml $(shell find kernels micro_app -type f) \
            $(wildcard tflm_zo/*.py tflm_zo/*/*.py)
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint fuzz format clean
 
 # `pytest`, not `python -m pytest`: the latter would put the source tree before the installed package.
 # An installed copy, not an editable one: the demo and the tests see what a user's `pip install` gives.
@@ -30,6 +30,14 @@ lint: $(VENV_TEST)/installed
 	$(VENV_TEST)/bin/ruff format --check tflm_zo tests tools
 	$(VENV_TEST)/bin/mypy
 	find kernels micro_app tests -name '*.cc' -o -name '*.h' -o -name '*.ino' | xargs $(VENV_TEST)/bin/clang-format --dry-run -Werror
+
+# Needs cmake and clang with its runtime (Debian: clang libclang-rt-14-dev). `make test` has a short run without clang.
+FUZZ_RUNS ?= 200000
+fuzz: $(VENV_TEST)/installed
+	cmake -S tests/cpp/fuzz -B build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DLIBFUZZER=ON
+	cmake --build build/fuzz
+	$(VENV_TEST)/bin/python tests/fuzz_corpus.py build/fuzz/corpus
+	build/fuzz/fuzz_ops -runs=$(FUZZ_RUNS) -timeout=10 -max_len=4096 -rss_limit_mb=512 build/fuzz/corpus
 
 format: $(VENV_TEST)/installed
 	$(VENV_TEST)/bin/ruff check --fix tflm_zo tests tools

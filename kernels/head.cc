@@ -9,11 +9,12 @@ namespace tflm_zo {
 void HighResolutionLogits(const Head& head, float* logits) {
   for (int32_t j = 0; j < head.outputs; ++j) {
     const int8_t* row = head.weights + j * head.features;
-    int32_t accumulator = head.bias == nullptr ? 0 : head.bias[j];
+    // Not signed: a bias may be anything, and sums that leave the range must still have a meaning.
+    auto accumulator = static_cast<uint32_t>(head.bias == nullptr ? 0 : head.bias[j]);
     for (int32_t k = 0; k < head.features; ++k) {
-      accumulator += row[k] * (head.input[k] - head.input_zero_point);
+      accumulator += static_cast<uint32_t>(row[k] * (head.input[k] - head.input_zero_point));
     }
-    logits[j] = static_cast<float>(accumulator) * head.accumulator_scales[j];
+    logits[j] = static_cast<float>(static_cast<int32_t>(accumulator)) * head.accumulator_scales[j];
   }
 }
 

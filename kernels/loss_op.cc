@@ -10,6 +10,7 @@
 #include "perturbation.h"
 #include "random.h"
 #include "session.h"
+#include "tensor_check.h"
 
 namespace tflm_zo {
 namespace {
@@ -24,9 +25,9 @@ void* Init(Context* context, const char* buffer, size_t length) {
   auto* state = static_cast<LossState*>(AllocatePersistent(context, sizeof(LossState)));
   if (state == nullptr) return nullptr;
   const auto* options = reinterpret_cast<const LossOptions*>(buffer);
-  const bool valid = buffer != nullptr && length >= sizeof(LossOptions) &&
-                     options->magic == kLossOptionsMagic && options->version == kOptionsVersion &&
-                     options->outputs > 0 && options->positions > 0 &&
+  const bool valid = CanHold<LossOptions>(buffer, length) && options->magic == kLossOptionsMagic &&
+                     options->version == kOptionsVersion && options->outputs > 0 &&
+                     options->positions > 0 && options->features >= 0 &&
                      length >= OptionsBytes(options);
   state->options = valid ? options : nullptr;
   state->logits_scratch = -1;
@@ -36,32 +37,47 @@ void* Init(Context* context, const char* buffer, size_t length) {
 // Number of logits, of all positions.
 int32_t LogitCount(const LossOptions& options) { return options.positions * options.outputs; }
 
+// Whether the tensors and options of the head fit together; features > 0.
+bool HeadMatches(Context* context, const Node* node, const LossOptions& options) {
+  const EvalTensor* bias = InputTensor(context, node, kLossHeadBias);
+  const EvalTensor* residual = InputTensor(context, node, kLossResidual);
+  const EvalTensor* gradient = OutputTensor(context, node, kLossFeatureGradient);
+  const int32_t weights = Product(options.features, options.outputs);
+  const int32_t features = Product(options.features, options.positions);
+  return IsInt8Of(InputTensor(context, node, kLossFeatures), features) &&
+         IsInt8Of(InputTensor(context, node, kLossHeadWeights), weights) &&
+         (bias == nullptr ? options.trains_bias == 0 : IsInt32Of(bias, options.outputs)) &&
+         (residual == nullptr || IsInt8Of(residual, weights)) &&
+         (gradient == nullptr || IsFloatOf(gradient, features)) &&
+         IsZeroPoint(options.feature_zero_point) && Within(options.headroom, 0, kMaxWeight) &&
+         NoneNegative(&options.feature_scale, 1) &&
+         // Both tables.
+         NoneNegative(AccumulatorScales(&options), Product(2, options.outputs));
+}
+
 bool TensorsMatch(Context* context, const Node* node, const LossOptions& options) {
-  const EvalTensor* logits = InputTensor(context, node, kLossLogits);
   const EvalTensor* target = InputTensor(context, node, kLossTarget);
-  const EvalTensor* session = InputTensor(context, node, kLossSession);
-  const EvalTensor* report = OutputTensor(context, node, kLossReport);
-  if (logits == nullptr || target == nullptr || session == nullptr || report == nullptr)
-    return false;
-  if (!IsInt8(logits) || ElementCount(logits) != LogitCount(options)) return false;
-  if (options.positions != 1 && options.kind != kCrossEntropy) return false;
-  if (ElementCount(report) != kReportWords || ElementCount(session) < kSessionWords) return false;
-  if (options.kind != kMeanSquaredError) {
-    if (!IsInt32(target) || ElementCount(target) != options.positions) return false;
-  } else if (!IsInt8(target) || ElementCount(target) != options.outputs) {
+  if (!Within(options.kind, kCrossEntropy, kEntropy) || !IsZeroPoint(options.zero_point) ||
+      !NoneNegative(&options.scale, 1) || !InputsDiffer(node) ||
+      (options.positions != 1 && options.kind != kCrossEntropy) ||
+      !IsInt8Of(InputTensor(context, node, kLossLogits),
+                Product(options.positions, options.outputs)) ||
+      SettingWords(InputTensor(context, node, kLossSession)) < 0 ||
+      !IsInt32Of(OutputTensor(context, node, kLossReport), kReportWords)) {
     return false;
   }
-  const EvalTensor* mean = InputTensor(context, node, kLossMeanPrediction);
-  if (options.kind == kEntropy && (mean == nullptr || ElementCount(mean) != options.outputs))
+  if (options.kind == kMeanSquaredError ? !IsInt8Of(target, options.outputs)
+                                        : !IsInt32Of(target, options.positions)) {
     return false;
-  if (options.features == 0) return true;
-  const EvalTensor* features = InputTensor(context, node, kLossFeatures);
-  const EvalTensor* weights = InputTensor(context, node, kLossHeadWeights);
-  if (options.trains_bias != 0 && InputTensor(context, node, kLossHeadBias) == nullptr)
+  }
+  if (options.kind == kEntropy &&
+      !IsFloatOf(InputTensor(context, node, kLossMeanPrediction), options.outputs)) {
     return false;
-  return features != nullptr && weights != nullptr && IsInt8(features) && IsInt8(weights) &&
-         ElementCount(features) == options.positions * options.features &&
-         ElementCount(weights) == options.features * options.outputs;
+  }
+  if (options.features != 0) return HeadMatches(context, node, options);
+  return options.high_resolution == 0 && options.trains_bias == 0 &&
+         InputTensor(context, node, kLossResidual) == nullptr &&
+         OutputTensor(context, node, kLossFeatureGradient) == nullptr;
 }
 
 Status Prepare(Context* context, Node* node) {
@@ -307,6 +323,10 @@ Status Invoke(Context* context, Node* node) {
   const auto& state = *static_cast<const LossState*>(node->user_data);
   const auto* session =
       static_cast<const Session*>(TensorData(InputTensor(context, node, kLossSession)));
+  if (!IsSound(*session, SettingWords(InputTensor(context, node, kLossSession)), 0)) {
+    TFLM_ZO_REPORT(context, "%s: no session has begun", kLossOpName);
+    return kError;
+  }
   const auto* codes =
       static_cast<const int8_t*>(TensorData(InputTensor(context, node, kLossLogits)));
 

@@ -19,7 +19,9 @@ class Momentum {
  public:
   static constexpr int32_t Words(int32_t count) { return kMomentumWords * count; }
 
-  Momentum(float* state, int32_t count) : momentum_(state), fraction_(state + count) {}
+  // `state` may be nullptr: then there is none to be asked for.
+  Momentum(float* state, int32_t count)
+      : momentum_(state), fraction_(state == nullptr ? nullptr : state + count) {}
 
   // The sign of element i's momentum after `gradient`: -1, 0 or 1.
   float Direction(int32_t i, float gradient) const {
@@ -30,7 +32,9 @@ class Momentum {
   // Adds `step` (codes) to what is left of element i's earlier steps, and takes the whole codes
   // out.
   int32_t WholeCodes(int32_t i, float step) const {
-    const float sum = fraction_[i] + step;
+    float sum = fraction_[i] + step;
+    // Far from what any step is; the negated comparison also takes what is not a number.
+    if (!(sum > -kMostCodes && sum < kMostCodes)) sum = 0.0f;
     const auto whole = static_cast<int32_t>(sum);
     fraction_[i] = sum - static_cast<float>(whole);
     return whole;
@@ -38,6 +42,7 @@ class Momentum {
 
  private:
   static constexpr float kDecay = 0.9f;
+  static constexpr float kMostCodes = 2147483648.0f;  // that an int32 holds
 
   float* momentum_;
   float* fraction_;

@@ -7,6 +7,7 @@
 #include "perturbation.h"
 #include "random.h"
 #include "session.h"
+#include "tensor_check.h"
 #include "weight_gradient.h"
 #include "weight_step.h"
 
@@ -25,9 +26,9 @@ void* Init(Context* context, const char* buffer, size_t length) {
   auto* state = static_cast<NodeState*>(AllocatePersistent(context, sizeof(NodeState)));
   if (state == nullptr) return nullptr;
   const auto* options = reinterpret_cast<const NodeOptions*>(buffer);
-  const bool valid = buffer != nullptr && length >= sizeof(NodeOptions) &&
-                     options->magic == kNodeOptionsMagic && options->version == kOptionsVersion &&
-                     options->channels > 0 && length >= OptionsBytes(options);
+  const bool valid = CanHold<NodeOptions>(buffer, length) && options->magic == kNodeOptionsMagic &&
+                     options->version == kOptionsVersion && options->channels > 0 &&
+                     length >= OptionsBytes(options);
   state->options = valid ? options : nullptr;
   return state;
 }
@@ -35,36 +36,88 @@ void* Init(Context* context, const char* buffer, size_t length) {
 // Whether a node trains weights, not only the bias.
 bool TrainsWeights(const Node* node) { return node->inputs->data[kNodeWeights] >= 0; }
 
-bool IsInt8Of(const EvalTensor* tensor, int32_t count) {
-  return tensor != nullptr && IsInt8(tensor) && ElementCount(tensor) == count;
+// Whether windows along one side of a layer fit its input: the last one begins within it, and no
+// place in a window, padding included, is beyond what an int32 holds.
+bool WindowsFit(int32_t inputs, int32_t outputs, int32_t filter, int32_t stride, int32_t dilation,
+                int32_t pad) {
+  if (stride < 1 || dilation < 1 || pad < 0) return false;
+  const int64_t last = static_cast<int64_t>(outputs - 1) * stride;
+  const int64_t reach = static_cast<int64_t>(filter - 1) * dilation;
+  return last - pad < inputs && pad <= reach && last + reach <= INT32_MAX;
+}
+
+bool IsValid(const LayerShape& shape) {
+  const bool depthwise = shape.kind == kDepthwise;
+  return Within(shape.kind, kConvolution, kFullyConnected) &&
+         WindowsFit(shape.input_height, shape.output_height, shape.filter_height,
+                    shape.stride_height, shape.dilation_height, shape.pad_top) &&
+         WindowsFit(shape.input_width, shape.output_width, shape.filter_width, shape.stride_width,
+                    shape.dilation_width, shape.pad_left) &&
+         (!depthwise ||
+          Product(shape.input_channels, shape.depth_multiplier) == shape.output_channels);
+}
+
+// Whether every output of a layer in closed form has its feature in a gradient of `features`.
+bool FeaturesMatch(const NodeOptions& options, int32_t features) {
+  const LayerShape& shape = options.shape;
+  if (Product(options.window_height, options.window_width) < 0) return false;
+  const int32_t columns = (shape.output_width - 1) / options.window_width + 1;
+  const int32_t rows = (shape.output_height - 1) / options.window_height + 1;
+  const int32_t needed = Product(Product(rows, options.pooled_width), shape.output_channels);
+  return columns <= options.pooled_width && needed > 0 && needed <= features;
+}
+
+bool GradientMatches(Context* context, const Node* node, const NodeOptions& options) {
+  const EvalTensor* gradient = InputTensor(context, node, kNodeFeatureGradient);
+  if (gradient == nullptr) return options.window_height == 0;
+  const int32_t features = ElementCount(gradient);
+  return IsFloatOf(gradient, features) && FeaturesMatch(options, features) &&
+         IsInt32Of(InputTensor(context, node, kNodeReport), kReportWords);
+}
+
+bool ValuesMatch(Context* context, const Node* node, const NodeOptions& options) {
+  const int32_t settings = SettingWords(InputTensor(context, node, kNodeSession));
+  constexpr auto kWords = static_cast<int32_t>(sizeof(NodeSetting) / sizeof(int32_t));
+  return Within(options.node, 0, settings / kWords - 1) && IsZeroPoint(options.input_zero_point) &&
+         Within(options.headroom, 0, kMaxWeight) && options.bias_headroom >= 0 &&
+         NoneNegative(&options.inverse_output_scale, 1) &&
+         (options.channels == 1 || options.channels == options.shape.output_channels) &&
+         // Both tables.
+         NoneNegative(WeightFactors(&options), Product(2, options.channels));
 }
 
 bool TensorsMatch(Context* context, const Node* node, const NodeOptions& options) {
-  if (node->inputs->size != kNodeInputCount) return false;
   const LayerShape& shape = options.shape;
-  const int32_t weight_count = shape.output_channels * FilterSize(shape);
-  const int32_t input_count = shape.input_height * shape.input_width * shape.input_channels;
-  if (InputTensor(context, node, kNodeSession) == nullptr ||
-      !IsInt8Of(InputTensor(context, node, kNodeLayerOutput),
-                Positions(shape) * shape.output_channels) ||
-      !IsInt8Of(InputTensor(context, node, kNodeInitialWeights), weight_count)) {
+  const int32_t channels = shape.output_channels;
+  const int32_t filter = Product(Product(shape.filter_height, shape.filter_width),
+                                 shape.kind == kDepthwise ? 1 : shape.input_channels);
+  const int32_t weights = Product(filter, channels);
+  const int32_t inputs =
+      Product(Product(shape.input_height, shape.input_width), shape.input_channels);
+  const int32_t outputs = Product(Product(shape.output_height, shape.output_width), channels);
+  if (node->inputs->size != kNodeInputCount || !InputsDiffer(node) || inputs < 0 ||
+      !IsInt8Of(InputTensor(context, node, kNodeLayerOutput), outputs) ||
+      !IsInt8Of(InputTensor(context, node, kNodeInitialWeights), weights) || !IsValid(shape) ||
+      !ValuesMatch(context, node, options) || !GradientMatches(context, node, options)) {
     return false;
   }
-  int32_t trained = shape.output_channels;
+  const EvalTensor* bias = InputTensor(context, node, kNodeBias);
+  if (bias != nullptr && !(IsInt32Of(bias, channels) &&
+                           IsInt32Of(InputTensor(context, node, kNodeInitialBias), channels))) {
+    return false;
+  }
+  int32_t trained = channels;
   if (TrainsWeights(node)) {
-    if (!IsInt8Of(InputTensor(context, node, kNodeLayerInput), input_count) ||
-        !IsInt8Of(InputTensor(context, node, kNodeWeights), weight_count)) {
+    if (!IsInt8Of(InputTensor(context, node, kNodeLayerInput), inputs) ||
+        !IsInt8Of(InputTensor(context, node, kNodeWeights), weights)) {
       return false;
     }
-    trained += weight_count;
-  } else if (InputTensor(context, node, kNodeBias) == nullptr) {
+    trained = weights <= INT32_MAX - channels ? weights + channels : -1;
+  } else if (bias == nullptr) {
     return false;
   }
-  const EvalTensor* report = InputTensor(context, node, kNodeReport);
-  const bool closed_form = InputTensor(context, node, kNodeFeatureGradient) != nullptr;
-  if (closed_form && (report == nullptr || ElementCount(report) != kReportWords)) return false;
   const EvalTensor* accumulator = InputTensor(context, node, kNodeAccumulator);
-  return accumulator == nullptr || ElementCount(accumulator) == trained;
+  return accumulator == nullptr || IsFloatOf(accumulator, trained);
 }
 
 // Number of elements of the gradient of one output channel's weights.
@@ -82,8 +135,9 @@ Status Prepare(Context* context, Node* node) {
     return kError;
   }
   const LayerShape& shape = state->options->shape;
-  const int32_t words = GradientSize(node, shape) + ChannelWords(shape.output_channels);
-  return RequestScratch(context, static_cast<size_t>(words) * sizeof(float), &state->scratch);
+  const size_t words = static_cast<size_t>(GradientSize(node, shape)) +
+                       static_cast<size_t>(ChannelWords(shape.output_channels));
+  return RequestScratch(context, words * sizeof(float), &state->scratch);
 }
 
 template <typename T>
@@ -307,7 +361,14 @@ class NodePass {
 };
 
 Status Invoke(Context* context, Node* node) {
-  const NodePass pass(context, node, *static_cast<const NodeState*>(node->user_data));
+  const auto& state = *static_cast<const NodeState*>(node->user_data);
+  const EvalTensor* session = InputTensor(context, node, kNodeSession);
+  if (!IsSound(*static_cast<const Session*>(TensorData(session)), SettingWords(session),
+               state.options->node + 1)) {
+    TFLM_ZO_REPORT(context, "%s: no session has begun", kNodeOpName);
+    return kError;
+  }
+  const NodePass pass(context, node, state);
   if (pass.Measured()) pass.Measure();
   if (pass.Perturbed()) pass.Perturb();
   if (pass.Updated()) pass.Update();

@@ -90,12 +90,13 @@ inline const StateEntry* States(const ParameterOptions* options) {
                                              options->reference_channels);
 }
 
-inline size_t OptionsBytes(const ParameterOptions* options) {
+// Of 64 bits, like those below: counts that no model has must not end in a small sum.
+inline uint64_t OptionsBytes(const ParameterOptions* options) {
   return sizeof(ParameterOptions) +
-         static_cast<size_t>(options->parameter_count) * sizeof(ParameterEntry) +
-         static_cast<size_t>(options->factor_count) * sizeof(float) +
-         2 * static_cast<size_t>(options->reference_channels) * sizeof(float) +
-         static_cast<size_t>(options->state_count) * sizeof(StateEntry);
+         static_cast<uint64_t>(options->parameter_count) * sizeof(ParameterEntry) +
+         static_cast<uint64_t>(options->factor_count) * sizeof(float) +
+         2 * static_cast<uint64_t>(options->reference_channels) * sizeof(float) +
+         static_cast<uint64_t>(options->state_count) * sizeof(StateEntry);
 }
 
 enum LossKind : int32_t {
@@ -132,9 +133,9 @@ inline const float* WeightFactors(const LossOptions* options) {
   return AccumulatorScales(options) + options->outputs;
 }
 
-inline size_t OptionsBytes(const LossOptions* options) {
+inline uint64_t OptionsBytes(const LossOptions* options) {
   return sizeof(LossOptions) +
-         (options->features > 0 ? 2 * static_cast<size_t>(options->outputs) * sizeof(float) : 0);
+         (options->features > 0 ? 2 * static_cast<uint64_t>(options->outputs) * sizeof(float) : 0);
 }
 
 struct NodeOptions {
@@ -165,8 +166,8 @@ inline const float* BiasFactors(const NodeOptions* options) {
   return WeightFactors(options) + options->channels;
 }
 
-inline size_t OptionsBytes(const NodeOptions* options) {
-  return sizeof(NodeOptions) + 2 * static_cast<size_t>(options->channels) * sizeof(float);
+inline uint64_t OptionsBytes(const NodeOptions* options) {
+  return sizeof(NodeOptions) + 2 * static_cast<uint64_t>(options->channels) * sizeof(float);
 }
 
 }  // namespace tflm_zo

@@ -6,57 +6,78 @@
 #include "momentum.h"
 #include "parameter_perturbation.h"
 #include "parameter_state.h"
+#include "tensor_check.h"
+#include "weight_step.h"
 
 namespace tflm_zo {
 namespace {
 
 static_assert(sizeof(ParameterState) == kParameterStateWords * sizeof(void*), "see parameter_op.h");
 
-// Fills the state from the custom options, or leaves options null if they are not ours.
+// Fills the state from the custom options, or leaves options null if they are not ours, or cut
+// short.
 void* Init(Context* context, const char* buffer, size_t length) {
   auto* state = static_cast<ParameterState*>(AllocatePersistent(context, sizeof(ParameterState)));
   if (state == nullptr) return nullptr;
   const auto* options = reinterpret_cast<const ParameterOptions*>(buffer);
-  const bool valid = buffer != nullptr && length >= sizeof(ParameterOptions) &&
-                     options->magic == kParameterOptionsMagic &&
-                     options->version == kOptionsVersion && options->parameter_count >= 0 &&
-                     options->node_count >= 0 && options->factor_count >= 0 &&
-                     options->reference_channels >= 0 && options->state_count >= 0 &&
-                     length >= OptionsBytes(options);
+  const bool valid =
+      CanHold<ParameterOptions>(buffer, length) && options->magic == kParameterOptionsMagic &&
+      options->version == kOptionsVersion && options->parameter_count >= 0 &&
+      options->node_count >= 0 && options->factor_count >= 0 && options->reference_channels >= 0 &&
+      options->state_count >= 0 && length >= OptionsBytes(options);
   state->options = valid ? options : nullptr;
   state->context = context;
   state->node = nullptr;
   return state;
 }
 
-int32_t SessionWords(const ParameterOptions& options) {
-  return kSessionWords +
-         static_cast<int32_t>((static_cast<size_t>(options.parameter_count) * sizeof(Setting) +
-                               static_cast<size_t>(options.node_count) * sizeof(NodeSetting)) /
-                              sizeof(int32_t));
+// Behind the session: of all parameters and nodes.
+int64_t SettingBytes(const ParameterOptions& options) {
+  return options.parameter_count * int64_t{sizeof(Setting)} +
+         options.node_count * int64_t{sizeof(NodeSetting)};
 }
 
-bool EntryMatchesTensors(Context* context, const Node* node, const ParameterEntry& entry) {
+bool IsOfKind(const EvalTensor* tensor, int32_t kind, int32_t count) {
+  switch (kind) {
+    case kWeights:
+    case kResidual:
+      return IsInt8Of(tensor, count);
+    case kBias:
+      return IsInt32Of(tensor, count);
+    case kMeanPrediction:
+      return IsFloatOf(tensor, count);
+    default:
+      return false;
+  }
+}
+
+bool EntryMatchesTensors(Context* context, const Node* node, const ParameterOptions& options,
+                         const ParameterEntry& entry) {
   const EvalTensor* variable = InputTensor(context, node, entry.variable_input);
-  if (variable == nullptr) return false;
-  if (entry.kind == kBias ? !IsInt32(variable) : ElementBytes(entry.kind) == 1 && !IsInt8(variable))
+  const int32_t count = variable == nullptr ? -1 : ElementCount(variable);
+  if (!IsOfKind(variable, entry.kind, count)) return false;
+  if (entry.kind == kResidual || entry.kind == kMeanPrediction) {
+    return entry.initial_input < 0 && entry.moments_input < 0;
+  }
+  if (!IsOfKind(InputTensor(context, node, entry.initial_input), entry.kind, count)) return false;
+  if (entry.moments_input >= 0 &&
+      !IsFloatOf(InputTensor(context, node, entry.moments_input), Product(count, kMomentumWords))) {
     return false;
-  if (entry.initial_input < 0) return true;
-  const EvalTensor* initial = InputTensor(context, node, entry.initial_input);
-  const EvalTensor* moments = InputTensor(context, node, entry.moments_input);
-  if (moments != nullptr && ElementCount(moments) != Momentum::Words(ElementCount(variable)))
-    return false;
-  return initial != nullptr && ElementCount(initial) == ElementCount(variable) &&
-         entry.channels > 0 && entry.channel_stride > 0 && entry.headroom >= 0 &&
-         (entry.factor_count == 1 || entry.factor_count == entry.channels);
+  }
+  return entry.channels > 0 && entry.channel_stride > 0 &&
+         Within(entry.headroom, 0, entry.kind == kWeights ? kMaxWeight : kMaxBias) &&
+         (entry.factor_count == 1 || entry.factor_count == entry.channels) &&
+         entry.factor_count <= options.factor_count &&
+         Within(entry.factor_offset, 0, options.factor_count - entry.factor_count);
 }
 
 bool StatesMatchTensors(Context* context, const Node* node, const ParameterOptions& options) {
   for (int32_t i = 0; i < options.state_count; ++i) {
     const StateEntry& state = States(&options)[i];
     const EvalTensor* tensor = InputTensor(context, node, state.input);
-    // The model says how many bytes an element has; the ops need not know all types.
-    if (tensor == nullptr || state.bytes < ElementCount(tensor)) return false;
+    if (tensor == nullptr) return false;
+    const int32_t bytes = Product(ElementCount(tensor), ElementSize(tensor));
+    if (bytes < 0 || state.bytes != bytes) return false;
   }
   return true;
 }
@@ -65,30 +86,31 @@ bool StatesMatchTensors(Context* context, const Node* node, const ParameterOptio
 bool MatchesReference(const ParameterState& state, int32_t index, ParameterKind kind) {
   ParameterView view;
   return GetParameter(state, index, &view) && view.entry->kind == kind &&
-         view.entry->initial_input >= 0 && view.count == state.options->reference_channels;
+         view.count == state.options->reference_channels;
 }
 
 Status Prepare(Context* context, Node* node) {
   auto* state = static_cast<ParameterState*>(node->user_data);
   if (state == nullptr || state->options == nullptr) {
     TFLM_ZO_REPORT(context,
-                   "%s: options of another version; patch the model again with this tflm-zo",
+                   "%s: options of another version, or damaged; patch the model again with "
+                   "this tflm-zo",
                    kParameterOpName);
     return kError;
   }
   state->node = node;
   const ParameterOptions& options = *state->options;
-  const EvalTensor* command = InputTensor(context, node, kParameterCommand);
-  const EvalTensor* session = InputTensor(context, node, kParameterSession);
-  if (command == nullptr || ElementCount(command) != kCommandWords || session == nullptr ||
-      ElementCount(session) != SessionWords(options)) {
+  const int32_t setting_words = SettingWords(InputTensor(context, node, kParameterSession));
+  if (!IsInt32Of(InputTensor(context, node, kParameterCommand), kCommandWords) ||
+      setting_words < 0 || setting_words * int64_t{sizeof(int32_t)} != SettingBytes(options) ||
+      !InputsDiffer(node) || !NoneNegative(Factors(&options), options.factor_count)) {
     TFLM_ZO_REPORT(context,
-                   "%s: command or session tensor of the wrong size; patch the model again",
+                   "%s: options do not match command or session tensor; patch the model again",
                    kParameterOpName);
     return kError;
   }
   for (int32_t p = 0; p < options.parameter_count; ++p) {
-    if (!EntryMatchesTensors(context, node, Entries(&options)[p])) {
+    if (!EntryMatchesTensors(context, node, options, Entries(&options)[p])) {
       TFLM_ZO_REPORT(context, "%s: parameter %d does not match its tensors; patch the model again",
                      kParameterOpName, static_cast<int>(p));
       return kError;
@@ -100,7 +122,8 @@ Status Prepare(Context* context, Node* node) {
     return kError;
   }
   if (options.reference_channels > 0 &&
-      (!MatchesReference(*state, options.gain_parameter, kWeights) ||
+      (!IsZeroPoint(options.reference_zero_point) ||
+       !MatchesReference(*state, options.gain_parameter, kWeights) ||
        !MatchesReference(*state, options.offset_parameter, kBias))) {
     TFLM_ZO_REPORT(context, "%s: the reference does not match the adapter; patch the model again",
                    kParameterOpName);
@@ -138,7 +161,7 @@ void ClearStates(const ParameterState& state) {
 // Called in the first pass after AllocateTensors or Reset, which zero all variable tensors.
 void StartSession(const ParameterState& state) {
   Session* session = GetSession(state);
-  std::memset(session, 0, static_cast<size_t>(SessionWords(*state.options)) * sizeof(int32_t));
+  std::memset(session, 0, sizeof(Session) + static_cast<size_t>(SettingBytes(*state.options)));
   session->magic = kSessionMagic;
   session->parameter_count = state.options->parameter_count;
   const auto address = static_cast<uint64_t>(reinterpret_cast<uintptr_t>(&state));
@@ -229,11 +252,16 @@ void PublishPass(const Command& command, Session* session) {
 Status Invoke(Context* context, Node* node) {
   const auto& state = *static_cast<const ParameterState*>(node->user_data);
   Session* session = GetSession(state);
-  if (session->magic != kSessionMagic) StartSession(state);
+  const ParameterOptions& options = *state.options;
+  const auto setting_words = static_cast<int32_t>(SettingBytes(options) / sizeof(int32_t));
+  if (session->parameter_count != options.parameter_count ||
+      !IsSound(*session, setting_words, options.node_count)) {
+    StartSession(state);
+  }
 
   const Command command = TakeCommand(state);
   session->actions = 0;
-  const char* fault = FaultOf(command, *state.options, Settings(session));
+  const char* fault = FaultOf(command, options, Settings(session));
   if (fault != nullptr) {
     TFLM_ZO_REPORT(context, "%s: bad command: %s", kParameterOpName, fault);
     return kError;

@@ -39,7 +39,10 @@ void PerturbTensor(T* w, const T* initial, const Part& part, int32_t amount, uin
       const bool takes_part =
           ((kept >> j) & 1u) & HasHeadroom(initial[start + j], limit, part.headroom);
       const int32_t change = takes_part ? delta : 0;
-      w[start + j] = static_cast<T>(w[start + j] + change);
+      // Not signed: what is added to a value that should have headroom, and has not, is taken away
+      // again.
+      w[start + j] =
+          static_cast<T>(static_cast<uint32_t>(w[start + j]) + static_cast<uint32_t>(change));
     }
   }
 }

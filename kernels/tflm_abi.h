@@ -17,7 +17,7 @@ namespace abi {
 
 enum Status : int { kOk = 0, kError = 1 };
 
-enum Type : int { kFloat32 = 1, kInt32 = 2, kInt8 = 9 };
+enum Type : int { kFloat32 = 1, kInt32 = 2, kUInt8 = 3, kInt16 = 7, kInt8 = 9 };
 
 struct IntArray {
   int size;

@@ -61,6 +61,9 @@ static_assert(offsetof(TfLiteContext, GetEvalTensor) == offsetof(abi::Context, G
 inline void* TensorData(const EvalTensor* tensor) { return tensor->data.data; }
 inline bool IsInt8(const EvalTensor* tensor) { return tensor->type == kTfLiteInt8; }
 inline bool IsInt32(const EvalTensor* tensor) { return tensor->type == kTfLiteInt32; }
+inline bool IsFloat32(const EvalTensor* tensor) { return tensor->type == kTfLiteFloat32; }
+inline bool IsInt16(const EvalTensor* tensor) { return tensor->type == kTfLiteInt16; }
+inline bool IsUInt8(const EvalTensor* tensor) { return tensor->type == kTfLiteUInt8; }
 
 #define TFLM_ZO_REPORT(context, ...) \
   do {                               \
@@ -81,6 +84,9 @@ constexpr Status kError = abi::kError;
 inline void* TensorData(const EvalTensor* tensor) { return tensor->data; }
 inline bool IsInt8(const EvalTensor* tensor) { return tensor->type == abi::kInt8; }
 inline bool IsInt32(const EvalTensor* tensor) { return tensor->type == abi::kInt32; }
+inline bool IsFloat32(const EvalTensor* tensor) { return tensor->type == abi::kFloat32; }
+inline bool IsInt16(const EvalTensor* tensor) { return tensor->type == abi::kInt16; }
+inline bool IsUInt8(const EvalTensor* tensor) { return tensor->type == abi::kUInt8; }
 
 #define TFLM_ZO_REPORT(context, ...) (context)->ReportError((context), __VA_ARGS__)
 
@@ -93,15 +99,26 @@ inline EvalTensor* InputTensor(Context* context, const Node* node, int index) {
 }
 
 inline EvalTensor* OutputTensor(Context* context, const Node* node, int index) {
-  if (index < 0 || index >= node->outputs->size) return nullptr;
+  if (index < 0 || index >= node->outputs->size || node->outputs->data[index] < 0) return nullptr;
   return context->GetEvalTensor(context, node->outputs->data[index]);
 }
 
-// Number of elements of a tensor.
+// Number of elements of a tensor; -1 for dimensions that no tensor in memory has.
 inline int32_t ElementCount(const EvalTensor* tensor) {
-  int32_t count = 1;
-  for (int d = 0; d < tensor->dims->size; ++d) count *= tensor->dims->data[d];
-  return count;
+  int64_t count = 1;
+  for (int d = 0; d < tensor->dims->size; ++d) {
+    const int32_t size = tensor->dims->data[d];
+    count *= size;
+    if (size < 0 || count > INT32_MAX) return -1;
+  }
+  return static_cast<int32_t>(count);
+}
+
+// Bytes of an element; 0 for types that no operator of TFLM keeps a state in.
+inline int32_t ElementSize(const EvalTensor* tensor) {
+  if (IsInt8(tensor) || IsUInt8(tensor)) return 1;
+  if (IsInt16(tensor)) return 2;
+  return IsInt32(tensor) || IsFloat32(tensor) ? 4 : 0;
 }
 
 inline void* AllocatePersistent(Context* context, size_t bytes) {

@@ -97,7 +97,15 @@ MODULES = (
     Module(
         "tflm_zo/ops/host_api.py",
         "Functions of the compiled ops on a host.",
-        (Header("kernels/host_api.h", ("*",)),),
+        (
+            Header("kernels/host_api.h", ("*",)),
+            Header("kernels/host_check.h", ("TrainingOpKind", "CheckedType", "CheckedTensor", "CheckedOp", "*")),
+        ),
+    ),
+    Module(
+        "tflm_zo/tflm/plugin_api.py",
+        "Functions of the plugin for TFLM's wheel.",
+        (Header("kernels/host_plugin.h", ("*",)),),
     ),
     Module(
         "tflm_zo/simulator/layouts.py",

@@ -179,7 +179,10 @@ void BatchTrainer::WriteOutput(int32_t pass, const Chunk& chunk, const LiveTenso
 
 void BatchTrainer::PointAt(int32_t tensor, int32_t pass, const LiveTensors& live) {
   if (tensor < 0) return;
-  if (const Values* values = Find(live, tensor)) ops_.Point(tensor, values->OfPass(pass));
+  const Values* values = Find(live, tensor);
+  // Ops must not find the values of a pass that is over.
+  if (values == nullptr) throw std::logic_error("an op reads a tensor that no layer computes");
+  ops_.Point(tensor, values->OfPass(pass));
 }
 
 void BatchTrainer::CacheFrozenLayers(Samples* samples) {

@@ -46,6 +46,9 @@ class BatchTrainer {
   BatchTrainer(const BatchTrainer&) = delete;
   BatchTrainer& operator=(const BatchTrainer&) = delete;
 
+  // State of the parameter op.
+  const ParameterState& state() const { return ops_.state(); }
+
   // Runs `commands` on the samples that `indices` names. Fills reports[i] and, if `outputs` is not
   // null, the model's output of pass i. Throws std::exception if an argument is wrong or an op
   // fails.

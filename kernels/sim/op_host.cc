@@ -4,6 +4,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <stdexcept>
 
 namespace tflm_zo {
 namespace sim {
@@ -73,12 +74,19 @@ void OpHost::Report(Context* context, const char* format, ...) {
 int32_t OpHost::Add(const Registration& registration, const std::vector<int32_t>& inputs,
                     const std::vector<int32_t>& outputs, const void* options, size_t option_bytes) {
   error_ = "an op could not be prepared";
+  for (const std::vector<int32_t>& indices : {inputs, outputs}) {
+    for (int32_t index : indices) {
+      if (index < -1 || index >= static_cast<int32_t>(tensors_.size())) {
+        throw std::out_of_range("an op names a tensor that the model has not");
+      }
+    }
+  }
   auto op = std::make_unique<Op>();
   op->registration = registration;
   op->inputs = WithLength(inputs);
   op->outputs = WithLength(outputs);
   op->options.resize(option_bytes / sizeof(uint32_t) + 1);
-  std::memcpy(op->options.data(), options, option_bytes);
+  if (option_bytes != 0) std::memcpy(op->options.data(), options, option_bytes);
   op->node = Node{};
   op->node.inputs = reinterpret_cast<abi::IntArray*>(op->inputs.data());
   op->node.outputs = reinterpret_cast<abi::IntArray*>(op->outputs.data());

@@ -33,7 +33,7 @@ class OpHost {
   OpHost& operator=(const OpHost&) = delete;
 
   // Initialises and prepares an op; `inputs` and `outputs` are tensor indices, -1 for those left
-  // out. Returns its number, or -1 after an error.
+  // out. Returns its number, or -1 after an error. Throws std::out_of_range for other indices.
   int32_t Add(const Registration& registration, const std::vector<int32_t>& inputs,
               const std::vector<int32_t>& outputs, const void* options, size_t option_bytes);
 

@@ -3,6 +3,7 @@
 
 #include <exception>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -49,8 +50,66 @@ int32_t AddOp(OpHost* ops, const tflm_zo::Registration& registration,
                   static_cast<size_t>(op.option_bytes));
 }
 
+// Refuses what would lead the trainer out of its tensors and layers. An op has checked its tensors
+// against its options, but not what the engine keeps in their place.
+class GraphCheck {
+ public:
+  GraphCheck(const TflmZoSimTraining& training, const tflm_zo::sim::Graph& graph)
+      : training_(training), graph_(graph) {}
+
+  // Throws std::invalid_argument for what does not fit.
+  void Run() const {
+    const TflmZoSimTraining& t = training_;
+    for (int32_t tensor : {t.command, t.target, t.report}) {
+      Require(IsTensor(tensor) && t.tensors[tensor].data != nullptr, "an end of the model");
+    }
+    for (int32_t tensor : {t.input, t.logits, t.output}) {
+      Require(IsComputed(tensor), "an end of the model");
+    }
+    Require(t.features < 0 || IsComputed(t.features), "the head's input");
+    Require(t.layers >= 0 && t.layers <= graph_.layer_count() && t.head_layer < t.layers,
+            "the layers");
+    for (int32_t i = 0; i < t.parameter_count; ++i) {
+      Require(t.parameters[i].last_layer < graph_.layer_count(), "a parameter's layer");
+    }
+    for (int32_t i = 0; i < t.node_count; ++i) {
+      const TflmZoSimTrainingNode& node = t.nodes[i];
+      Require((node.input < 0 || IsComputed(node.input)) && IsComputed(node.output) &&
+                  node.layer >= 0 && node.layer < t.layers && node.first_change >= 0,
+              "a node's layer");
+    }
+  }
+
+  // The same for what only the options of the ops know.
+  void Run(const tflm_zo::ParameterOptions& options) const {
+    Require(training_.parameter_count == options.parameter_count, "the number of parameters");
+    for (int32_t i = 0; i < training_.node_count; ++i) {
+      const int32_t number = training_.nodes[i].number;
+      Require(number >= 0 && number < options.node_count, "a node's number");
+    }
+  }
+
+ private:
+  static void Require(bool fits, const char* what) {
+    if (!fits) throw std::invalid_argument(std::string(what) + " does not fit the model");
+  }
+
+  bool IsTensor(int32_t tensor) const { return tensor >= 0 && tensor < training_.tensor_count; }
+
+  // Whether the engine has a tensor of the size that ops see.
+  bool IsComputed(int32_t tensor) const {
+    return IsTensor(tensor) && graph_.IsTensor(tensor) &&
+           graph_.TensorBytes(tensor) == training_.tensors[tensor].elements;
+  }
+
+  const TflmZoSimTraining& training_;
+  const tflm_zo::sim::Graph& graph_;
+};
+
 // Prepares the ops and fills the trainer, or leaves an error in it.
 void Fill(TflmZoSimTrainer* trainer, TflmZoSim* sim, const TflmZoSimTraining& training) {
+  const GraphCheck check(training, sim->graph);
+  check.Run();
   trainer->ops = std::make_unique<OpHost>(Tensors(training));
   OpHost* ops = trainer->ops.get();
   TrainingEnds ends{};
@@ -82,6 +141,8 @@ void Fill(TflmZoSimTrainer* trainer, TflmZoSim* sim, const TflmZoSimTraining& tr
     trainer->error = ops->error();
     return;
   }
+  const auto* state = static_cast<const tflm_zo::ParameterState*>(ops->UserData(ends.parameter_op));
+  check.Run(*state->options);
   const TflmZoSimTrainingTensor& target = training.tensors[training.target];
   trainer->target_bytes = static_cast<int64_t>(target.elements) * (target.type == 0 ? 1 : 4);
   trainer->trainer = std::make_unique<BatchTrainer>(&sim->graph, ops, std::move(graph), ends);
@@ -104,7 +165,7 @@ int32_t Try(TflmZoSimTrainer* trainer, const Action& action) {
 TflmZoSimTrainer* tflm_zo_sim_trainer_create(TflmZoSim* sim, const TflmZoSimTraining* training) {
   try {
     auto trainer = std::make_unique<TflmZoSimTrainer>();
-    Fill(trainer.get(), sim, *training);
+    Try(trainer.get(), [&] { Fill(trainer.get(), sim, *training); });
     return trainer.release();
   } catch (const std::exception&) {
     return nullptr;
@@ -112,6 +173,10 @@ TflmZoSimTrainer* tflm_zo_sim_trainer_create(TflmZoSim* sim, const TflmZoSimTrai
 }
 
 void tflm_zo_sim_trainer_destroy(TflmZoSimTrainer* trainer) { delete trainer; }
+
+const void* tflm_zo_sim_trainer_state(const TflmZoSimTrainer* trainer) {
+  return &trainer->trainer->state();
+}
 
 const char* tflm_zo_sim_trainer_error(const TflmZoSimTrainer* trainer) {
   return trainer->error.c_str();

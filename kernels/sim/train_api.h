@@ -87,6 +87,9 @@ TFLM_ZO_SIM_EXPORT TflmZoSimTrainer* tflm_zo_sim_trainer_create(TflmZoSim* sim,
 TFLM_ZO_SIM_EXPORT void tflm_zo_sim_trainer_destroy(TflmZoSimTrainer* trainer);
 TFLM_ZO_SIM_EXPORT const char* tflm_zo_sim_trainer_error(const TflmZoSimTrainer* trainer);
 
+// Address of the parameter op's state, for host_api.h; it lives as long as the trainer.
+TFLM_ZO_SIM_EXPORT const void* tflm_zo_sim_trainer_state(const TflmZoSimTrainer* trainer);
+
 // Labelled samples that runs name by index: `input` int8 [samples][bytes of the model's input],
 // `target` [samples][bytes of the target tensor]; the caller's, and unchanged as long as they are
 // in use. With `cache` not 0, what layers that the present settings leave alone make of them is

@@ -22,15 +22,17 @@ class HostRuntime final : public tflm_zo::ModelRuntime {
  public:
   template <int kInputs, int kOutputs>
   HostRuntime(const TflmZoTensor (&inputs)[kInputs], const TflmZoTensor (&outputs)[kOutputs],
-              TflmZoInvoke invoke)
+              TflmZoInvoke invoke, const void* state)
       : inputs_(inputs),
         input_count_(kInputs),
         outputs_(outputs),
         output_count_(kOutputs),
-        invoke_(invoke) {}
+        invoke_(invoke),
+        state_(state) {}
   TensorMemory Input(int index) override { return Memory(inputs_, input_count_, index); }
   TensorMemory Output(int index) override { return Memory(outputs_, output_count_, index); }
   bool Invoke() override { return invoke_() != 0; }
+  uint64_t StateAddress(uint64_t) override { return reinterpret_cast<uintptr_t>(state_); }
 
  private:
   static TensorMemory Memory(const TflmZoTensor* tensors, int count, int index) {
@@ -43,6 +45,7 @@ class HostRuntime final : public tflm_zo::ModelRuntime {
   const TflmZoTensor* outputs_;
   int output_count_;
   TflmZoInvoke invoke_;
+  const void* state_;
 };
 
 class HostSerial final : public tflm_zo::SerialPort {
@@ -135,8 +138,8 @@ class HostApp {
  public:
   HostApp(const TflmZoHostConfig& config, uint8_t* frame, uint8_t* samples)
       : config_(config),
-        rest_(config_.inputs, config_.outputs, config_.invoke),
-        frozen_(config_.frozen_input, config_.frozen_outputs, config_.invoke_frozen),
+        rest_(config_.inputs, config_.outputs, config_.invoke, config_.state),
+        frozen_(config_.frozen_input, config_.frozen_outputs, config_.invoke_frozen, nullptr),
         board_(config_),
         frame_(frame),
         samples_(samples),

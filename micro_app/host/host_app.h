@@ -34,6 +34,7 @@ typedef struct TflmZoHostConfig {
   TflmZoTensor inputs[4];
   TflmZoTensor outputs[2];
   TflmZoInvoke invoke;
+  const void* state;  // of the parameter op, as the plugin says (host_plugin.h)
   // Of the frozen layers in front, if they are a model of their own.
   TflmZoTensor frozen_input[1];
   TflmZoTensor frozen_outputs[2];

@@ -93,6 +93,7 @@ class ConvNode {
     node_.user_data =
         NodeOp().init(&context_, reinterpret_cast<const char*>(&options_), sizeof(options_));
     prepared = Prepare();
+    session().magic = kSessionMagic;
     session().parameter_count = 0;
     NodeSettings(&session())[0] = NodeSetting{5, 1, 0.01f, {}};
   }

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from tflm_zo.errors import ZoError
 
-_HOST_ONLY = {"host_api.cc", "host_api.h", "host_export.h", "host_plugin.cc"}
+_HOST_ONLY = {
+    "host_api.cc",
+    "host_api.h",
+    "host_check.cc",
+    "host_check.h",
+    "host_export.h",
+    "host_plugin.cc",
+    "host_plugin.h",
+}
 
 # Arduino passes no options of a library to the compiler. Without this one a multiplication and an addition are fused
 # to one rounding on a Cortex-M4F, and the board would end with other weights than the host.

@@ -139,7 +139,7 @@ def pack_parameters(options: ParameterOptions) -> bytes:
 
 def unpack_parameters(data: bytes) -> ParameterOptions:
     """Inverse of :func:`pack_parameters`; raises :class:`ZoError` for another version."""
-    _check(data, PARAMETER_OPTIONS_MAGIC)
+    check_version(data, PARAMETER_OPTIONS_MAGIC)
     head = layouts.ParameterOptions.from_buffer_copy(data)
     table = (ParameterEntry * head.parameter_count).from_buffer_copy(data, ctypes.sizeof(head))
     channels = head.reference_channels
@@ -160,7 +160,7 @@ def pack_loss(options: LossOptions) -> bytes:
 
 def unpack_loss(data: bytes) -> LossOptions:
     """Inverse of :func:`pack_loss`; raises :class:`ZoError` for another version."""
-    _check(data, LOSS_OPTIONS_MAGIC)
+    check_version(data, LOSS_OPTIONS_MAGIC)
     options = LossOptions.from_buffer_copy(data)
     count = options.outputs if options.features else 0
     tables = np.frombuffer(data, "<f4", 2 * count, ctypes.sizeof(options)).astype(np.float32)
@@ -175,7 +175,7 @@ def pack_node(options: NodeOptions) -> bytes:
 
 def unpack_node(data: bytes) -> NodeOptions:
     """Inverse of :func:`pack_node`; raises :class:`ZoError` for another version."""
-    _check(data, NODE_OPTIONS_MAGIC)
+    check_version(data, NODE_OPTIONS_MAGIC)
     options = NodeOptions.from_buffer_copy(data)
     tables = np.frombuffer(data, "<f4", 2 * options.channels, ctypes.sizeof(options)).astype(np.float32)
     options.weight_factors, options.bias_factors = np.split(tables, 2)
@@ -186,7 +186,8 @@ def _floats(values: np.ndarray) -> bytes:
     return values.astype("<f4").tobytes()
 
 
-def _check(data: bytes, magic: int) -> None:
+def check_version(data: bytes, magic: int) -> None:
+    """Raise :class:`ZoError` if options are not those that begin with ``magic``, in the version of this package."""
     # Every version begins with these two; the rest of an older one may be shorter.
     if tuple(np.frombuffer(data, "<u4", 2)) != (magic, OPTIONS_VERSION):
         raise ZoError("the model was patched by another version of tflm-zo: patch the original again")

@@ -11,6 +11,7 @@ import numpy as np
 from tflm_zo.errors import ZoError
 from tflm_zo.model.file import load_model, save_model, schema, tensor_name
 from tflm_zo.ops.names import OP_PREFIX, PREFIX, custom_code, is_patched
+from tflm_zo.patching.op_check import check_training_ops
 from tflm_zo.patching.patched_model import parameter_table, trained_output
 
 
@@ -24,6 +25,7 @@ def bake(patched: bytes, values: Mapping[int, np.ndarray]) -> bytes:
     tree = load_model(patched)
     if not is_patched(tree):
         raise ZoError("the model is not patched: there is nothing to bake")
+    check_training_ops(tree)
     graph = tree.subgraphs[0]
     parameters = [p for p in parameter_table(tree) if p.in_model]
     for parameter in parameters:

@@ -31,6 +31,7 @@ from tflm_zo.ops.options import (
     unpack_node,
     unpack_parameters,
 )
+from tflm_zo.patching.op_check import check_training_ops
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ def read_patched(data: bytes) -> PatchedModel:
     graph = tree.subgraphs[0]
     if len(graph.inputs) != 3:
         raise ZoError(f"the model has {len(graph.inputs) - 2} inputs; training needs exactly one")
+    check_training_ops(tree)
     described = main_graph(tree)
     output = output_end(described)
     parameters = parameter_table(tree)

@@ -39,6 +39,7 @@ class HostConfig(Structure):
     inputs: Annotated[Array[Tensor], Tensor * 4]
     outputs: Annotated[Array[Tensor], Tensor * 2]
     invoke: Annotated[Any, Invoke]
+    state: Address
     frozen_input: Annotated[Array[Tensor], Tensor * 1]
     frozen_outputs: Annotated[Array[Tensor], Tensor * 2]
     invoke_frozen: Annotated[Any, Invoke]

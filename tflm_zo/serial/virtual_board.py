@@ -132,6 +132,7 @@ class HostApp:
             sums=ctypes.addressof(self._sums),
             channels=len(self._sums),
             invoke=Invoke(lambda: self._invoke(self._interpreter, self._inputs, self._outputs)),
+            state=self._interpreter.state_address,
             invoke_frozen=Invoke(lambda: self._invoke(self._frozen, self._frozen_input, self._frozen_outputs)),
             show=Show(self._on_led),
         )

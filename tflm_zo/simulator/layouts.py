@@ -280,6 +280,7 @@ PROTOTYPES: Prototypes = {
     "tflm_zo_sim_trainer_create": (c_void_p, [c_void_p, POINTER(Training)]),
     "tflm_zo_sim_trainer_destroy": (None, [c_void_p]),
     "tflm_zo_sim_trainer_error": (c_char_p, [c_void_p]),
+    "tflm_zo_sim_trainer_state": (c_void_p, [c_void_p]),
     "tflm_zo_sim_samples_create": (c_void_p, [c_void_p, c_void_p, c_void_p, c_int64, c_int32]),
     "tflm_zo_sim_samples_destroy": (None, [c_void_p]),
     "tflm_zo_sim_trainer_run": (c_int32, [c_void_p, c_void_p, c_void_p, c_void_p, c_int32, c_void_p, c_void_p]),

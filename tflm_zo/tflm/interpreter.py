@@ -54,7 +54,9 @@ class Interpreter:
         messages: list[str] = []
         # TFLM's memory planner runs past the end of an arena that is too small, and crashes, so it always gets
         # plenty, and ``arena_size`` is held against what it used.
+        plugin.take_state()
         interpreter = self._create(self._generous_size(), messages)
+        self._state = plugin.take_state()
         if interpreter is None:
             raise ZoError("TFLM cannot run this model: " + "; ".join(m for m in messages if m.strip()))
         self._interpreter = interpreter
@@ -90,6 +92,14 @@ class Interpreter:
         self.set_input(x, 0)
         self.invoke()
         return self.get_output(output)
+
+    @property
+    def state_address(self) -> int:
+        """Address of the state of the model's parameter op, as the op itself has told. Raises :class:`ZoError` if the
+        model has no such op."""
+        if self._state is None:
+            raise ZoError("the model has no training ops: patch it first with `tflm-zo patch`")
+        return self._state
 
     @property
     def arena_bytes(self) -> int:

@@ -57,6 +57,12 @@ class TrainingGraph:
     features: int
     output: int
 
+    @property
+    def named(self) -> frozenset[int]:
+        """The tensors that training ops name."""
+        ops = (self.parameter_op, self.loss_op, *(node.op for node in self.nodes))
+        return frozenset(index for op in ops for index in (*op.inputs, *op.outputs) if index >= 0)
+
 
 def read_training_graph(tree: Any, part: Graph) -> TrainingGraph:
     """Return the training graph of a patched model's tree; ``part``: the model's :func:`int8_part`."""

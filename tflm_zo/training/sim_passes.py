@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import weakref
 from ctypes import c_int32
 from typing import Any
@@ -42,7 +43,7 @@ class SimPasses:
         self.sim = SimModel(bake(model.data, {}), output=model.loss.output)
         graph = read_training_graph(tree, int8_part(sample_graph(model.data)))
         self._library = library.load_library()
-        self._arrays = self._make_tensors(tree, model)
+        self._arrays = self._make_tensors(tree, model, graph.named)
         self._output_shape = model.output_shape[1:]
         tensors = [self._describe(index, tensor) for index, tensor in enumerate(tree.subgraphs[0].tensors)]
         handle = self._create(graph, model, tensors)
@@ -53,8 +54,8 @@ class SimPasses:
         if problem:
             raise ZoError(f"the training ops refuse this model: {problem}")
 
-    def _make_tensors(self, tree: Any, model: PatchedModel) -> dict[int, np.ndarray]:
-        """Arrays of all tensors that ops read or write, other than activations, by index."""
+    def _make_tensors(self, tree: Any, model: PatchedModel, named: frozenset[int]) -> dict[int, np.ndarray]:
+        """Arrays of the tensors that ops have ``named``, other than activations, by index."""
         arrays: dict[int, np.ndarray] = {}
         for tensor in self.sim.tensors:
             if tensor.data is not None:
@@ -62,19 +63,22 @@ class SimPasses:
         for parameter in model.parameters:
             if parameter.initial_tensor >= 0:
                 arrays[parameter.initial_tensor] = np.array(parameter.initial)
-        for index, tensor in enumerate(tree.subgraphs[0].tensors):
-            if index not in arrays and tensor_name(tensor).startswith(PREFIX):
-                arrays[index] = np.zeros(shape_of(tensor), _TYPES[tensor.type][1])
+        tensors = tree.subgraphs[0].tensors
+        for index in named:
+            if index not in arrays and tensor_name(tensors[index]).startswith(PREFIX):
+                arrays[index] = np.zeros(shape_of(tensors[index]), _TYPES[tensors[index].type][1])
         for index, count in model.states.items():  # layers of the simulator keep none: cleared in vain
             arrays[index] = np.zeros(count, np.int8)
         return arrays
 
     def _describe(self, index: int, tensor: Any) -> library.TrainingTensor:
-        kind, _ = _TYPES.get(tensor.type, (ElementType.INT8, np.dtype(np.int8)))
         array = self._arrays.get(index)
-        address = None if array is None else array.ctypes.data
-        elements = int(np.prod(shape_of(tensor))) if array is None else array.size
-        return library.TrainingTensor(kind, elements, address)
+        if array is None:
+            kind, _ = _TYPES.get(tensor.type, (ElementType.INT8, np.dtype(np.int8)))
+            return library.TrainingTensor(kind, math.prod(shape_of(tensor)), None)
+        # What the memory is, whatever the model says.
+        kind = next(kind for kind, dtype in _TYPES.values() if dtype == array.dtype)
+        return library.TrainingTensor(kind, array.size, array.ctypes.data)
 
     def _create(self, graph: TrainingGraph, model: PatchedModel, tensors: list[library.TrainingTensor]) -> int:
         head = (graph.head_layer, graph.head_layer)
@@ -108,6 +112,11 @@ class SimPasses:
         if not handle:
             raise MemoryError("the simulator's trainer")
         return int(handle)
+
+    @property
+    def state_address(self) -> int:
+        """Address of the parameter op's state."""
+        return int(self._library.tflm_zo_sim_trainer_state(self._handle))
 
     def samples(self, x: np.ndarray, targets: np.ndarray, cache: bool = False) -> Samples:
         """Return samples ``x`` (as the input tensor, n) with ``targets`` (as the target tensor, n) for :meth:`run`.

@@ -42,6 +42,9 @@ class SimulatorEngine(LocalEngine):
         self._prepared: weakref.WeakKeyDictionary[Labelled, Samples] = weakref.WeakKeyDictionary()
         super().__init__(model)
 
+    def _state_address(self) -> int:
+        return self._passes.state_address
+
     def run(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.void:
         """See :meth:`LocalEngine.run`."""
         samples = self._passes.samples(x[None], target[None])

@@ -23,6 +23,9 @@ class TflmEngine(LocalEngine):
         self._interpreter = TrainingInterpreter(model.data)
         super().__init__(model)
 
+    def _state_address(self) -> int:
+        return self._interpreter.state_address
+
     def run(self, x: np.ndarray, target: np.ndarray, command: np.ndarray) -> np.void:
         """See :meth:`LocalEngine.run`."""
         return as_report(self._interpreter.run(x, target, command))

@@ -51,6 +51,11 @@ class TrainingInterpreter:
         return self._rest.get_output(0)
 
     @property
+    def state_address(self) -> int:
+        """See :attr:`Interpreter.state_address`."""
+        return self._rest.state_address
+
+    @property
     def layer_executions(self) -> int:
         """How many layers have been executed so far, over all passes; training ops do not count."""
         ahead = 0 if self._frozen is None else self._frozen.runs * self._frozen.layers

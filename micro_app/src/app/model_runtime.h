@@ -32,6 +32,10 @@ class ModelRuntime {
   // One forward pass. False: an op failed, and has said why.
   virtual bool Invoke() = 0;
 
+  // Where the parameter op's state is; `reported` is what the model's report says. A board believes
+  // it: its model is a part of the firmware. Who runs models of strangers knows better.
+  virtual uint64_t StateAddress(uint64_t reported) { return reported; }
+
  protected:
   ~ModelRuntime() = default;
 };

@@ -52,8 +52,8 @@ TrainerStatus OnDeviceTrainer::Start() {
   const TrainerStatus status = Pass(CleanCommand(0), nullptr);
   if (status != TrainerStatus::kOk) return status;
   if (report_.magic != kReportMagic) return TrainerStatus::kOtherVersion;
-  const uint64_t address =
-      report_.state_address[0] | static_cast<uint64_t>(report_.state_address[1]) << 32;
+  const uint64_t address = runtime_->StateAddress(
+      report_.state_address[0] | static_cast<uint64_t>(report_.state_address[1]) << 32);
   state_ = reinterpret_cast<const ParameterState*>(static_cast<uintptr_t>(address));
   return TrainerStatus::kOk;
 }
