@@ -87,6 +87,8 @@ def plan_memory(
     or one that the library would compute otherwise than the host.
     """
     recent, device = find_library(tflm_library).recent, find_board(board)
+    if is_patched(load_model(model)):
+        read_patched(model)  # refuses what is damaged, before anything is read of it
     model_ops(load_model(model), recent)
     data = library_model(model, tflm_library).data
     patched = read_patched(data) if is_patched(load_model(data)) else None

@@ -150,7 +150,7 @@ def _reference_statistics(tree: Any, x: np.ndarray) -> ChannelStatistics:
         raise ZoError(
             f"reference samples need an int8 input, but {described(source.outer)}: leave them out, or {TO_INT8}"
         )
-    codes = source.codes(x)
+    codes = source.codes(x, "reference")
     if len(codes) < 2:
         raise ZoError("reference has one sample: give at least 2, better some hundred")
     return channel_statistics(codes)
