@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
+from build_once import BuildOnce
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("keras")
@@ -28,9 +30,20 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Outcome]:
-    """Conversions take most of the time: all in one process of the converter, but for those that end it."""
-    return {outcome.case.name: outcome for outcome in keras_table.outcomes()}
+def found(build_once: BuildOnce) -> dict[str, Outcome]:
+    """Conversions take most of the time: all in one process of the converter, but for those that end it; and once for
+    all processes of tests."""
+
+    def convert(folder: Path) -> None:
+        made = {o.case.name: (o.content.hex(), o.refusal, o.weights) for o in keras_table.outcomes()}
+        (folder / "outcomes.json").write_text(json.dumps(made))
+
+    made = json.loads((build_once("keras_layers", convert) / "outcomes.json").read_text())
+    return {
+        case.name: Outcome(case, bytes.fromhex(content), refusal, weights)
+        for case in CASES
+        for content, refusal, weights in [made[case.name]]
+    }
 
 
 @pytest.mark.parametrize("name", [case.name for case in CASES if case.name not in REFUSED])
