@@ -79,23 +79,24 @@ def _check_whole(model: Any) -> None:
         for tensor in graph.tensors:
             if not 0 <= tensor.buffer < len(model.buffers):
                 raise damaged
-            sizes = _items(tensor.shape)
+            sizes = items(tensor.shape)
             if any(size < 0 for size in sizes) or math.prod(sizes) >= 1 << 31:
                 raise damaged
         made: set[int] = set()
         for operator in reversed(graph.operators or []):
             # Operators stand in the order of execution: none reads what itself or a later one makes.
-            made.update(_items(operator.outputs))
-            if made.intersection(_items(operator.inputs)) - {-1}:
+            made.update(items(operator.outputs))
+            if made.intersection(items(operator.inputs)) - {-1}:
                 raise damaged
-            indices = [*_items(operator.inputs), *_items(operator.outputs)]
+            indices = [*items(operator.inputs), *items(operator.outputs)]
             if any(not -1 <= i < count for i in indices):
                 raise damaged
             if not 0 <= operator.opcodeIndex < len(model.operatorCodes):
                 raise damaged
 
 
-def _items(vector: Any) -> list[int]:
+def items(vector: Any) -> list[int]:
+    """Return the indices of a vector in a model, none where the model leaves it out."""
     return [] if vector is None else [int(v) for v in vector]
 
 
@@ -137,4 +138,4 @@ def constant(model: Any, tensor: Any, dtype: Any) -> np.ndarray | None:
 
 def shape_of(tensor: Any) -> tuple[int, ...]:
     """Return a tensor's shape."""
-    return tuple(_items(tensor.shape))
+    return tuple(items(tensor.shape))

@@ -40,6 +40,11 @@ def custom_code(tree: Any, operator: Any) -> str:
     return name.decode("utf-8", "replace") if isinstance(name, bytes) else (name or "")
 
 
+def custom_options(operator: Any) -> bytes:
+    """Return the options of a custom operator."""
+    return bytes(bytearray(operator.customOptions))
+
+
 def is_patched(tree: Any) -> bool:
     """Whether a model carries the training ops."""
     return any(custom_code(tree, op) == PARAMETER_OP for op in tree.subgraphs[0].operators or [])

@@ -11,10 +11,11 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from tflm_zo.errors import ZoError
-from tflm_zo.model.file import damage_reported, schema, shape_of
+from tflm_zo.model.file import damage_reported, items, schema, shape_of
 from tflm_zo.ops.compiled import library
 from tflm_zo.ops.host_api import CheckedOp, CheckedTensor, CheckedType, TrainingOpKind
 from tflm_zo.ops.layouts import (
@@ -26,7 +27,7 @@ from tflm_zo.ops.layouts import (
     NodeInput,
     ParameterInput,
 )
-from tflm_zo.ops.names import LOSS_OP, NODE_OP, OP_PREFIX, PARAMETER_OP, custom_code
+from tflm_zo.ops.names import LOSS_OP, NODE_OP, OP_PREFIX, PARAMETER_OP, custom_code, custom_options
 from tflm_zo.ops.option_layouts import LOSS_OPTIONS_MAGIC, NODE_OPTIONS_MAGIC, PARAMETER_OPTIONS_MAGIC
 from tflm_zo.ops.options import (
     KIND_BIAS,
@@ -80,14 +81,14 @@ class _Check:
         self._layer_inputs: set[int] = set()
         for operator in self._graph.operators:
             code = custom_code(tree, operator)
-            for index in _items(operator.outputs):
+            for index in items(operator.outputs):
                 self._producers.setdefault(index, []).append(operator)
             if code in _KINDS:
                 self._ops[code].append(operator)
             elif code.startswith(OP_PREFIX):
                 raise ZoError(f"the model has an unknown training op {code}: patch the original again")
             else:
-                self._layer_inputs.update(_items(operator.inputs))
+                self._layer_inputs.update(items(operator.inputs))
 
     def run(self) -> None:
         """Raise :class:`ZoError` for what does not fit."""
@@ -102,17 +103,18 @@ class _Check:
                 self._check_op(_KINDS[name], operator)
         self._check_parameters(parameters[0])
         self._check_loss(losses[0])
-        numbers = [unpack_node(_options(node)).node for node in self._ops[NODE_OP]]
-        _require(numbers == list(range(self._options_of_parameters().node_count)), "node ops are not numbered in order")
+        numbers = [unpack_node(custom_options(node)).node for node in self._ops[NODE_OP]]
+        _require(numbers == list(range(self._parameters.node_count)), "node ops are not numbered in order")
         for node in self._ops[NODE_OP]:
             self._check_node(node)
 
-    def _options_of_parameters(self) -> ParameterOptions:
-        return unpack_parameters(_options(self._ops[PARAMETER_OP][0]))
+    @cached_property
+    def _parameters(self) -> ParameterOptions:
+        return unpack_parameters(custom_options(self._ops[PARAMETER_OP][0]))
 
     def _check_op(self, kind: TrainingOpKind, operator: Any) -> None:
         """Let the op's own code say whether it accepts its options and tensors."""
-        options, inputs, outputs = _options(operator), _items(operator.inputs), _items(operator.outputs)
+        options, inputs, outputs = custom_options(operator), items(operator.inputs), items(operator.outputs)
         check_version(options, _MAGIC[kind])
         op = CheckedOp(
             kind=kind,
@@ -134,7 +136,7 @@ class _Check:
     def _has_values(self, index: int) -> bool:
         """Whether something gives a tensor its values. Operators stand in order: no later one does."""
         return (
-            index in _items(self._graph.inputs)
+            index in items(self._graph.inputs)
             or index in self._producers
             or bool(self._graph.tensors[index].isVariable)
             or self._is_constant(index)
@@ -149,21 +151,21 @@ class _Check:
 
     def _is_state(self, index: int) -> bool:
         """Whether a tensor is memory that lasts, which training ops alone write."""
-        ends = (*_items(self._graph.inputs), *_items(self._graph.outputs))
+        ends = (*items(self._graph.inputs), *items(self._graph.outputs))
         variable = bool(self._graph.tensors[index].isVariable) and not self._is_constant(index)
         return variable and index not in self._producers and index not in ends
 
     def _check_parameters(self, operator: Any) -> None:
-        inputs = _items(operator.inputs)
+        inputs = items(operator.inputs)
         command, session = inputs[ParameterInput.COMMAND], inputs[ParameterInput.SESSION]
-        graph_inputs = _items(self._graph.inputs)
+        graph_inputs = items(self._graph.inputs)
         _require(graph_inputs[-2] == command, "the command is no input of the model")
         _require(shape_of(self._graph.tensors[command]) == (COMMAND_WORDS,), "the command has another shape")
         _require(not self._is_constant(command) and command not in self._producers, "the command is no memory")
         _require(self._is_state(session), "the session is no memory")
-        _require(not _items(operator.outputs), "the parameter op has outputs")
+        _require(not items(operator.outputs), "the parameter op has outputs")
         kinds = {}
-        for entry in self._options_of_parameters().entries:
+        for entry in self._parameters.entries:
             variable = inputs[entry.variable_input]
             _require(self._is_state(variable) and variable not in kinds, "a parameter is no memory of its own")
             kinds[variable] = entry.kind
@@ -174,28 +176,26 @@ class _Check:
                 size = self._tensors[initial].elements * KIND_DTYPES[entry.kind].itemsize
                 _require(self._constant_bytes(initial) == size, "initial values are no constant of their tensor's size")
                 _require(variable in self._layer_inputs, "no layer computes with a parameter")
-        for state in self._options_of_parameters().states:
+        for state in self._parameters.states:
             _require(self._is_state(inputs[state.input]), "an operator's state is no memory")
         self._session, self._kinds = session, kinds
         self._initial = {
-            inputs[e.variable_input]: inputs[e.initial_input]
-            for e in self._options_of_parameters().entries
-            if e.initial_input >= 0
+            inputs[e.variable_input]: inputs[e.initial_input] for e in self._parameters.entries if e.initial_input >= 0
         }
 
     def _check_loss(self, operator: Any) -> None:
-        inputs = _items(operator.inputs)
-        options = unpack_loss(_options(operator))
+        inputs = items(operator.inputs)
+        options = unpack_loss(custom_options(operator))
 
         def given(position: LossInput) -> int:
             return inputs[position] if position < len(inputs) else -1
 
         _require(len(inputs) == len(LossInput), "the loss op has another number of inputs")
         _require(given(LossInput.SESSION) == self._session, "ops have sessions of their own")
-        target = _items(self._graph.inputs)[-1]
+        target = items(self._graph.inputs)[-1]
         _require(given(LossInput.TARGET) == target and not self._is_constant(target), "the target is no input")
-        self._outputs = _items(operator.outputs)
-        ends = _items(self._graph.outputs)
+        self._outputs = items(operator.outputs)
+        ends = items(self._graph.outputs)
         _require(len(ends) > 1 and ends[ModelOutput.REPORT_OUTPUT] == self._outputs[LossOutput.REPORT], "no report")
         # Hosts give TFLM arrays of these shapes.
         _require(
@@ -222,9 +222,9 @@ class _Check:
         _require(given(LossInput.LOGITS) in self._producers, "no layer computes the logits")
 
     def _check_node(self, operator: Any) -> None:
-        inputs = _items(operator.inputs)
+        inputs = items(operator.inputs)
         _require(inputs[NodeInput.SESSION] == self._session, "ops have sessions of their own")
-        _require(not _items(operator.outputs), "a node op has outputs")
+        _require(not items(operator.outputs), "a node op has outputs")
         for variable, initial, kind in (
             (NodeInput.WEIGHTS, NodeInput.INITIAL_WEIGHTS, KIND_WEIGHTS),
             (NodeInput.BIAS, NodeInput.INITIAL_BIAS, KIND_BIAS),
@@ -245,14 +245,6 @@ class _Check:
         """Whether the weights of a node that trains the bias alone are a layer's constant."""
         weights = inputs[NodeInput.INITIAL_WEIGHTS]
         return weights in self._layer_inputs and self._constant_bytes(weights) == self._tensors[weights].elements
-
-
-def _items(vector: Any) -> list[int]:
-    return [] if vector is None else [int(value) for value in vector]
-
-
-def _options(operator: Any) -> bytes:
-    return bytes(bytearray(operator.customOptions))
 
 
 def _require(fits: bool, problem: str) -> None:

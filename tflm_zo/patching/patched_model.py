@@ -18,7 +18,7 @@ from tflm_zo.model.labels import Outputs, outputs_of
 from tflm_zo.model.layer_names import LayerLabel, label_layers
 from tflm_zo.model.quantization import Quantization
 from tflm_zo.ops.layouts import LossInput, ModelInput, NodeInput
-from tflm_zo.ops.names import INITIAL, LOSS_OP, NODE_OP, PREFIX, custom_code, is_patched, moments_words
+from tflm_zo.ops.names import INITIAL, LOSS_OP, NODE_OP, PREFIX, custom_code, custom_options, is_patched, moments_words
 from tflm_zo.ops.options import (
     KIND_BIAS,
     KIND_DTYPES,
@@ -177,13 +177,13 @@ def read_patched(data: bytes) -> PatchedModel:
     output = output_end(described)
     parameters = parameter_table(tree)
     first = graph.operators[0]
-    options = unpack_parameters(_options(first))
+    options = unpack_parameters(custom_options(first))
     loss = _loss_operator(tree)
     return PatchedModel(
         data=bytes(data),
         parameters=tuple(parameters),
         nodes=tuple(_nodes(tree, parameters)),
-        loss=unpack_loss(_options(loss)),
+        loss=unpack_loss(custom_options(loss)),
         head_layer=_head_layer(loss, parameters),
         reference=options.reference,
         labels=tuple(_labels(tree, parameters)),
@@ -197,22 +197,18 @@ def read_patched(data: bytes) -> PatchedModel:
 
 def trained_output(tree: Any) -> int:
     """Return the place, among the outputs of the original, of the output that a patched model's tree is trained for."""
-    return int(unpack_loss(_options(_loss_operator(tree))).output)
+    return int(unpack_loss(custom_options(_loss_operator(tree))).output)
 
 
 def _loss_operator(tree: Any) -> Any:
     return next(op for op in tree.subgraphs[0].operators if custom_code(tree, op) == LOSS_OP)
 
 
-def _options(operator: Any) -> bytes:
-    return bytes(bytearray(operator.customOptions))
-
-
 def _head_layer(loss: Any, parameters: list[Parameter]) -> int:
     inputs = (LossInput.HEAD_WEIGHTS, LossInput.HEAD_BIAS, LossInput.RESIDUAL)
     weights, bias, residual = (int(loss.inputs[i]) for i in inputs)
     head = weights if residual >= 0 else bias
-    trains = residual >= 0 or unpack_loss(_options(loss)).trains_bias
+    trains = residual >= 0 or unpack_loss(custom_options(loss)).trains_bias
     return next((p.entry.layer for p in parameters if trains and p.tensor == head), -1)
 
 
@@ -236,7 +232,7 @@ def _nodes(tree: Any, parameters: list[Parameter]) -> list[Node]:
     nodes = []
     for operator in graph.operators:
         if custom_code(tree, operator) == NODE_OP:
-            options: NodeOptions = unpack_node(_options(operator))
+            options: NodeOptions = unpack_node(custom_options(operator))
             inputs = (NodeInput.WEIGHTS, NodeInput.BIAS, NodeInput.ACCUMULATOR)
             weights, bias, accumulator = (int(operator.inputs[i]) for i in inputs)
             trained = weights if weights >= 0 else bias
@@ -248,7 +244,7 @@ def parameter_table(tree: Any) -> list[Parameter]:
     """Return the parameters of a patched model's tree, in the order of the parameter op's table."""
     graph = tree.subgraphs[0]
     operator = graph.operators[0]
-    options = unpack_parameters(_options(operator))
+    options = unpack_parameters(custom_options(operator))
     entries, factors = options.entries, options.factors
     table: list[Parameter] = []
     layer_names: dict[int, str] = {}

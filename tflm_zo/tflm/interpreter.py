@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -61,10 +62,17 @@ class Interpreter:
             raise ZoError("TFLM cannot run this model: " + "; ".join(m for m in messages if m.strip()))
         self._interpreter = interpreter
         check_arena(self.arena_bytes, arena_size)
-        tree = load_model(self._model)
-        self._resets = not keep_state and not is_patched(tree) and bool(read_state(tree))
+        self._keeps_state = keep_state
         self.set_input = self._interpreter.set_input
         self.get_output = self._interpreter.get_output
+
+    @cached_property
+    def _resets(self) -> bool:
+        """Whether each run starts from a cleared state; the passes of a training, which are no runs, do not ask."""
+        if self._keeps_state:
+            return False
+        tree = load_model(self._model)
+        return not is_patched(tree) and bool(read_state(tree))
 
     def _generous_size(self) -> int:
         return 10 * len(self._model) + (4 << 20)

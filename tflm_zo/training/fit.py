@@ -29,7 +29,6 @@ from tflm_zo.training.probing import passes_to_measure
 from tflm_zo.training.rates import Rates, under_guard
 from tflm_zo.training.recipe import make_recipe
 from tflm_zo.training.session import Session
-from tflm_zo.training.training_state import Progress
 from tflm_zo.training.watch import Watch, divide, state_of
 
 
@@ -137,8 +136,7 @@ class Fit:
         if resume:
             self._keeping.take_up(session, watch, self._trained, plan.batches)
         else:
-            session.progress = Progress(step=session.progress.step)
-            session.forget_watch()
+            session.begin_anew()
             self._keeping.forget()
             start_classes(self._engine, self._new, self._unknown)
         session.samples = self._samples_name

@@ -90,8 +90,12 @@ class LocalEngine(Engine):
         moments = {p.index: self._state.moments(p.index).copy() for p in self.model.parameters if p.moments}
         return Snapshot(values, moments)
 
+    def _weights_are_set(self) -> None:
+        """Called where weights are about to change otherwise than by a step of the training."""
+
     def write(self, snapshot: Snapshot) -> None:
         """See :meth:`Engine.write`."""
+        self._weights_are_set()
         before = self.read()
         for parameter, values in zip(self.model.parameters, snapshot.values, strict=True):
             if not self._state.write(parameter.index, values):
@@ -102,10 +106,12 @@ class LocalEngine(Engine):
 
     def reset(self) -> None:
         """See :meth:`Engine.reset`."""
+        self._weights_are_set()
         self._empty_pass(make_command(INITIALISE))
 
     def recalibrate(self, codes: np.ndarray) -> None:
         """See :meth:`Engine.recalibrate`."""
+        self._weights_are_set()
         if not self._state.recalibrate(codes):
             raise ZoError("recalibration needs an input adapter with a reference, and at least 2 samples")
 

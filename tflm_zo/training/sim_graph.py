@@ -8,7 +8,7 @@ from typing import Any
 
 from tflm_zo.model.graph import Graph
 from tflm_zo.ops.layouts import LossInput, ModelOutput, NodeInput
-from tflm_zo.ops.names import LOSS_OP, NODE_OP, OP_PREFIX, custom_code
+from tflm_zo.ops.names import LOSS_OP, NODE_OP, OP_PREFIX, custom_code, custom_options
 from tflm_zo.ops.options import NodeOptions, unpack_loss, unpack_node
 
 
@@ -108,7 +108,7 @@ def _op(operator: Any) -> TrainingOp:
     def indices(values: Any) -> tuple[int, ...]:
         return tuple(int(i) for i in values)
 
-    return TrainingOp(indices(operator.inputs), indices(operator.outputs), bytes(bytearray(operator.customOptions)))
+    return TrainingOp(indices(operator.inputs), indices(operator.outputs), custom_options(operator))
 
 
 def _node(op: TrainingOp, users: dict[int, tuple[int, int]]) -> TrainingNode:

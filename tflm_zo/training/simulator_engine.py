@@ -20,7 +20,6 @@ from tflm_zo.training.local_engine import LocalEngine
 from tflm_zo.training.recipe import Recipe
 from tflm_zo.training.sim_passes import Samples, SimPasses
 from tflm_zo.training.step_totals import StepTotals, sum_in_order
-from tflm_zo.training.training_state import Snapshot
 
 # Samples on which TFLM's outputs are compared with ours.
 _CONFIRMED = 4
@@ -80,20 +79,8 @@ class SimulatorEngine(LocalEngine):
         right = int(np.sum(reports["prediction"] == samples.targets[indices, 0])) if counts else 0
         return StepTotals(len(indices), sum_in_order(reports["loss"]), right)
 
-    def write(self, snapshot: Snapshot) -> None:
-        """See :meth:`Engine.write`."""
+    def _weights_are_set(self) -> None:
         self._prepared.clear()
-        super().write(snapshot)
-
-    def reset(self) -> None:
-        """See :meth:`Engine.reset`."""
-        self._prepared.clear()
-        super().reset()
-
-    def recalibrate(self, codes: np.ndarray) -> None:
-        """See :meth:`Engine.recalibrate`."""
-        self._prepared.clear()
-        super().recalibrate(codes)
 
     @property
     def arena_bytes(self) -> int:
