@@ -81,6 +81,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "softmax": {},
     "regression": {"end": ""},
     "per tensor": {"per_channel": False, "seed": 2},
+    "one sigmoid": {"end": "logistic", "outputs": 1},
 }
 
 
@@ -96,7 +97,8 @@ def probe_of(kind: str) -> GradientProbe:
     if kind == "sequence":
         x = np.random.default_rng(5).uniform(-1, 1, (len(Y), 12, 4)).astype(np.float32)
         return GradientProbe(small_models.sequence_model(), x, Y)
-    y = np.eye(3, dtype=np.float32)[Y] if kind == "regression" else Y
+    forms = {"regression": np.eye(3, dtype=np.float32)[Y], "one sigmoid": Y % 2}
+    y = forms.get(kind, Y)
     return GradientProbe(small_models.small_model(**MODELS[kind]), X, y)
 
 

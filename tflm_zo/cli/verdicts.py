@@ -102,10 +102,9 @@ class _Training:
         return "patch --adapter: a gain and an offset for each input channel"
 
     def planned(self) -> str:
-        """RAM and flash of what is trained. Raises :class:`ZoError` if they cannot be told, or do not suffice."""
-        if not self._patched:
-            raise ZoError("only what can be trained is planned")
-        plan = plan_memory(self._patched, _BOARD)
+        """RAM and flash of what is trained, or of a model that cannot be. Raises :class:`ZoError` if they cannot be
+        told, or do not suffice."""
+        plan = plan_memory(self._patched or self._model, _BOARD)
         sizes = (
             f"{_BOARD}: {plan.ram_used} bytes of RAM of {plan.board.ram}, "
             f"{plan.flash_used} of flash of {plan.board.flash}"

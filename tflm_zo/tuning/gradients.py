@@ -155,7 +155,8 @@ class GradientProbe:
     def _losses(self, logits: np.ndarray) -> np.ndarray:
         if not self._classes:
             return ((logits - self._real(self._targets)) ** 2).mean(axis=1)
-        return np.logaddexp.reduce(logits, axis=1) - np.take_along_axis(logits, self._targets, axis=1)[:, 0]
+        classes = _of_classes(logits)
+        return np.logaddexp.reduce(classes, axis=1) - np.take_along_axis(classes, self._targets, axis=1)[:, 0]
 
     def _logit_gradient(self, logits: np.ndarray) -> np.ndarray:
         """Return d mean loss / d logits, (n * positions, outputs)."""
@@ -163,8 +164,10 @@ class GradientProbe:
             low, high = self._real(np.array([-128, 127]))
             slopes = 2 * (logits - self._real(self._targets)) / logits.shape[1] * ((logits > low) & (logits < high))
         else:
-            slopes = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+            classes = _of_classes(logits)
+            slopes = np.exp(classes - np.logaddexp.reduce(classes, axis=1, keepdims=True))
             slopes[np.arange(len(slopes)), self._targets[:, 0]] -= 1
+            slopes = slopes[:, -logits.shape[1] :]
         return slopes / len(slopes)
 
     def _real_input(self, layer: Layer) -> np.ndarray:
@@ -172,6 +175,11 @@ class GradientProbe:
 
     def _codes(self, layer: Layer) -> np.ndarray:
         return self._sim.constant(layer.weights).astype(np.float64)
+
+
+def _of_classes(logits: np.ndarray) -> np.ndarray:
+    """Logits (n, classes): a single one is that of class 1, and class 0 has 0, whose softmax is the sigmoid."""
+    return np.hstack([np.zeros_like(logits), logits]) if logits.shape[1] == 1 else logits
 
 
 def measure_gradient(model: bytes, x: np.ndarray, y: np.ndarray, loss: str, name: str, seed: int) -> RelativeGradient:
