@@ -7,12 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import small_models
 from click.testing import CliRunner
 
-from tflm_zo import bake, patch
+from tflm_zo import ZoError, bake, patch
+from tflm_zo.board.memory_plan import plan_memory
 from tflm_zo.cli.main import main
+from tflm_zo.model.file import load_model, save_model
+from tflm_zo.training.inspection import inspect
 
 STEPS = ["run in TFLM", "trained", "simulated", "planned", "adapter", "realigned"]
 
@@ -99,3 +103,23 @@ def test_every_stranger_gets_a_verdict(shared_data: Path, tmp_path: Path) -> Non
         assert trained["possible"] == any(row["methods"] for row in rows), path.name
         for row in rows:
             assert row["number"] >= 0 and row["handle"] and row["weight_shape"], path.name
+
+
+@pytest.mark.parametrize("damage", ["input before the first", "output behind the last", "operator without inputs"])
+def test_tensors_that_are_not_there_are_damage(damage: str) -> None:
+    """Told by all that look at a plain model, before anything runs it."""
+    tree = load_model(small_models.small_model())
+    graph = tree.subgraphs[0]
+    if damage == "input before the first":
+        graph.inputs = np.array([-1], np.int32)
+    elif damage == "output behind the last":
+        graph.outputs = np.array([1 << 20], np.int32)
+    else:
+        graph.operators[1].inputs = np.array([], np.int32)
+    model = save_model(tree)
+    for look in (inspect, plan_memory, patch):
+        if look is inspect and damage == "operator without inputs":  # a layer of its table, that TFLM cannot run
+            assert inspect(model).not_run
+            continue
+        with pytest.raises(ZoError, match="damaged"):
+            look(model)

@@ -23,7 +23,7 @@ from tflm_zo.board.memory import (
 )
 from tflm_zo.board.model_ops import ModelOps, model_ops
 from tflm_zo.board.tflm_libraries import find_library
-from tflm_zo.model.file import load_model
+from tflm_zo.model.file import damage_reported, load_model
 from tflm_zo.ops.names import NODE_OP, custom_code, is_patched
 from tflm_zo.patching.frozen_prefix import SplitModel, split
 from tflm_zo.patching.patched_model import PatchedModel, read_patched
@@ -72,6 +72,7 @@ class MemoryPlan:
         return self.ram_used <= self.board.ram and self.flash_used <= self.board.flash
 
 
+@damage_reported()
 def plan_memory(
     model: bytes,
     board: str = "nano33ble",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tflm_zo.board.memory_plan import plan_memory
 from tflm_zo.errors import ZoError
-from tflm_zo.model.file import load_model
+from tflm_zo.model.file import damage_reported, load_model
 from tflm_zo.model.layer_names import listing
 from tflm_zo.model.layers import trainable_layers
 from tflm_zo.model.outputs import require_one_input
@@ -37,6 +37,7 @@ class Verdict:
     text: str
 
 
+@damage_reported()
 def verdicts(model: bytes, found: Inspection) -> list[Verdict]:
     """Return what can be done with ``model``, patched or not, of which ``found`` is known."""
     plain = bake(model, {}) if is_patched(load_model(model)) else model

@@ -82,6 +82,8 @@ def _check_whole(model: Any) -> None:
             sizes = items(tensor.shape)
             if any(size < 0 for size in sizes) or math.prod(sizes) >= 1 << 31:
                 raise damaged
+        if any(not 0 <= i < count for i in (*items(graph.inputs), *items(graph.outputs))):
+            raise damaged
         made: set[int] = set()
         for operator in reversed(graph.operators or []):
             # Operators stand in the order of execution: none reads what itself or a later one makes.

@@ -62,6 +62,7 @@ class Inspection:
     state: str
 
 
+@damage_reported()
 def inspect(model: bytes) -> Inspection:
     """Return what ``model``, patched or not, can train and what that costs in memory.
 
@@ -78,8 +79,7 @@ def inspect(model: bytes) -> Inspection:
         for parameter in patched.parameters:
             moved[parameter.entry.layer] = moved.get(parameter.entry.layer, 0) + parameter.arena_bytes
     plain = bake(model, {}) if is_patched(tree) else model
-    with damage_reported():
-        rows = _rows(plain, moved, methods)
+    rows = _rows(plain, moved, methods)
     arena_bytes, not_run = None, ""
     try:
         arena_bytes = host_arena_bytes(model)
